@@ -1,0 +1,6 @@
+"""python -m deepcore."""
+
+from deepcore.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,78 @@
+"""What a backend is: one array library, seen through the few things that the array API leaves open."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+
+class Backend:
+    """One array library.
+
+    A subclass names its library and overrides what differs. `kernels` is the package whose modules
+    hold native kernels, one module a family, or None if the library has none.
+    """
+
+    name: str = ""
+    aliases: tuple[str, ...] = ()
+    library: str = ""  # the module that defines the array type; looked up, never imported, to classify
+    namespace: str = ""  # the module that speaks the array API standard
+    kernels: str | None = None
+
+    def __init__(self) -> None:
+        self.xp: Any = importlib.import_module(self.namespace)
+
+    @classmethod
+    def why_unusable(cls) -> str | None:
+        """The reason and the remedy if this library cannot be used here, else None."""
+        try:
+            importlib.import_module(cls.library)
+        except ImportError as error:
+            return f"{error}; install it with: pip install {cls.library.replace('_', '-')}"
+        return None
+
+    @classmethod
+    def owns(cls, kind: type) -> bool:
+        """Whether `kind` is an array type of this library. Called only when the library is imported."""
+        raise NotImplementedError
+
+    def asarray(self, x: Any, dtype: str | None = None, device: Any = None) -> Any:
+        """An array of this library from Python numbers or a NumPy array."""
+        return self.xp.asarray(x, dtype=None if dtype is None else self.dtype(dtype), device=device)
+
+    def to_numpy(self, x: Any) -> Any:
+        """The same numbers as a NumPy array, on the host."""
+        raise NotImplementedError
+
+    def dtype(self, name: str) -> Any:
+        """This library's dtype called `name`, such as "float32"."""
+        return getattr(self.xp, name)
+
+    def device(self, x: Any) -> Any:
+        """Where `x` lives, in the form that `asarray(device=)` takes."""
+        return x.device
+
+    def share_memory(self, a: Any, b: Any) -> bool:
+        """Whether `a` and `b` are different arrays over the same memory, as far as can be told."""
+        return False
+
+    def synchronize(self) -> None:
+        """Wait until all work that was started is done."""
+
+    def kernel(self, family: str, name: str) -> Any:
+        """This library's own version of an op, or None."""
+        if self.kernels is None:
+            return None
+        module = import_optional(f"{self.kernels}.{family}")
+        return getattr(module, name, None)
+
+
+def import_optional(name: str) -> ModuleType | None:
+    """The module called `name`, or None if there is no such module (a broken one still raises)."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        return None

@@ -1,0 +1,74 @@
+"""Activations on NumPy, in place, because a page of new memory costs more than the arithmetic on it.
+
+np.where mispredicts at every change of sign: 21 ms at 4096 x 1000, the forms without it 2 to 4.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_BITS = {np.dtype("f2"): np.int16, np.dtype("f4"): np.int32, np.dtype("f8"): np.int64}
+
+
+def relu_backward(dY: np.ndarray, X: np.ndarray) -> np.ndarray:
+    """dX = dY where X > 0, else 0: the bits of dY, masked, because 0 times an infinite dY is NaN."""
+    bits = _BITS.get(dY.dtype)
+    if bits is None or dY.ndim == 0:
+        return NotImplemented
+    mask = (X <= 0).astype(bits)
+    mask -= 1  # 0 -> -1, which is all ones
+    mask &= dY.view(bits)
+    return mask.view(dY.dtype)
+
+
+@np.errstate(over="ignore")
+def leaky_relu(X: np.ndarray, alpha: float) -> np.ndarray:
+    """The lines X and alpha X cross at 0: up to alpha = 1 the upper one counts, beyond it the lower."""
+    if alpha == 0:  # 0 times an infinite X is NaN
+        return NotImplemented
+    Y = np.multiply(X, alpha, out=np.empty_like(X))
+    return np.maximum(X, Y, out=Y) if alpha <= 1 else np.minimum(X, Y, out=Y)
+
+
+def leaky_relu_grad(X: np.ndarray, alpha: float) -> np.ndarray:
+    """dY/dX = max(1 or 0, alpha)"""
+    if not 0 <= alpha <= 1:
+        return NotImplemented
+    G = np.asarray(X > 0).astype(X.dtype)
+    return np.maximum(G, alpha, out=G)
+
+
+@np.errstate(over="ignore")
+def sigmoid(X: np.ndarray) -> np.ndarray:
+    """Y = 1 / (1 + e^-X): where e^-X overflows, Y is 0."""
+    Y = np.negative(X, out=np.empty_like(X))
+    np.exp(Y, out=Y)
+    Y += 1
+    return np.reciprocal(Y, out=Y)
+
+
+def sigmoid_grad(X: np.ndarray) -> np.ndarray:
+    """dY/dX = E / (1 + E)^2"""
+    G = _exp_minus_abs(X)
+    S = np.add(G, 1, out=np.empty_like(G))
+    G /= S
+    G /= S
+    return G
+
+
+def tanh_grad(X: np.ndarray) -> np.ndarray:
+    """dY/dX = (2 E / (1 + E^2))^2"""
+    G = _exp_minus_abs(X)
+    S = np.multiply(G, G, out=np.empty_like(G))
+    S += 1
+    G /= S
+    G *= 2
+    G *= G
+    return G
+
+
+def _exp_minus_abs(X: np.ndarray) -> np.ndarray:
+    """E = e^-|X|"""
+    E = np.abs(X, out=np.empty_like(X))
+    np.negative(E, out=E)
+    return np.exp(E, out=E)

@@ -1,0 +1,74 @@
+"""Max-pooling on NumPy: one pass over each position within the window, all windows at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from deepcore.backends.numpy.conv import place_inside, quiet
+from deepcore.shapes import Padding, pool_output_shape, window_slices
+
+
+def max_pool(
+    X: np.ndarray, kernel: Sequence[int], stride: Sequence[int], padding: Padding
+) -> tuple[np.ndarray, np.ndarray]:
+    """A running maximum; each position is copied first, as NumPy compares strided numbers slowly."""
+    shape = pool_output_shape(X.shape, kernel, stride, padding)
+    X = pad_lowest(X, padding)
+    first, *others = window_slices(kernel, stride, (1,) * len(kernel), shape[2:])
+    Y = X[first].copy()
+    index = np.empty(shape, np.uint8 if len(others) < 256 else np.int32)
+    index[...] = first_inside(kernel, stride, padding, shape[2:])
+    for k, position in enumerate(others, start=1):
+        A = np.ascontiguousarray(X[position])
+        better = (A > Y) | (A != A)  # NaN too
+        np.maximum(Y, A, out=Y)
+        # k only grows: the maximum of the winners' k is the last winner's
+        np.maximum(index, np.multiply(better, k, dtype=index.dtype), out=index)
+    return Y, index
+
+
+def pad_lowest(X: np.ndarray, padding: Padding) -> np.ndarray:
+    """(n, c, *sizes) -> (n, c, *sizes + lo + hi), filled with -inf"""
+    if not any(map(any, padding)):
+        return X
+    inside, sizes = place_inside(X.shape[2:], padding)
+    padded = np.full((*X.shape[:2], *sizes), -np.inf, X.dtype)
+    padded[inside] = X
+    return padded
+
+
+def first_inside(
+    kernel: Sequence[int], stride: Sequence[int], padding: Padding, out: Sequence[int]
+) -> np.ndarray:
+    """The first position of each window that lies in X, not in its padding: the one to beat.   (*out)"""
+    starts = [
+        np.maximum(lo - s * np.arange(o), 0) for s, (lo, _), o in zip(stride, padding, out, strict=True)
+    ]
+    return np.ravel_multi_index(np.ix_(*starts), tuple(kernel))
+
+
+@quiet
+def max_pool_backward(
+    dY: np.ndarray,
+    index: np.ndarray,
+    shape: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Padding,
+) -> np.ndarray:
+    """For each position within the window: the gradients that it won, and zeros."""
+    n, c, *sizes = shape
+    inside, padded_sizes = place_inside(sizes, padding)
+    wide = np.ascontiguousarray(dY, np.promote_types(dY.dtype, np.float32))
+    bits = wide.view(f"u{wide.itemsize}")
+    dX = np.zeros((n, c, *padded_sizes), wide.dtype)
+    overlap = any(k > s for k, s in zip(kernel, stride, strict=True))
+    for k, position in enumerate(window_slices(kernel, stride, (1,) * len(kernel), dY.shape[2:])):
+        won = (bits * (index == k)).view(wide.dtype)  # of integers, as 0 NaN would be NaN
+        if overlap:
+            dX[position] += won
+        else:
+            dX[position] = won
+    return np.ascontiguousarray(dX[inside], dY.dtype)

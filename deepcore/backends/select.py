@@ -1,0 +1,202 @@
+"""Where new arrays are made, and how arrays move.
+
+Data decides where work runs. The selected backend decides only where *new* arrays (weights, random
+numbers, `asarray` of Python numbers) are made. Strongest first: use_backend > set_backend >
+DEEPCORE_BACKEND > numpy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+from deepcore.backends.base import Backend
+from deepcore.backends.registry import backend_names, backend_of, get_backend, is_array
+from deepcore.errors import BackendFallbackWarning, BackendUnavailable, DTypeError
+
+_AUTO = ("cupy", "numpy")  # what "auto" tries, in this order
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+_in_context: ContextVar[Backend | None] = ContextVar("deepcore_backend", default=None)
+_selected: Backend | None = None
+_default_dtype = "float32"
+
+
+def selected_backend() -> Backend:
+    """The backend that new arrays are made with."""
+    global _selected
+    backend = _in_context.get() or _selected
+    if backend is None:
+        backend = _selected = _from_environment()
+    return backend
+
+
+def set_backend(name: str) -> None:
+    """Make new arrays with the backend called `name` from now on.
+
+    "auto" is cupy if it really works, else numpy.
+    Raises BackendUnavailable with the reason and the remedy.
+
+    >>> set_backend("numpy")
+    """
+    global _selected
+    _selected = _resolve(name)
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Make new arrays with the backend called `name` inside a with-block, in this thread or task.
+
+    Raises BackendUnavailable with the reason and the remedy.
+    """
+    token = _in_context.set(_resolve(name))
+    try:
+        yield
+    finally:
+        _in_context.reset(token)
+
+
+def available_backends() -> list[str]:
+    """Names of the backends that are usable here."""
+    return [name for name in backend_names() if _usable(name)]
+
+
+def _usable(name: str) -> bool:
+    try:
+        get_backend(name)
+    except BackendUnavailable:
+        return False
+    return True
+
+
+def _resolve(name: str) -> Backend:
+    if name == "auto":
+        name = next(choice for choice in _AUTO if _usable(choice))
+    return get_backend(name)
+
+
+def _from_environment() -> Backend:
+    name = os.environ.get("DEEPCORE_BACKEND", "numpy")
+    fallback = os.environ.get("DEEPCORE_FALLBACK", "warn")
+    if fallback not in ("error", "warn", "silent"):
+        raise BackendUnavailable(f"DEEPCORE_FALLBACK must be error, warn or silent, got {fallback!r}")
+    try:
+        return _resolve(name)
+    except BackendUnavailable as error:
+        if fallback == "error":
+            raise
+        if fallback == "warn":
+            warnings.warn(
+                f"DEEPCORE_BACKEND: {error}. Going on with numpy, on the CPU "
+                "(DEEPCORE_FALLBACK=error makes this an error, silent hides it).",
+                BackendFallbackWarning,
+                stacklevel=3,
+            )
+        return get_backend("numpy")
+
+
+def default_dtype() -> str:
+    """Name of the dtype of new weights and of Python floats: "float32" unless set otherwise."""
+    return _default_dtype
+
+
+def set_default_dtype(dtype: Any) -> None:
+    """Set the dtype of new weights and of Python floats.
+
+    Raises DTypeError if it is no floating dtype.
+
+    >>> set_default_dtype("float32")
+    """
+    global _default_dtype
+    name = dtype_name(dtype)
+    if name not in _FLOATS:
+        raise DTypeError(f"set_default_dtype: wanted one of {', '.join(_FLOATS)}, got {name}")
+    _default_dtype = name
+
+
+def dtype_name(dtype: Any) -> str:
+    """The name of a dtype, whichever library's it is, or of an array's dtype.
+
+    >>> import numpy as np
+    >>> dtype_name(np.float32), dtype_name(np.zeros(3)), dtype_name("int64")
+    ('float32', 'float64', 'int64')
+    """
+    if isinstance(dtype, str):
+        return dtype
+    dtype = getattr(dtype, "dtype", dtype)
+    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    return {"float": "float64", "int": "int64"}.get(name, name.rpartition(".")[2])
+
+
+def is_floating(x: Any) -> bool:
+    """Whether an array holds real floating-point numbers."""
+    return _floating(type(x), x.dtype)
+
+
+def is_integer(x: Any) -> bool:
+    """Whether an array holds integers; bools are none."""
+    return _integer(type(x), x.dtype)
+
+
+@functools.cache
+def _integer(kind: type, dtype: Any) -> bool:
+    return dtype_name(dtype).lstrip("u").startswith("int")
+
+
+@functools.cache
+def _floating(kind: type, dtype: Any) -> bool:  # `kind`, because dtypes of two libraries may hash alike
+    return dtype_name(dtype) in _FLOATS
+
+
+def asarray(x: Any, dtype: Any = None, device: Any = None) -> Any:
+    """An array of the selected backend from numbers, sequences, data frames or another library's array.
+
+    Python floats get the default dtype (float32), integers and bools their own, arrays keep theirs.
+
+    >>> asarray([[1.0, 2.0]])
+    array([[1., 2.]], dtype=float32)
+    """
+    return put(x, selected_backend(), dtype, device)
+
+
+def put(x: Any, backend: Backend, dtype: Any = None, device: Any = None) -> Any:
+    """Like `asarray`, for a backend that is given."""
+    name = None if dtype is None else dtype_name(dtype)
+    if is_array(x):
+        source = backend_of(x)
+        if source is backend:
+            same = name is None or dtype_name(x) == name
+            if same and (device is None or source.device(x) == device):
+                return x
+            return backend.asarray(x, name, device)
+        return backend.asarray(source.to_numpy(x), name, device)
+    host = get_backend("numpy").xp.asarray(x)
+    if host.dtype.kind not in "biufc":
+        raise DTypeError(f"asarray: wanted numbers, got {type(x).__name__} of dtype {host.dtype}")
+    from_numbers = not hasattr(x, "dtype") and not hasattr(x, "__array__")
+    if name is None and from_numbers and host.dtype.kind == "f":
+        name = _default_dtype
+    return backend.asarray(host, name, device)
+
+
+def to_numpy(x: Any) -> Any:
+    """The same numbers as a NumPy array on the host (`x` itself where it is one already)."""
+    return backend_of(x).to_numpy(x) if is_array(x) else get_backend("numpy").xp.asarray(x)
+
+
+def to_backend(x: Any, name: str, device: Any = None) -> Any:
+    """`x` as an array of the backend called `name`.
+
+    Raises BackendUnavailable with the reason and the remedy.
+    """
+    return put(x, _resolve(name), device=device)
+
+
+def synchronize() -> None:
+    """Wait until all work that was started on the selected backend is done."""
+    selected_backend().synchronize()

@@ -1,0 +1,1 @@
+"""Function, Layer, Loss and Net, and what makes them work together: records, gradients, updates."""

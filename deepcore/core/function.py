@@ -1,0 +1,459 @@
+"""Function: a differentiable map."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from deepcore.backends.registry import array_namespace, backend_of, is_array
+from deepcore.backends.select import dtype_name, is_floating
+from deepcore.core.record import CURRENT, LastCall, Record, run_unrecorded
+from deepcore.errors import DTypeError, MixedBackendError, ShapeError, StateError, UnsupportedError
+
+
+class Function:
+    """A differentiable map Y = f(X), or Y = f(A, B, ...).
+
+    Write `forward`, and either `local_grad` (if f acts on each element alone) or `backward`:
+
+        class Square(Function):
+            def forward(self, X):     return X * X
+            def local_grad(self, X):  return {"X": 2 * X}
+
+    `f(X)` runs forward and keeps what backward needs; `f.backward(dY)` returns the global gradient
+    dX = dL/dX, given dY = dL/dY; `f.local_grad(X)` returns the factor that the chain rule multiplies by.
+
+    >>> import numpy as np
+    >>> class Square(Function):
+    ...     def forward(self, X):
+    ...         return X * X
+    ...
+    ...     def local_grad(self, X):
+    ...         return {"X": 2 * X}
+    >>> f = Square()
+    >>> f(np.array([1.0, 2.0]))
+    array([1., 4.])
+    >>> f.backward(np.array([1.0, 10.0]))
+    array([ 2., 40.])
+    """
+
+    trainable: bool = True  # False freezes the weights of this Function and of all inside it
+    wants_floats: bool = False  # whether inputs of integers are refused, not just passed on
+    traceable: bool = False  # whether a compiled step may trace it: no host reads, no Python state
+
+    _last: LastCall
+    _structure: _Structure | None = None
+    _training: bool = True
+    weight: Any = None  # a Layer's: dict name -> array
+    buffer: dict[str, Any]  # arrays kept with the weights, but not trained
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        """Make the state of a Function here, so that a subclass need not call super().__init__()."""
+        self = super().__new__(cls)
+        self._last = LastCall()
+        self.buffer = {}
+        return self
+
+    def __init__(self) -> None: ...
+
+    _forward: Callable[..., Any]  # forward as it was written: what a call runs
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "forward" in cls.__dict__:
+            cls._forward = cls.forward
+            cls.forward = _unrecorded_when_direct(cls.forward)
+        if "backward" in cls.__dict__:
+            cls.backward = _with_record(cls.backward)
+
+    # ---- what a subclass writes
+
+    def forward(self, *inputs: Any) -> Any:
+        """Y, given the inputs. May leave what backward needs in `self.cache`."""
+        raise UnsupportedError(f"{self._who()} has no forward; write one")
+
+    def local_grad(self, *inputs: Any) -> dict[str, Any]:
+        """The local gradients at the inputs, such as {"X": 2 * X}: one entry an input, in their order."""
+        raise UnsupportedError(
+            f"{self._who()} has no local gradient of the input's order of size; its backward computes dX directly"
+        )
+
+    def backward(self, *dY: Any) -> Any:
+        """The global gradient of each input. The default is the chain rule for an elementwise function.
+
+        dX = dY * local_grad(X)["X"]
+        """
+        factors = list(self.grad.values())[: len(self._record.inputs)]
+        gradients = tuple(dY[0] * factor for factor in factors)
+        return gradients[0] if len(gradients) == 1 else gradients
+
+    # ---- calls
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Y = forward(inputs), and a record of it for backward.
+
+        An outermost call casts floating inputs to the dtype of the weights. It drops the record that
+        this thread's previous outermost call left, and commits staged buffers once it has succeeded.
+        Raises MixedBackendError, DTypeError, and what forward raises; then nothing has changed.
+        """
+        thread = CURRENT.thread
+        outer, who = thread.running, thread.who
+        if outer is None:
+            inputs = self._admit(inputs)
+        record = Record(inputs)
+        if self.weight or self.wants_floats:
+            self._check_inputs(record)
+        if thread.records:
+            if outer is not None:
+                outer.add(self, record)
+            self._last.record = record
+        thread.running, thread.who = record, self
+        try:
+            Y = self._forward(*inputs)
+        except BaseException:
+            if outer is None:
+                self._fail(thread)
+            raise
+        finally:
+            thread.running, thread.who = outer, who
+        if outer is None:
+            record.output = Y
+            if thread.staged and thread.commits:
+                thread.staged.commit()
+        return Y
+
+    def _fail(self, thread: Any) -> None:
+        """An outermost call has failed: forget what it staged and recorded."""
+        if thread.records:
+            self._last.record = None
+        if thread.commits:
+            thread.staged.clear()
+
+    def _admit(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The inputs of an outermost call, floating ones in the dtype of the weights."""
+        W = first_weight(self)
+        if W is None:
+            if len(inputs) > 1:
+                array_namespace(*(x for x in inputs if x is not None))
+            return inputs
+        X = inputs[0] if inputs else None
+        if len(inputs) == 1 and type(X) is type(W) and X.dtype is W.dtype:  # nearly always
+            return inputs
+        return tuple(None if x is None else self._cast(x, W) for x in inputs)
+
+    def _cast(self, X: Any, W: Any) -> Any:
+        if not is_array(X):
+            raise wants_floats(self, X)
+        here, there = backend_of(W), backend_of(X)
+        if here is not there:
+            raise MixedBackendError(
+                f"{self._who()}: its weights are {here.name!r} arrays, the input is a {there.name!r} array; move the "
+                f"input with deepcore.to_backend(X, {here.name!r}), or the net with net.to({there.name!r})"
+            )
+        if X.dtype == W.dtype or not is_floating(X):
+            return X
+        return array_namespace(X).astype(X, W.dtype)
+
+    def _check_inputs(self, record: Record) -> None:
+        """Raise DTypeError if this Function wants floating inputs and they are not."""
+        for X in record.inputs:
+            if X is not None and not (is_array(X) and is_floating(X)):
+                raise wants_floats(self, X)
+
+    def _before_pass(self, record: Record, dY: tuple[Any, ...]) -> None:
+        """Whether an outermost backward can go on; raises before anything has changed."""
+        Y = record.output
+        if dY and is_array(Y) and tuple(dY[0].shape) != tuple(Y.shape):
+            raise ShapeError(
+                f"{self._who()}.backward: dY must have the shape of the output, {tuple(Y.shape)}, "
+                f"got {tuple(dY[0].shape)}"
+            )
+
+    # ---- records
+
+    @property
+    def _record(self) -> Record:
+        """The record of the call of this Function that is running, else of its last one in this thread."""
+        thread = CURRENT.thread
+        record = thread.running if thread.who is self else self._last.record
+        if record is None:
+            raise StateError(
+                f"{self._who()} has no recorded call in this thread; call f(X) first "
+                "(f.forward(X), predict and inference() record nothing)"
+            )
+        return record
+
+    @property
+    def cache(self) -> dict[str, Any]:
+        """What the last call's forward kept for backward, by name."""
+        thread = CURRENT.thread
+        record = thread.running if thread.who is self else self._record
+        return record.cache  # type: ignore[union-attr]  # whoever runs has a record
+
+    @cache.setter
+    def cache(self, value: dict[str, Any]) -> None:
+        if CURRENT.thread.who is self:
+            self._record.cache = value
+
+    @property
+    def grad(self) -> dict[str, Any]:
+        """The local gradients of the last call, computed when first read.
+
+        Raises StateError if the weights have changed since that call: the two would not match.
+        """
+        record = self._record
+        if record.grad is None:
+            if self.weight and not _same_arrays(record.weights, self.weight.values()):
+                raise StateError(
+                    f"{self._who()}: the weights were updated after the last call, "
+                    "so its local gradients are gone; read grad before the update, or call f(X) again"
+                )
+            record.grad = self.local_grad(*record.inputs)
+        return record.grad
+
+    @property
+    def recording(self) -> bool:
+        """Whether the call that runs will be differentiated: False inside predict and inference()."""
+        return CURRENT.thread.records
+
+    # ---- modes and buffers
+
+    @property
+    def training(self) -> bool:
+        """True in training, False in evaluation; inside inference() it reads False in this thread."""
+        return self._training and not CURRENT.thread.inference
+
+    @training.setter
+    def training(self, value: bool) -> None:
+        self._training = bool(value)
+
+    def stage(self, **buffers: Any) -> None:
+        """New values for `self.buffer`, which become current when the outermost call has succeeded."""
+        CURRENT.thread.staged.setdefault(self, {}).update(buffers)
+
+    def staged(self, name: str) -> Any:
+        """The newest value of a buffer: staged earlier in this call, else current."""
+        return CURRENT.thread.staged.get(self, self.buffer).get(name, self.buffer[name])
+
+    # ---- structure
+
+    def children(self) -> Sequence[tuple[str, Function]]:
+        """The Functions directly inside this one, each with its path, such as "shortcut" or "layers.0".
+
+        They are found among the attributes, and in lists, tuples and dicts that are attributes. What was
+        found is kept until an attribute is set or one of those lists has changed.
+        """
+        structure = self._structure
+        if structure is None or not structure.holds():
+            structure = _Structure(self)
+            self.__dict__["_structure"] = structure
+        return structure.children
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Function | list | tuple | dict):
+            self.__dict__["_structure"] = None
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self.__dict__["_structure"] = None
+        super().__delattr__(name)
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, read from the attributes of the same names (as scikit-learn does)."""
+        return {name: getattr(self, name) for name in _constructor(type(self)) if hasattr(self, name)}
+
+    def __repr__(self) -> str:
+        config = self.config()
+        shown = []
+        for name, default in _constructor(type(self)).items():
+            if default is _REQUIRED:
+                shown.append(repr(config[name]) if name in config else "...")
+            elif name in config and not _equal(config[name], default):
+                shown.append(f"{name}={config[name]!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _who(self) -> str:
+        """What error messages call this Function: its repr, unless that is long."""
+        text = repr(self)
+        return text if len(text) <= 60 else f"{type(self).__name__}(...)"
+
+    # ---- copies: weights, buffers and settings, never records
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle carries weights as NumPy arrays, so that a net of a GPU opens where there is none."""
+        W = first_weight(self)
+        if W is None or backend_of(W).name == "numpy":
+            return super().__reduce_ex__(protocol)
+        from deepcore.core.move import move  # it knows all about Functions
+
+        clone = copy.deepcopy(self)
+        move(clone, "numpy")
+        return clone.__reduce_ex__(protocol)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in _NEVER_COPIED}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        clone = type(self).__new__(type(self))
+        memo[id(self)] = clone
+        for name, value in self.__getstate__().items():
+            clone.__dict__[name] = copy.deepcopy(value, memo)
+        return clone
+
+
+_ARRAY_TABLES = frozenset({"buffer", "weight", "weight_update"})  # dicts in which no Function stands
+_NEVER_COPIED = frozenset({"_last", "_structure"})
+_REQUIRED = inspect.Parameter.empty
+
+
+class _Structure:
+    """The children of a Function, and the lists they were found in."""
+
+    __slots__ = ("children", "lists")
+
+    def __init__(self, f: Function):
+        self.children: list[tuple[str, Function]] = []
+        self.lists: list[tuple[list[Any] | dict[Any, Any], tuple[Any, ...]]] = []  # each as it was
+        for name, value in f.__dict__.items():
+            if isinstance(value, Function):
+                self.children.append((name, value))
+            elif isinstance(value, list | tuple):
+                self._add(name, enumerate(value))
+            elif isinstance(value, dict) and name not in _ARRAY_TABLES:
+                self._add(name, value.items())
+            if isinstance(value, list) or (isinstance(value, dict) and name not in _ARRAY_TABLES):
+                self.lists.append((value, tuple(_items(value))))
+
+    def _add(self, name: str, items: Iterable[tuple[Any, Any]]) -> None:
+        self.children += [(f"{name}.{key}", item) for key, item in items if isinstance(item, Function)]
+
+    def holds(self) -> bool:
+        """Whether the lists still hold the very same things."""
+        for value, before in self.lists:
+            if len(value) != len(before) or not all(map(operator.is_, _items(value), before)):
+                return False
+        return True
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _with_record(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """backward() finds the record of the call that it undoes, and a pass adds up its gradients."""
+
+    @functools.wraps(backward)
+    def wrapped(self: Any, *dY: Any, accumulate: bool = False, **named: Any) -> Any:
+        thread = CURRENT.thread
+        outer, who = thread.running, thread.who
+        if who is self:  # super().backward(dY), inside a backward that has found its record
+            return backward(self, *dY, **named)
+        dY = (*dY, *named.values())
+        record = self._last.record if outer is None else outer.take(self)
+        if record is None or record.undone:
+            raise _nothing_to_undo(self, record, outer)
+        if outer is None:
+            self._before_pass(record, dY)
+            if not accumulate:
+                forget_gradients(self)
+        thread.running, thread.who = record, self
+        self._last.record = record
+        try:
+            again = self.weight and self.weight_update  # a second call of the layer in this pass
+            dX = self._add_gradients(backward, dY) if again else backward(self, *dY)
+        finally:
+            thread.running, thread.who = outer, who
+        record.undone = True
+        if thread.drops:
+            self._last.record = None
+        return dX
+
+    return wrapped
+
+
+def _unrecorded_when_direct(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A direct f.forward(X), not made by f(X), leaves no record and changes none."""
+
+    @functools.wraps(forward)
+    def wrapped(self: Any, *inputs: Any) -> Any:
+        thread = CURRENT.thread
+        if thread.who is self:
+            return forward(self, *inputs)
+        if thread.running is None:
+            inputs = self._admit(inputs)
+        return run_unrecorded(self, functools.partial(forward, self), inputs)
+
+    return wrapped
+
+
+Function.backward = _with_record(Function.backward)  # type: ignore[method-assign]
+
+
+def wants_floats(function: Function, X: Any) -> DTypeError:
+    """The error for an input that should be an array of floating-point numbers."""
+    if not is_array(X):
+        return DTypeError(
+            f"{function._who()}: wanted an array, got {type(X).__name__}; convert it with deepcore.asarray(X)"
+        )
+    return DTypeError(
+        f"{function._who()}: wanted floating-point numbers, got {dtype_name(X)}; "
+        'convert them first, images for example with X.astype("float32") / 255'
+    )
+
+
+def _nothing_to_undo(function: Function, record: Record | None, outer: Record | None) -> StateError:
+    if record is not None:
+        return StateError(
+            f"{function._who()}.backward: this pass is already undone; one call f(X) allows one backward, call it again"
+        )
+    if outer is not None:
+        return StateError(
+            f"{function._who()}.backward: no call of it in this pass is left to undo; "
+            "forward must call f(X), not f.forward(X), once for each backward"
+        )
+    return StateError(
+        f"{function._who()}.backward: no forward pass in this thread to undo; call f(X) first "
+        "(a call that failed, f.forward(X), predict and inference() record nothing)"
+    )
+
+
+def forget_gradients(root: Function) -> None:
+    """Drop the weight gradients of every Layer at or below `root`."""
+    if root.weight is not None:
+        root.__dict__["weight_update"] = {}  # a new dict: the caller may have kept the old one
+    for _, child in root.children():
+        forget_gradients(child)
+
+
+def first_weight(root: Function) -> Any:
+    """The first weight at or below `root`, or None: it tells where a net lives, and its dtype."""
+    if root.weight:
+        for W in root.weight.values():
+            return W
+    for _, child in root.children():
+        W = first_weight(child)
+        if W is not None:
+            return W
+    return None
+
+
+def _same_arrays(a: tuple[Any, ...], b: Any) -> bool:
+    b = tuple(b)
+    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+
+
+@functools.cache
+def _constructor(cls: type) -> dict[str, Any]:
+    """Name -> default of each argument of the constructor."""
+    if cls.__init__ is Function.__init__:
+        return {}
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    return {p.name: p.default for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and not is_array(a) and bool(a == b))

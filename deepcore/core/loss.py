@@ -1,0 +1,79 @@
+"""Loss: a Function of the net's output and the targets whose value is one number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepcore.backends.registry import array_namespace, backend_of, is_array
+from deepcore.backends.select import is_floating
+from deepcore.core.function import Function
+from deepcore.errors import DTypeError, MixedBackendError
+
+
+class Loss(Function):
+    """L = f(X, Y): how far the net's output X is from the target Y.
+
+    Write `forward(X, Y)`, which returns a 0-d array, and `local_grad(X, Y)`, which returns
+    {"X": dL/dX}. The loss is the end of the chain, so that `backward()` needs no argument.
+
+    >>> import numpy as np
+    >>> class Distance(Loss):
+    ...     def forward(self, X, Y):
+    ...         return np.sum((X - Y) ** 2)
+    ...
+    ...     def local_grad(self, X, Y):
+    ...         return {"X": 2 * (X - Y)}
+    >>> loss = Distance()
+    >>> float(loss(np.array([3.0]), np.array([1.0])))
+    4.0
+    >>> loss.backward()
+    array([4.])
+    """
+
+    def backward(self, *dY: Any) -> Any:
+        """dL/dX. With an argument, that times dY: what a loss with reduction "none" needs."""
+        dX = self.grad["X"]
+        return dX * dY[0] if dY else dX
+
+    def __call__(self, *inputs: Any) -> Any:
+        """L = forward(X, Y), with floating targets in X's dtype.
+
+        Raises MixedBackendError if X and Y are arrays of two libraries: a call moves nothing.
+        """
+        if len(inputs) == 2:
+            X, Y = inputs
+            if type(Y) is not type(X) or (Y.dtype is not X.dtype and is_floating(Y)):
+                inputs = (X, self._fit_target(X, Y))
+        return super().__call__(*inputs)
+
+    def _fit_target(self, X: Any, Y: Any) -> Any:
+        """Y in X's dtype if it is floating."""
+        for name, array in (("X", X), ("Y", Y)):
+            if not is_array(array):
+                raise DTypeError(
+                    f"{self._who()}: {name} must be an array, got {type(array).__name__}; "
+                    "convert it with deepcore.asarray(x)"
+                )
+        here, there = backend_of(X), backend_of(Y)
+        if here is not there:
+            raise MixedBackendError(
+                f"{self._who()}: X is a {here.name!r} array, the target a {there.name!r} array; "
+                f"move the target with deepcore.to_backend(y, {here.name!r})"
+            )
+        if is_floating(Y) and is_floating(X) and Y.dtype != X.dtype:
+            return array_namespace(Y).astype(Y, X.dtype)
+        return Y
+
+    def check_targets(self, y: Any, shape: tuple[int, ...]) -> Any:
+        """The targets as they will be used, for an output of this shape; raises if they don't fit.
+
+        `fit` calls it once for all targets, before anything is trained. y may have more samples than
+        `shape` says: only the shape of one sample counts. The default accepts everything.
+        """
+        return y
+
+    def _admit(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return inputs  # as _fit_target has made them
+
+    def _before_pass(self, record: Any, dY: Any) -> None:
+        """Any dY that broadcasts against dL/dX will do."""

@@ -1,0 +1,75 @@
+"""Batches: slices of arrays in a given order, or whatever an iterable gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from deepcore.backends.registry import array_namespace, backend_of, is_array
+from deepcore.backends.select import put
+from deepcore.errors import ArgumentError, DataError, DTypeError
+
+
+class Arrays:
+    """Samples and targets that lie in arrays: NumPy's, memory maps, data frames, or a backend's own.
+
+    X: (n, ...)   y: (n, ...) or None
+    Raises DataError if their lengths differ, or if there is no sample.
+    """
+
+    def __init__(self, X: Any, y: Any = None):
+        self.X = _as_rows(X, "X")
+        self.y = None if y is None else _as_rows(y, "y")
+        self.n = self.X.shape[0]
+        if self.y is not None and self.y.shape[0] != self.n:
+            raise DataError(f"X has {self.n} samples, y has {self.y.shape[0]}; they must be as many")
+
+    def batches(self, batch_size: int, order: np.ndarray | None = None) -> Iterator[tuple[Any, Any]]:
+        """(X, y) of batch_size samples each, the last maybe smaller, in reading order or in another."""
+        for start in range(0, self.n, batch_size):
+            if order is None:
+                rows: Any = slice(start, start + batch_size)
+            else:
+                rows = order[start : start + batch_size]
+            yield _take(self.X, rows), None if self.y is None else _take(self.y, rows)
+
+
+def _as_rows(x: Any, name: str) -> Any:
+    if not is_array(x):
+        x = np.asarray(x)
+        if x.dtype.kind not in "biufc":
+            raise DTypeError(f"{name}: wanted numbers, got an array of dtype {x.dtype}")
+    if x.ndim == 0:
+        raise DataError(f"{name}: wanted an array with an axis of samples, got a single number")
+    return x
+
+
+def _take(x: Any, rows: Any) -> Any:
+    """Some rows of x, on x's own library."""
+    if isinstance(rows, slice) or isinstance(x, np.ndarray):
+        return x[rows] if isinstance(x, np.ndarray) else x[rows, ...]
+    return array_namespace(x).take(x, beside(x, rows), axis=0)
+
+
+def beside(target: Any, x: Any) -> Any:
+    """x as an array where `target` lives."""
+    backend = backend_of(target)
+    return put(x, backend, device=backend.device(target))
+
+
+def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """(X, y) from any iterable of such pairs. Raises DataError for anything else."""
+    for item in batches:
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise DataError(f"batches: wanted pairs (X, y), got {type(item).__name__}")
+        X, y = item
+        yield _as_rows(X, "X"), _as_rows(y, "y")
+
+
+def check_batch_size(batch_size: Any) -> int:
+    """batch_size itself if it is a whole number of 1 or more, else ArgumentError."""
+    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__") or int(batch_size) < 1:
+        raise ArgumentError(f"batch_size must be a whole number of 1 or more, got {batch_size!r}")
+    return int(batch_size)

@@ -1,0 +1,127 @@
+"""Initial weights: drawn on the host from the portable generator, so that every backend starts alike.
+
+An initialiser is a function (shape, fan_in, fan_out) -> NumPy array in float64; a layer's `init=` takes
+one, or the name of one here. fan_in and fan_out: how many numbers go into, and come out of, one unit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deepcore.backends.select import asarray, default_dtype
+from deepcore.core.random import current_generator
+from deepcore.errors import ArgumentError, ShapeError
+from deepcore.ops import random
+
+Shape = tuple[int, ...]
+Initialiser = Callable[[Shape, int, int], Any]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Every weight is `value`."""
+
+    value: float
+
+    def __call__(self, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
+        return np.full(shape, self.value, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Normal:
+    """N(mean, std^2)."""
+
+    std: float = 0.01
+    mean: float = 0.0
+
+    def __call__(self, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
+        return self.mean + self.std * _draw(random.normal, shape)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Uniform on [low, high)."""
+
+    low: float = -0.05
+    high: float = 0.05
+
+    def __call__(self, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
+        return self.low + (self.high - self.low) * _draw(random.uniform, shape)
+
+
+@dataclass(frozen=True)
+class VarianceScaling:
+    """Mean 0 and variance scale / fan, normal or uniform. fan: "in", or "average" of in and out.
+
+    It keeps the variance of a signal the same from layer to layer: scale 1 and fan "in" (LeCun et al.
+    1998) before a linear map, 2 (He et al. 2015, arXiv:1502.01852) behind ReLU, which kills half of it,
+    1 and "average" (Glorot and Bengio 2010) as a compromise between forward and backward.
+    """
+
+    scale: float
+    fan: str
+    distribution: str
+
+    def __call__(self, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
+        fan = fan_in if self.fan == "in" else (fan_in + fan_out) / 2
+        std = math.sqrt(self.scale / max(fan, 1))
+        if self.distribution == "normal":
+            return std * _draw(random.normal, shape)
+        return std * math.sqrt(3) * (2 * _draw(random.uniform, shape) - 1)
+
+
+def _draw(distribution: Any, shape: Shape) -> np.ndarray:
+    generator = current_generator()
+    call = generator.next_call("weights")
+    return distribution(np.empty(0), shape, generator.seed, "weights", call, dtype="float64")
+
+
+zeros = Constant(0.0)
+ones = Constant(1.0)
+constant = Constant
+normal = Normal
+uniform = Uniform
+lecun_normal = VarianceScaling(1.0, "in", "normal")
+lecun_uniform = VarianceScaling(1.0, "in", "uniform")
+glorot_normal = VarianceScaling(1.0, "average", "normal")
+glorot_uniform = VarianceScaling(1.0, "average", "uniform")
+he_normal = VarianceScaling(2.0, "in", "normal")
+he_uniform = VarianceScaling(2.0, "in", "uniform")
+
+_NAMED: dict[str, Initialiser] = {
+    "zeros": zeros,
+    "ones": ones,
+    "normal": normal(),
+    "uniform": uniform(),
+    "lecun_normal": lecun_normal,
+    "lecun_uniform": lecun_uniform,
+    "glorot_normal": glorot_normal,
+    "glorot_uniform": glorot_uniform,
+    "he_normal": he_normal,
+    "he_uniform": he_uniform,
+}
+
+
+def make(
+    init: str | Initialiser, shape: Shape, fan_in: int, fan_out: int, dtype: Any = None, device: Any = None
+) -> Any:
+    """A new weight on the selected backend, in the default dtype unless another is given.
+
+    Raises ArgumentError for an unknown name, ShapeError if the initialiser returns another shape.
+
+    >>> make("zeros", (1, 3), 3, 3)
+    array([[0., 0., 0.]], dtype=float32)
+    """
+    if isinstance(init, str):
+        if init not in _NAMED:
+            raise ArgumentError(f"init must be a function or one of {', '.join(_NAMED)}, got {init!r}")
+        init = _NAMED[init]
+    values = np.asarray(init(shape, fan_in, fan_out))
+    if values.shape != shape:
+        raise ShapeError(f"init: wanted weights of shape {shape}, {init} returned {values.shape}")
+    return asarray(values, dtype or default_dtype(), device)

@@ -1,0 +1,54 @@
+"""Noise that keeps a net from relying on any single number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepcore.backends.registry import array_namespace
+from deepcore.core.function import Function
+from deepcore.core.random import current_generator
+from deepcore.errors import ArgumentError
+from deepcore.ops import random
+
+
+class Dropout(Function):
+    """In training, each number is dropped with probability p and the others grow: Y = X M / (1 - p).
+
+    M: 0 or 1, drawn anew at each call; the same bits on every backend for one seed. In evaluation Y = X.
+    p: fraction dropped, 0 <= p < 1.   dX = dY M / (1 - p).
+    Srivastava et al. 2014.
+
+    >>> import numpy as np
+    >>> layer = Dropout(0.5)
+    >>> layer.training = False
+    >>> layer(np.array([1.0, 2.0]))
+    array([1., 2.])
+    """
+
+    traceable = True
+    wants_floats = True
+
+    def __init__(self, p: float = 0.5):
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ArgumentError(f"Dropout: p, the fraction dropped, must be 0 <= p < 1, got {p}")
+        self.p = p
+
+    def forward(self, X: Any) -> Any:
+        if not self.training or self.p == 0:
+            self.cache["M"] = None
+            return X
+        generator = current_generator()
+        call = generator.next_call("dropout")
+        kept = random.keep_mask(X, tuple(X.shape), self.p, generator.seed, "dropout", call)
+        self.cache["M"] = M = array_namespace(X).astype(kept, X.dtype) / (1 - self.p)
+        return X * M
+
+    def backward(self, dY: Any) -> Any:
+        M = self.cache["M"]
+        return dY if M is None else dY * M
+
+    def local_grad(self, X: Any) -> dict[str, Any]:
+        """The mask of the last call."""
+        M = self.cache["M"]
+        return {"X": array_namespace(X).ones_like(X) if M is None else M}

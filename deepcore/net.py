@@ -1,0 +1,106 @@
+"""The Net that users see: core's composition, and all that is done with a net, one line a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from deepcore.core.move import move
+from deepcore.core.net import Composition
+from deepcore.train import loop
+from deepcore.train.callbacks import Callback, History
+
+
+class Net(Composition):
+    """Layers in a row, and a loss at the end.
+
+    >>> import numpy as np
+    >>> import deepcore as dc
+    >>> from deepcore import CrossEntropyLoss, Linear, Net, ReLU
+    >>> dc.seed(0)
+    >>> net = Net(layers=[Linear(2, 4), ReLU(), Linear(4, 2)], loss=CrossEntropyLoss())
+    >>> X, y = np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([0, 1])
+    >>> out = net(X)                # forward pass
+    >>> loss = net.loss(out, y)     # scalar
+    >>> grad = net.backward()       # dL/dX; every layer now holds its weight gradients
+    >>> net.update_weights(lr=0.1)  # plain gradient descent
+    >>> bool(net.loss(net(X), y) < loss)
+    True
+    """
+
+    history: History | None = None  # of the last fit, an interrupted one included
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        epochs: int = 1,
+        batch_size: int = 32,
+        optimizer: Any = None,
+        schedule: Callable[[int], float] | None = None,
+        validation_data: tuple[Any, Any] | None = None,
+        metrics: Any = None,
+        callbacks: Sequence[Callback] = (),
+        shuffle: bool = True,
+        seed: int | None = None,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        progress: bool | None = None,
+    ) -> History:
+        """Train on samples X and targets y, or on an iterable of batches (X, y); returns the History.
+
+        epochs: how often to go through the data.   batch_size: samples a step.
+        optimizer: SGD(lr=0.01) unless given.   schedule: step -> learning rate, before each step.
+        validation_data: (X, y) to evaluate after each epoch, as val_loss and so on.
+        metrics: functions (out, y) -> mean, or names; accuracy for class labels unless given.
+        callbacks: Callbacks.   shuffle: whether to shuffle arrays anew each epoch.
+        seed: of shuffling and dropout; drawn from that of deepcore.seed unless given.
+        clip_norm: longest that all gradients together, seen as one vector, may be.
+        accumulate: batches whose gradients are averaged for one step.
+        progress: whether to show progress on stderr; None: where that is a terminal.
+
+        NumPy arrays, memory maps and data frames are moved to the net batch by batch. Targets are checked
+        once, before any weight has changed. An interrupt leaves weights, optimizer and buffers as after
+        one whole step, keeps `net.history`, and goes on.
+        Raises StateError without a loss, DataError, ArgumentError, LabelError, ShapeError, DTypeError.
+        """
+        return loop.fit(
+            self,
+            X,
+            y,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            schedule=schedule,
+            validation_data=validation_data,
+            metrics=metrics,
+            callbacks=callbacks,
+            shuffle=shuffle,
+            seed=seed,
+            clip_norm=clip_norm,
+            accumulate=accumulate,
+            progress=progress,
+        )
+
+    def predict(self, X: Any, batch_size: int | None = None) -> Any:
+        """The raw outputs for X in inference mode, as arrays of the net's library; no record is kept.
+
+        batch_size: samples at a time; None: all at once. Several threads may call it at once.
+        """
+        return loop.predict(self, X, batch_size)
+
+    def evaluate(self, X: Any, y: Any, *, batch_size: int = 1024, metrics: Any = None) -> dict[str, float]:
+        """{"loss": ..., "accuracy": ...}: means over the samples, in inference mode.
+
+        metrics: functions (out, y) -> mean, or names; accuracy for class labels unless given.
+        """
+        return loop.evaluate(self, X, y, batch_size=batch_size, metrics=metrics)
+
+    def to(self, backend: str, device: Any = None) -> Net:
+        """Move weights and buffers to another array library, or to another device; returns the net.
+
+        Raises BackendUnavailable with the reason and the remedy; then nothing has moved.
+        """
+        move(self, backend, device)
+        return self

@@ -1,0 +1,28 @@
+"""Class labels: integers that index the columns of X."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepcore.backends.registry import array_namespace
+from deepcore.ops.dispatch import op
+
+
+@op
+def as_index(y: Any) -> Any:
+    """Integer labels in the signed type that indexing wants: ignore_index -100 in uint8 would be 156."""
+    xp = array_namespace(y)
+    return xp.astype(y, xp.__array_namespace_info__().default_dtypes(device=y.device)["indexing"])
+
+
+@op
+def first_bad_label(y: Any, c: int, ignore_index: int = -100) -> int:
+    """Position, in reading order, of the first label that is neither 0 to c - 1 nor ignore_index; else -1.
+
+    By arithmetic, because indexing says nothing: a GPU wraps, JAX clamps, NumPy takes -1 for the last.
+    """
+    xp = array_namespace(y)
+    if 0 in y.shape:
+        return -1
+    bad = ((y < 0) | (y >= c)) & (y != ignore_index)
+    return int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int8))) if bool(xp.any(bad)) else -1

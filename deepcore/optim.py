@@ -1,0 +1,235 @@
+"""Optimizers: how gradients move the weights."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from fnmatch import fnmatchcase
+from typing import Any
+
+from deepcore.backends.registry import backend_of
+from deepcore.backends.select import put
+from deepcore.core.function import Function
+from deepcore.core.layer import check_rate
+from deepcore.core.parameters import Changes, Parameter, new_weights
+from deepcore.errors import ArgumentError, StateError
+from deepcore.ops import update
+
+
+class Optimizer:
+    """Moves the weights of one net, after each backward. Abstract: use SGD, Adam or AdamW.
+
+    lr: the learning rate; may be set between steps.
+    overrides: other settings for some weights, by a pattern of their paths, such as
+    {"*.b": {"weight_decay": 0}, "layers.0.*": {"lr": 1e-4}}; of several that match, the last counts.
+    state: path -> what the rule remembers of that weight, and its number of steps.
+
+    A weight that got no gradient in the last pass stays as it is, its state too.
+    """
+
+    def __init__(self, *, overrides: dict[str, dict[str, Any]] | None = None, **settings: Any):
+        self.settings = settings
+        self.overrides = dict(overrides or {})
+        self.state: dict[str, dict[str, Any]] = {}
+        self.progress = {"steps": 0}
+        self._net: weakref.ref[Function] | None = None
+        self._check(settings)
+        for pattern, changed in self.overrides.items():
+            unknown = sorted(set(changed) - set(settings))
+            if unknown:
+                raise ArgumentError(
+                    f"{type(self).__name__}: overrides[{pattern!r}] has no setting {unknown[0]!r}; "
+                    f"choose from {', '.join(settings)}"
+                )
+            self._check(settings | changed)
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        """Raise ArgumentError for a setting out of its range."""
+        check_rate(settings["lr"])
+        _check_range(self, settings, "weight_decay", 0, math.inf)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate."""
+        return self.settings["lr"]
+
+    @lr.setter
+    def lr(self, rate: float) -> None:
+        check_rate(rate)
+        self.settings["lr"] = rate
+
+    @property
+    def steps(self) -> int:
+        """How many steps have been made."""
+        return self.progress["steps"]
+
+    def step(self, net: Function) -> None:
+        """Move every trainable weight that the last backward gave a gradient, all at once.
+
+        Raises StateError before backward, and for another net than that of the first step.
+        """
+        self.changes(net).commit()
+
+    def changes(self, net: Function, scale: Any = None) -> Changes:
+        """What `step` would change, not yet committed. scale: a factor for all gradients."""
+        bound = self._net() if self._net is not None else None
+        if bound is not None and bound is not net:
+            raise StateError(
+                f"{type(self).__name__} belongs to another net, whose state it holds; "
+                "make a new optimizer for this one"
+            )
+        new_state: dict[str, Any] = {}
+
+        def move(parameter: Parameter, dW: Any) -> Any:
+            return self._move(parameter, dW if scale is None else dW * scale, new_state)
+
+        changes = new_weights(net, move)
+        changes.set(self.state, new_state)
+        changes.set(self.progress, {"steps": self.steps + 1})
+        self._net = weakref.ref(net)
+        return changes
+
+    def _move(self, parameter: Parameter, dW: Any, new_state: dict[str, Any]) -> Any:
+        path, W = parameter.path, parameter.value
+        old = {name: _beside(W, value) for name, value in self.state.get(path, {}).items()}
+        settings = self.settings_of(path)
+        t = old.pop("step", 0) + 1
+        W, remembered = self._rule(W, dW, old, t, settings)
+        new_state[path] = {"step": t, **remembered}
+        return W
+
+    def settings_of(self, path: str) -> dict[str, Any]:
+        """The settings for the weight at this path."""
+        settings = self.settings
+        for pattern, changed in self.overrides.items():
+            if fnmatchcase(path, pattern):
+                settings = settings | changed
+        return settings
+
+    def _rule(
+        self, W: Any, dW: Any, state: dict[str, Any], t: int, settings: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """The new weight and what to remember, at step t = 1, 2, ... of this weight."""
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_net": None}
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        return f"{type(self).__name__}({shown})"
+
+
+class SGD(Optimizer):
+    """Gradient descent: W <- W - lr V, with the velocity V <- momentum V + dW.
+
+    nesterov: W <- W - lr (dW + momentum V). weight_decay: adds weight_decay W to dW.
+    Sutskever et al. 2013.
+
+    >>> SGD(lr=0.1, momentum=0.9).lr
+    0.1
+    """
+
+    def __init__(
+        self,
+        lr: float = 0.01,
+        momentum: float = 0,
+        nesterov: bool = False,
+        weight_decay: float = 0,
+        *,
+        overrides: dict[str, dict[str, Any]] | None = None,
+    ):
+        super().__init__(
+            lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, overrides=overrides
+        )
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        super()._check(settings)
+        _check_range(self, settings, "momentum", 0, math.inf)
+        if settings["nesterov"] and not settings["momentum"]:
+            raise ArgumentError("SGD: nesterov needs a momentum above 0")
+
+    def _rule(
+        self, W: Any, dW: Any, state: dict[str, Any], t: int, settings: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        W, V = update.sgd(W, dW, state.get("V"), **settings)
+        return W, {} if V is None else {"V": V}
+
+
+class Adam(Optimizer):
+    """Each weight's step is scaled by the size that its gradients have had.
+
+    M <- b1 M + (1 - b1) dW     V <- b2 V + (1 - b2) dW^2     (running means of dW and of its square)
+    W <- W - lr M^ / (sqrt V^ + eps)     M^ = M / (1 - b1^t), V^ = V / (1 - b2^t)
+
+    The hats undo the bias towards the zeros that M and V start from; t counts this weight's steps.
+    weight_decay: adds weight_decay W to dW. Kingma and Ba 2015, arXiv:1412.6980.
+
+    >>> Adam()
+    Adam(lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0)
+    """
+
+    _decoupled = False
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        *,
+        overrides: dict[str, dict[str, Any]] | None = None,
+    ):
+        super().__init__(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, overrides=overrides)
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        super()._check(settings)
+        _check_range(self, settings, "eps", 0, math.inf)
+        if len(settings["betas"]) != 2 or not all(0 <= beta < 1 for beta in settings["betas"]):
+            raise ArgumentError(
+                f"{type(self).__name__}: betas must be two numbers 0 <= beta < 1, got {settings['betas']}"
+            )
+
+    def _rule(
+        self, W: Any, dW: Any, state: dict[str, Any], t: int, settings: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        W, M, V = update.adam(W, dW, state.get("M"), state.get("V"), t, **settings, decoupled=self._decoupled)
+        return W, {"M": M, "V": V}
+
+
+class AdamW(Adam):
+    """Adam with the decay apart from the gradient: W <- (1 - lr weight_decay) W, then Adam's step.
+
+    Loshchilov and Hutter 2019, arXiv:1711.05101.
+
+    >>> AdamW()
+    AdamW(lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01)
+    """
+
+    _decoupled = True
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        *,
+        overrides: dict[str, dict[str, Any]] | None = None,
+    ):
+        super().__init__(lr, betas, eps, weight_decay, overrides=overrides)
+
+
+def _check_range(optimizer: Optimizer, settings: dict[str, Any], name: str, low: float, high: float) -> None:
+    if not low <= settings[name] < high:
+        raise ArgumentError(
+            f"{type(optimizer).__name__}: {name} must be a finite number, {low} or more, got {settings[name]}"
+        )
+
+
+def _beside(W: Any, value: Any) -> Any:
+    """An array of the optimizer's state where W lives: the net may have moved since the last step."""
+    if type(value) is type(W) or isinstance(value, int):
+        return value
+    backend = backend_of(W)
+    return put(value, backend, device=backend.device(W))

@@ -1,0 +1,1 @@
+"""Training: the loop, its callbacks, its metrics, and its progress on the screen."""

@@ -1,0 +1,284 @@
+"""The training loop, and its two short sisters: prediction and evaluation."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from deepcore.backends.registry import array_namespace, is_array
+from deepcore.backends.select import is_floating, to_numpy
+from deepcore.core.function import first_weight
+from deepcore.core.net import Composition
+from deepcore.core.parameters import find_parameters
+from deepcore.core.random import Generator, check_seed, current_generator, drawing_from
+from deepcore.core.record import CURRENT, Staged, dropping_records, inference, staging
+from deepcore.data.batches import Arrays, beside, check_batch_size, pairs
+from deepcore.errors import ArgumentError, DataError, StateError
+from deepcore.ops import random
+from deepcore.optim import SGD, Optimizer
+from deepcore.train.callbacks import Callback, History, Run
+from deepcore.train.metrics import named_metrics
+from deepcore.train.progress import Progress
+
+_EVALUATION_BATCH = 1024  # samples at a time when none is asked for: bounded memory, large products
+
+
+def fit(
+    net: Composition,
+    X: Any,
+    y: Any = None,
+    *,
+    epochs: int = 1,
+    batch_size: int = 32,
+    optimizer: Optimizer | None = None,
+    schedule: Callable[[int], float] | None = None,
+    validation_data: tuple[Any, Any] | None = None,
+    metrics: Any = None,
+    callbacks: Sequence[Callback] = (),
+    shuffle: bool = True,
+    seed: int | None = None,
+    clip_norm: float | None = None,
+    accumulate: int = 1,
+    progress: bool | None = None,
+) -> History:
+    """Train a net; see Net.fit."""
+    _require_loss(net, "fit")
+    _check_count("epochs", epochs, least=0)
+    _check_count("accumulate", accumulate, least=1)
+    if clip_norm is not None and not 0 < clip_norm < math.inf:
+        raise ArgumentError(f"fit: clip_norm must be a finite number above 0, got {clip_norm}")
+    source = _Source(X, y, check_batch_size(batch_size), shuffle)
+    generator = Generator(_draw_seed() if seed is None else check_seed(seed))
+    run = Run(net, optimizer or SGD(), epochs, source.count and math.ceil(source.count / accumulate))
+    net.history = run.history  # type: ignore[attr-defined]
+    step = _Step(run, source, schedule, clip_norm)
+    callbacks = [*([Progress()] if _shows(progress) else []), *callbacks]
+
+    _call(callbacks, "on_fit_start", run)
+    with drawing_from(generator), staging() as staged, dropping_records():
+        while run.epoch < epochs and not run.stop:
+            _call(callbacks, "on_epoch_start", run)
+            tally = _Tally(metrics)
+            for group in _groups(source.batches(run.epoch, generator.seed), accumulate):
+                step(group, staged, tally)
+                _call(callbacks, "on_step_end", run)
+                if run.stop:
+                    break
+            numbers = tally.means()
+            if validation_data is not None:
+                scores = evaluate(net, *validation_data, metrics=metrics)
+                numbers |= {f"val_{name}": score for name, score in scores.items()}
+            run.end_epoch(numbers)
+            _call(callbacks, "on_epoch_end", run)
+    _call(callbacks, "on_fit_end", run)
+    return run.history
+
+
+def predict(net: Composition, X: Any, batch_size: int | None = None) -> Any:
+    """The outputs for X; see Net.predict."""
+    data = Arrays(X)
+    with inference():
+        if batch_size is None:
+            return net(_at_home(net, data.X))
+        outs = [net(_at_home(net, Xb)) for Xb, _ in data.batches(check_batch_size(batch_size))]
+        return array_namespace(outs[0]).concat(outs, axis=0) if outs else net(_at_home(net, data.X))
+
+
+def evaluate(
+    net: Composition, X: Any, y: Any, *, batch_size: int = _EVALUATION_BATCH, metrics: Any = None
+) -> dict[str, float]:
+    """The loss and the metrics over X and y; see Net.evaluate."""
+    _require_loss(net, "evaluate")
+    source = _Source(X, y, check_batch_size(batch_size), shuffle=False)
+    tally = _Tally(metrics)
+    with inference():
+        for Xb, yb in source.batches():
+            out = net(_at_home(net, Xb))
+            targets = source.targets(net.loss_fn, yb, out)
+            tally.add(out, targets, _loss_of_checked(net, out, targets))
+    return tally.means()
+
+
+class _Source:
+    """Where batches come from: arrays, shuffled anew each epoch, or an iterable as it is."""
+
+    def __init__(self, X: Any, y: Any, batch_size: int, shuffle: bool):
+        self.arrays = None if y is None else Arrays(X, y)
+        if self.arrays is None and (is_array(X) or not hasattr(X, "__iter__")):
+            raise DataError("y is missing: pass X and y, or an iterable of pairs (X, y)")
+        if self.arrays is not None and not self.arrays.n:
+            raise DataError("X has no samples")
+        self.stream = X
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.checked = False  # whether all targets are known to be good
+
+    @property
+    def count(self) -> int | None:
+        """Batches in an epoch, if known."""
+        if self.arrays is not None:
+            return math.ceil(self.arrays.n / self.batch_size)
+        return len(self.stream) if hasattr(self.stream, "__len__") else None
+
+    def batches(self, epoch: int = 0, seed: int = 0) -> Iterator[tuple[Any, Any]]:
+        """The batches of one epoch. Raises DataError if there is none."""
+        if self.arrays is not None:
+            order = random.permutation(self.arrays.n, seed, "shuffle", epoch) if self.shuffle else None
+            yield from self.arrays.batches(self.batch_size, order)
+            return
+        empty = True
+        for pair in pairs(self.stream):
+            empty = False
+            yield pair
+        if empty:
+            raise DataError(
+                "the iterable gave no batch; a generator can be run through once, "
+                "so pass a list, or an object whose __iter__ starts anew, for several epochs"
+            )
+
+    def targets(self, loss_fn: Any, yb: Any, out: Any) -> Any:
+        """The targets of a batch beside the output, checked.
+
+        Those in arrays are all checked at the first batch, on the host, before anything has changed.
+        """
+        if self.arrays is not None and not self.checked:
+            loss_fn.check_targets(self.arrays.y, tuple(out.shape))
+            self.checked = True
+        if self.arrays is None:
+            yb = loss_fn.check_targets(yb, tuple(out.shape))
+        return beside(out, yb)
+
+
+class _Step:
+    """One update of the weights, from one batch or from several whose gradients are averaged."""
+
+    def __init__(
+        self,
+        run: Run,
+        source: _Source,
+        schedule: Callable[[int], float] | None,
+        clip_norm: float | None,
+    ):
+        self.run = run
+        self.source = source
+        self.schedule = schedule
+        self.clip_norm = clip_norm
+
+    def __call__(self, group: list[tuple[Any, Any]], staged: Staged, tally: _Tally) -> None:
+        run, net = self.run, self.run.net
+        loss = None
+        for index, (Xb, yb) in enumerate(group):
+            out = net(_at_home(net, Xb))
+            targets = self.source.targets(net.loss_fn, yb, out)
+            loss = _loss_of_checked(net, out, targets)
+            tally.add(out, targets, loss)
+            net.backward(accumulate=index > 0)
+        if self.schedule is not None:
+            run.optimizer.lr = self.schedule(run.step)
+        changes = run.optimizer.changes(net, self._scale(net, len(group)))
+        for f, buffers in staged.items():
+            changes.set(f.buffer, buffers)
+        changes.set(vars(run), {"step": run.step + 1, "loss": loss})
+        changes.commit()
+        staged.clear()
+
+    def _scale(self, net: Composition, batches: int) -> Any:
+        """The factor for all gradients: their average over the batches, then at most clip_norm long."""
+        if self.clip_norm is None:
+            return None if batches == 1 else 1 / batches
+        squares = [
+            array_namespace(dW).sum(dW * dW)
+            for p in find_parameters(net).values()
+            if p.trainable and (dW := p.gradient()) is not None
+        ]
+        if not squares:
+            return None
+        xp = array_namespace(squares[0])
+        norm = xp.sqrt(sum(squares[1:], start=squares[0])) / batches
+        return xp.minimum(self.clip_norm / (norm + 1e-6), xp.ones_like(norm)) / batches
+
+
+class _Tally:
+    """Means over the samples of an epoch. They stay on the device until they are asked for."""
+
+    def __init__(self, metrics: Any):
+        self.wanted = metrics
+        self.metrics: dict[str, Any] | None = None
+        self.sums: dict[str, Any] = {}
+        self.n = 0
+
+    def add(self, out: Any, targets: Any, loss: Any) -> None:
+        if self.metrics is None:
+            self.metrics = named_metrics(self.wanted, labels=not is_floating(targets))
+        n = out.shape[0]
+        self.n += n
+        if loss.ndim:
+            loss = array_namespace(loss).mean(loss)
+        self._add("loss", loss, n)
+        for name, metric in self.metrics.items():
+            self._add(name, metric(out, targets), n)
+
+    def _add(self, name: str, mean: Any, n: int) -> None:
+        self.sums[name] = mean * n + self.sums[name] if name in self.sums else mean * n
+
+    def means(self) -> dict[str, float]:
+        return {name: float(to_numpy(total)) / self.n for name, total in self.sums.items()}
+
+
+def _loss_of_checked(net: Composition, out: Any, targets: Any) -> Any:
+    """net.loss(out, targets), without a second look at every label, which would wait for a GPU."""
+    thread = CURRENT.thread
+    before, thread.labels_checked = thread.labels_checked, True
+    try:
+        return net.loss(out, targets)
+    finally:
+        thread.labels_checked = before
+
+
+def _groups(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` batches each, the last maybe shorter."""
+    group: list[Any] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _at_home(net: Composition, X: Any) -> Any:
+    """X where the net's weights live."""
+    W = first_weight(net)
+    return X if W is None else beside(W, X)
+
+
+def _draw_seed() -> int:
+    """A seed from the generator of dc.seed."""
+    import numpy as np
+
+    generator = current_generator()
+    call = generator.next_call("fit")
+    words = random.random_bits(np.empty(0), (2,), generator.seed, "fit", call).view(np.uint32)
+    return int(words[0]) << 32 | int(words[1])
+
+
+def _shows(progress: bool | None) -> bool:
+    return sys.stderr.isatty() if progress is None else progress
+
+
+def _call(callbacks: Sequence[Callback], moment: str, run: Run) -> None:
+    for callback in callbacks:
+        getattr(callback, moment)(run)
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < least:
+        raise ArgumentError(f"fit: {name} must be a whole number of {least} or more, got {value!r}")
+
+
+def _require_loss(net: Composition, who: str) -> None:
+    if net.loss_fn is None:
+        raise StateError(f"{who}: this net has no loss; make it with Net(layers, loss=CrossEntropyLoss())")

@@ -1,0 +1,54 @@
+"""Numbers that say how good an output is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from deepcore.backends.registry import array_namespace
+from deepcore.backends.select import is_floating
+from deepcore.errors import ArgumentError
+
+Metric = Callable[[Any, Any], Any]
+
+
+def accuracy(out: Any, y: Any) -> Any:
+    """The fraction of samples whose largest output is the right class, as a 0-d array.
+
+    out: (n, c) or (n, c, d1, ...)   y: labels (n,), (n, 1) or (n, d1, ...), or probabilities like out
+
+    >>> import numpy as np
+    >>> float(accuracy(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1])))
+    0.5
+    """
+    xp = array_namespace(out)
+    guess = xp.argmax(out, axis=1)
+    if is_floating(y):
+        y = xp.argmax(y, axis=1)
+    right = guess == xp.reshape(y, guess.shape)
+    return xp.mean(xp.astype(right, xp.float32))
+
+
+_NAMED: dict[str, Metric] = {"accuracy": accuracy}
+
+
+def named_metrics(
+    metrics: Iterable[str | Metric] | Mapping[str, Metric] | None, labels: bool
+) -> dict[str, Metric]:
+    """Name -> metric. None: accuracy if the targets are class labels, else no metric.
+
+    Raises ArgumentError for an unknown name.
+    """
+    if metrics is None:
+        return dict(_NAMED) if labels else {}
+    if isinstance(metrics, Mapping):
+        return dict(metrics)
+    chosen: dict[str, Metric] = {}
+    for metric in [metrics] if isinstance(metrics, str) else metrics:
+        if not isinstance(metric, str):
+            chosen[getattr(metric, "__name__", repr(metric))] = metric
+        elif metric in _NAMED:
+            chosen[metric] = _NAMED[metric]
+        else:
+            raise ArgumentError(f"metrics: wanted a function or one of {', '.join(_NAMED)}, got {metric!r}")
+    return chosen

@@ -1,0 +1,62 @@
+"""Every check of this house: `nox` runs them all, `nox -s fmt` formats.
+
+Each session makes its own environment once and keeps it. In an environment that has
+`deepcore[dev]` already, `nox --no-venv --no-install` runs the same commands at once.
+"""
+
+import nox
+
+nox.needs_version = ">=2024.10"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "imports", "tests"]
+
+DEV = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["dev"]
+
+
+def tool(name: str) -> str:
+    """The requirement of a tool, as the extra `dev` of pyproject.toml has it."""
+    return next(requirement for requirement in DEV if requirement.startswith(name))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and formatting."""
+    session.install(tool("ruff"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def fmt(session: nox.Session) -> None:
+    """Format, and mend what can be mended."""
+    session.install(tool("ruff"))
+    session.run("ruff", "check", "--fix")
+    session.run("ruff", "format")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types."""
+    session.install("-e", ".[test]", tool("pyright"))
+    session.run("pyright")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Which room may import from which."""
+    session.install("-e", ".", tool("import-linter"))
+    session.run("lint-imports")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The suite, the doctests and the README; `nox -s tests -- -n 2` uses two processes."""
+    session.install("-e", ".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def tests_backends(session: nox.Session) -> None:
+    """The same suite with torch and JAX beside it, so that nothing skips for want of them."""
+    session.install("-e", ".[test]", "torch==2.13.0", "jax")
+    session.run("pytest", *session.posargs)
