@@ -258,5 +258,6 @@ def _boundary(net: Net, data: DataSet, path: Path, asked_for: bool) -> str:
     except UnsupportedError as missing:
         if asked_for:
             raise
-        return f"{draw_boundary(net, data.X, data.y)}\n({missing})"
+        drawing = draw_boundary(net, data.X, data.y, class_names=data.class_names)
+        return f"{drawing}\n({missing})"
     return f"decision boundary: {path}"

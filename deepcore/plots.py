@@ -42,30 +42,46 @@ def decision_boundary(
     Z = _logits(net, x1, x2)
     colours = np.array([_rgb(k) for k in range(Z.shape[-1])])
 
-    figure = _figure(5.6, 5.6)
-    axes = figure.add_subplot(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
-    axes.imshow(_tints(Z, colours), extent=(low[0], high[0], low[1], high[1]), origin="lower")
+    extent = high - low
+    alike = extent.max() < 3 * extent.min()  # else one scale for both axes would make a sliver
+    w, h = 4.8 * extent / extent.max() if alike else (4.8, 4.8)
+    figure = _figure(w + 0.7, h + 1.0)
+    axes = figure.add_subplot(xlabel="$x_1$", ylabel="$x_2$")
+    axes.imshow(
+        _tints(Z, colours),
+        extent=(low[0], high[0], low[1], high[1]),
+        origin="lower",
+        aspect="equal" if alike else "auto",
+    )
     for k in range(1, len(colours)):
         ahead = Z[..., k] - np.delete(Z, k, axis=-1).max(axis=-1)
         if ahead.min() < 0 < ahead.max():
             axes.contour(x1, x2, ahead, levels=[0], colors=_INK, linewidths=1.2)
-    for k, colour in enumerate(colours):
-        name = f"class {k}" if class_names is None else class_names[k]
-        axes.scatter(
-            *X[(y == k) & ~wrong].T, s=32, color=colour, edgecolors="white", linewidths=0.7, label=name
-        )
-        axes.scatter(*X[(y == k) & wrong].T, s=32, color=colour, edgecolors=_INK, linewidths=1.6)
+    size = float(np.clip(6400 / len(X), 4, 32))
+    names = class_names or [f"class {k}" for k in range(len(colours))]
+    for these, rim, width in ((~wrong, "white", 0.12), (wrong, _INK, 0.28)):  # width: of the rim, in radii
+        for k, (colour, name) in enumerate(zip(colours, names, strict=True)):
+            label = name if rim == "white" else None
+            dot: dict[str, Any] = {"s": size, "edgecolors": rim, "linewidths": width * size**0.5}
+            axes.scatter(*X[these & (y == k)].T, color=colour, label=label, **dot)
     if wrong.any():
-        axes.scatter([], [], s=32, color="white", edgecolors=_INK, linewidths=1.6, label="wrong")
-    axes.legend(loc="upper right", fontsize=9)
+        axes.scatter([], [], s=size, color="white", edgecolors=_INK, linewidths=1.4, label="wrong")
+    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     axes.set_title(f"{(~wrong).sum()} of {len(y)} samples right", fontsize=11)
     return _saved(figure, path)
 
 
-def draw_boundary(net: Any, X: Any, y: Any, width: int = 60, height: int = 24) -> str:
-    """The same in characters, for a terminal: lines of `width`, `height` of them, and a caption.
+def draw_boundary(
+    net: Any,
+    X: Any,
+    y: Any,
+    width: int = 60,
+    height: int = 24,
+    class_names: Sequence[str] | None = None,
+) -> str:
+    """The same in characters, for a terminal: `height` lines of `width`, and a caption.
 
-    A character stands for the class of the region; o, x, ... are samples of class 0, 1, ..., and # is a
+    A dot, a blank, ... stand for the regions of class 0, 1, ..., o, x, ... for samples of it, and # for a
     sample on the wrong side. Raises ShapeError unless X has two columns.
     """
     if width < 2 or height < 2:
@@ -74,13 +90,14 @@ def draw_boundary(net: Any, X: Any, y: Any, width: int = 60, height: int = 24) -
     low, high = _window(X)
     cell = (high - low) / (width, height)
     x1, x2 = (low[a] + cell[a] * (np.arange(n) + 0.5) for a, n in ((0, width), (1, height)))
-    regions = _logits(net, x1, x2).argmax(axis=-1)
-    page = np.array(list(_REGIONS))[regions % len(_REGIONS)]
+    Z = _logits(net, x1, x2)
+    page = np.array(list(_REGIONS))[Z.argmax(axis=-1) % len(_REGIONS)]
     column, row = np.minimum((X - low) // cell, (width - 1, height - 1)).astype(int).T
     page[row, column] = np.array(list(_POINTS))[y % len(_POINTS)]
     page[row[wrong], column[wrong]] = _WRONG
     lines = ["".join(line) for line in page[::-1]]  # upwards on paper, downwards in a terminal
-    return "\n".join([*lines, *_caption(low, high, int(max(regions.max(), y.max())) + 1, bool(wrong.any()))])
+    names = class_names or [f"class {k}" for k in range(Z.shape[-1])]
+    return "\n".join([*lines, *_caption(low, high, names, bool(wrong.any()))])
 
 
 def history(history: Any, path: str | os.PathLike[str] | None = None) -> Any:
@@ -143,12 +160,13 @@ def _tints(Z: np.ndarray, colours: np.ndarray) -> np.ndarray:
     return 1 - 0.42 * certainty * (1 - colours[Z.argmax(axis=-1)])
 
 
-def _caption(low: np.ndarray, high: np.ndarray, classes: int, wrong: bool) -> list[str]:
-    regions = ", ".join(f"'{_REGIONS[k % len(_REGIONS)]}' {k}" for k in range(classes))
-    points = ", ".join(f"{_POINTS[k % len(_POINTS)]} {k}" for k in range(classes))
+def _caption(low: np.ndarray, high: np.ndarray, names: Sequence[str], wrong: bool) -> list[str]:
+    marks = ", ".join(
+        f"{name} '{_REGIONS[k % len(_REGIONS)]}' {_POINTS[k % len(_POINTS)]}" for k, name in enumerate(names)
+    )
     return [
-        f"across {low[0]:.3g} to {high[0]:.3g}, up {low[1]:.3g} to {high[1]:.3g}",
-        f"regions of class {regions}; samples of class {points}" + (f"; {_WRONG} wrong" if wrong else ""),
+        f"x1 from {low[0]:.2f} to {high[0]:.2f}, x2 from {low[1]:.2f} to {high[1]:.2f}",
+        f"regions and samples: {marks}" + (f"; wrong {_WRONG}" if wrong else ""),
     ]
 
 
@@ -171,7 +189,7 @@ def _figure(width: float, height: float) -> Any:
 def _saved(figure: Any, path: str | os.PathLike[str] | None) -> Any:
     if path is not None:
         try:
-            figure.savefig(path, dpi=150)
+            figure.savefig(path, dpi=150, bbox_inches="tight")
         except ValueError as error:  # an ending that matplotlib does not know
             raise ArgumentError(f"{path}: {error}") from error
     return figure

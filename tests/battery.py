@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -249,7 +249,7 @@ class Case:
     make: Callable[[], dc.Function]
     inputs: Sequence[Draw]
     reference: Callable[..., Any]  # (weights and buffers by path, *inputs) -> Y, all float64
-    _: Any = None
+    _: KW_ONLY
     gradient: Callable[..., Any] | None = None  # (w, dY, *inputs) -> dX, where finite differences don't apply
     evaluation: bool = False  # whether it runs in evaluation mode
     batched: bool = True  # whether the inputs' first axis is the samples
@@ -566,6 +566,8 @@ CASES = [
     # the user's own
     Case("Square", Square, [normal(2, 3)], lambda w, X: X**2, elementwise=True, own=True),
     Case("Scale", Scale, [normal(2, 3)], lambda w, X: X * w["s"], own=True),
+    Case("Net with the user's own", lambda: Net([Linear(3, 2), Square(), Scale(), Linear(2, 2)]), [normal(3)],
+         lambda w, X: affine(w, affine(w, X, "layers.0.") ** 2 * w["layers.2.s"], "layers.3."), own=True),
     Case("Product", Product, [normal(3), normal(3)], lambda w, A, B: A * B, own=True),
     Case("Difference", lambda: Difference(Sequential(Linear(3, 2), Tanh())), [normal(3), normal(3)],
          lambda w, A, B: np.tanh(affine(w, A, "f.0.")) - np.tanh(affine(w, B, "f.0.")), own=True),

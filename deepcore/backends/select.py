@@ -128,8 +128,11 @@ def dtype_name(dtype: Any) -> str:
     """
     if isinstance(dtype, str):
         return dtype
-    dtype = getattr(dtype, "dtype", dtype)
-    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    if isinstance(dtype, type):  # np.float32, float
+        name = dtype.__name__
+    else:
+        dtype = getattr(dtype, "dtype", dtype)
+        name = getattr(dtype, "name", None) or str(dtype)  # str: "torch.float32"
     return {"float": "float64", "int": "int64"}.get(name, name.rpartition(".")[2])
 
 

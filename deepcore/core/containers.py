@@ -160,7 +160,8 @@ class Add(_Branched):
             term = f(X)
             if term.shape != Y.shape:
                 raise ShapeError(
-                    f"{self._who()}: all branches must give one shape, got {tuple(Y.shape)} and {tuple(term.shape)}"
+                    f"{self._who()}: all branches must give one shape, "
+                    f"got {tuple(Y.shape)} and {tuple(term.shape)}"
                 )
             Y = Y + term
         return Y

@@ -79,7 +79,8 @@ class Function:
     def local_grad(self, *inputs: Any) -> dict[str, Any]:
         """The local gradients at the inputs, such as {"X": 2 * X}: one entry an input, in their order."""
         raise UnsupportedError(
-            f"{self._who()} has no local gradient of the input's order of size; its backward computes dX directly"
+            f"{self._who()} has no local gradient of the input's order of size; "
+            "its backward computes dX directly"
         )
 
     def backward(self, *dY: Any) -> Any:
@@ -151,8 +152,9 @@ class Function:
         here, there = backend_of(W), backend_of(X)
         if here is not there:
             raise MixedBackendError(
-                f"{self._who()}: its weights are {here.name!r} arrays, the input is a {there.name!r} array; move the "
-                f"input with deepcore.to_backend(X, {here.name!r}), or the net with net.to({there.name!r})"
+                f"{self._who()}: its weights are {here.name!r} arrays, the input is a {there.name!r} array; "
+                f"move the input with deepcore.to_backend(X, {here.name!r}), "
+                f"or the net with net.to({there.name!r})"
             )
         if X.dtype == W.dtype or not is_floating(X):
             return X
@@ -408,7 +410,8 @@ def wants_floats(function: Function, X: Any) -> DTypeError:
 def _nothing_to_undo(function: Function, record: Record | None, outer: Record | None) -> StateError:
     if record is not None:
         return StateError(
-            f"{function._who()}.backward: this pass is already undone; one call f(X) allows one backward, call it again"
+            f"{function._who()}.backward: this pass is already undone; "
+            "one call f(X) allows one backward, so call it again"
         )
     if outer is not None:
         return StateError(

@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from deepcore.core.record import CURRENT
+from deepcore.core.record import CURRENT, modes
 from deepcore.errors import ArgumentError
 
 
@@ -58,9 +58,5 @@ def current_generator() -> Generator:
 @contextlib.contextmanager
 def drawing_from(generator: Generator) -> Iterator[Generator]:
     """Inside a with-block, in this thread: random numbers come from this generator."""
-    thread = CURRENT.thread
-    before, thread.generator = thread.generator, generator
-    try:
+    with modes(generator=generator):
         yield generator
-    finally:
-        thread.generator = before

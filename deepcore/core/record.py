@@ -73,28 +73,24 @@ def commit(live: list[dict[str, Any]], new: list[dict[str, Any]]) -> None:
 class Thread:
     """What one thread is doing: the call that is running, and the modes that hold."""
 
-    __slots__ = (
-        "commits",
-        "drops",
-        "generator",
-        "inference",
-        "labels_checked",
-        "records",
-        "running",
-        "staged",
-        "who",
-    )
+    running: Record | None = None  # record of the call (forward or backward) that is running
+    who: Any = None  # the Function whose call that is
+    records = True  # whether calls leave records
+    inference = False  # whether `training` reads False
+    drops = False  # whether backward drops each record that it has passed
+    labels_checked = False  # whether somebody has checked the class labels already
+    commits = True  # whether an outermost call commits the buffers that it staged
+    generator: Any = None  # draws random numbers; None: the global one
+    staged: Staged
 
     def __init__(self) -> None:
-        self.running: Record | None = None  # record of the call (forward or backward) that is running
-        self.who: Any = None  # the Function whose call that is
-        self.records = True  # whether calls leave records
-        self.inference = False  # whether `training` reads False
-        self.drops = False  # whether backward drops each record that it has passed
-        self.labels_checked = False  # whether somebody has checked the class labels already
-        self.generator: Any = None  # draws random numbers; None: the global one
-        self.commits = True  # whether an outermost call commits the buffers that it staged
         self.staged = Staged()
+
+    def but(self, **changed: Any) -> Thread:
+        """A copy in which some things are different."""
+        copy = Thread.__new__(Thread)
+        copy.__dict__.update(self.__dict__, **changed)
+        return copy
 
 
 class _Local(threading.local):
@@ -102,61 +98,57 @@ class _Local(threading.local):
         self.thread = Thread()
 
 
-CURRENT = _Local()  # CURRENT.thread is the state of the thread that asks
+# CURRENT.thread is the state of the thread that asks. To change a mode, put a copy in its place and put the
+# old one back in a `finally` of your own where an interrupt may come: Python looks for signals where
+# functions are entered and left, so that a restoring function may itself be interrupted, but a store not.
+CURRENT = _Local()
 
 
 @contextlib.contextmanager
-def inference() -> Iterator[None]:
-    """Inside a with-block, in this thread: calls keep no record, and `training` reads False."""
-    thread = CURRENT.thread
-    before = thread.records, thread.inference
-    thread.records, thread.inference = False, True
+def modes(**changed: Any) -> Iterator[Thread]:
+    """Inside a with-block, this thread's state has other modes."""
+    before = CURRENT.thread
+    CURRENT.thread = before.but(**changed)
     try:
-        yield
+        yield CURRENT.thread
     finally:
-        thread.records, thread.inference = before
+        CURRENT.thread = before
 
 
-@contextlib.contextmanager
-def staging() -> Iterator[Staged]:
-    """Inside a with-block, in this thread: staged buffers are collected here, not committed."""
-    thread = CURRENT.thread
-    before = thread.staged, thread.commits
-    thread.staged, thread.commits = Staged(), False
-    try:
-        yield thread.staged
-    finally:
-        thread.staged, thread.commits = before
+def inference() -> contextlib.AbstractContextManager[Any]:
+    """Inside a with-block, in this thread: calls keep no record, and `training` reads False.
+
+    >>> from deepcore import ReLU
+    >>> with inference():
+    ...     ReLU().training
+    False
+    """
+    return modes(records=False, inference=True)
 
 
-@contextlib.contextmanager
-def dropping_records() -> Iterator[None]:
-    """Inside a with-block, in this thread: backward drops each record as it passes it."""
-    thread = CURRENT.thread
-    before, thread.drops = thread.drops, True
-    try:
-        yield
-    finally:
-        thread.drops = before
+def staging() -> contextlib.AbstractContextManager[Thread]:
+    """Inside a with-block, in this thread: staged buffers stay in `.staged`, and are not committed."""
+    return modes(staged=Staged(), commits=False)
 
 
 def run_inside(record: Record | None, who: Any, call: Callable[..., Any], *inputs: Any) -> Any:
     """Run `call(*inputs)` as a part of an earlier call of `who`, or, with record None, of no call."""
     thread = CURRENT.thread
-    before = thread.running, thread.who
+    before, before_who = thread.running, thread.who
     thread.running, thread.who = record, who
     try:
         return call(*inputs)
     finally:
-        thread.running, thread.who = before
+        thread.running, thread.who = before, before_who
 
 
 def run_unrecorded(who: Any, call: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
     """Run `call(*inputs)` in a record that nobody keeps."""
-    thread = CURRENT.thread
-    before, thread.records = thread.records, False
+    before = CURRENT.thread
+    CURRENT.thread = before.but(
+        running=Record(inputs), who=who, records=False, staged=Staged(), commits=False
+    )
     try:
-        with staging():
-            return run_inside(Record(inputs), who, call, *inputs)
+        return call(*inputs)
     finally:
-        thread.records = before
+        CURRENT.thread = before

@@ -20,7 +20,7 @@ from deepcore.core.record import inference
 from deepcore.errors import ShapeError
 
 _BATCH = 2
-_WIDEST = 40  # characters of a layer's repr
+_WIDEST = 48  # characters of a layer's repr
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from deepcore.backends.select import is_floating, to_numpy
 from deepcore.core.function import first_weight
 from deepcore.core.net import Composition
 from deepcore.core.parameters import find_parameters
-from deepcore.core.random import Generator, check_seed, current_generator, drawing_from
-from deepcore.core.record import CURRENT, Staged, dropping_records, inference, staging
+from deepcore.core.random import Generator, check_seed, current_generator
+from deepcore.core.record import CURRENT, Staged
 from deepcore.data.batches import Arrays, beside, check_batch_size, pairs
 from deepcore.errors import ArgumentError, DataError, StateError
 from deepcore.ops import random
@@ -57,12 +57,14 @@ def fit(
     callbacks = [*([Progress()] if _shows(progress) else []), *callbacks]
 
     _call(callbacks, "on_fit_start", run)
-    with drawing_from(generator), staging() as staged, dropping_records():
+    before = CURRENT.thread
+    CURRENT.thread = before.but(generator=generator, staged=Staged(), commits=False, drops=True)
+    try:
         while run.epoch < epochs and not run.stop:
             _call(callbacks, "on_epoch_start", run)
             tally = _Tally(metrics)
             for group in _groups(source.batches(run.epoch, generator.seed), accumulate):
-                step(group, staged, tally)
+                step(group, tally)
                 _call(callbacks, "on_step_end", run)
                 if run.stop:
                     break
@@ -72,6 +74,8 @@ def fit(
                 numbers |= {f"val_{name}": score for name, score in scores.items()}
             run.end_epoch(numbers)
             _call(callbacks, "on_epoch_end", run)
+    finally:
+        CURRENT.thread = before
     _call(callbacks, "on_fit_end", run)
     return run.history
 
@@ -79,11 +83,15 @@ def fit(
 def predict(net: Composition, X: Any, batch_size: int | None = None) -> Any:
     """The outputs for X; see Net.predict."""
     data = Arrays(X)
-    with inference():
-        if batch_size is None:
+    before = CURRENT.thread
+    CURRENT.thread = before.but(records=False, inference=True)
+    try:
+        if batch_size is None or not data.n:
             return net(_at_home(net, data.X))
         outs = [net(_at_home(net, Xb)) for Xb, _ in data.batches(check_batch_size(batch_size))]
-        return array_namespace(outs[0]).concat(outs, axis=0) if outs else net(_at_home(net, data.X))
+        return array_namespace(outs[0]).concat(outs, axis=0)
+    finally:
+        CURRENT.thread = before
 
 
 def evaluate(
@@ -93,12 +101,16 @@ def evaluate(
     _require_loss(net, "evaluate")
     source = _Source(X, y, check_batch_size(batch_size), shuffle=False)
     tally = _Tally(metrics)
-    with inference():
+    before = CURRENT.thread
+    CURRENT.thread = before.but(records=False, inference=True)
+    try:
         for Xb, yb in source.batches():
             out = net(_at_home(net, Xb))
             targets = source.targets(net.loss_fn, yb, out)
             tally.add(out, targets, _loss_of_checked(net, out, targets))
-    return tally.means()
+        return tally.means()
+    finally:
+        CURRENT.thread = before
 
 
 class _Source:
@@ -166,8 +178,8 @@ class _Step:
         self.schedule = schedule
         self.clip_norm = clip_norm
 
-    def __call__(self, group: list[tuple[Any, Any]], staged: Staged, tally: _Tally) -> None:
-        run, net = self.run, self.run.net
+    def __call__(self, group: list[tuple[Any, Any]], tally: _Tally) -> None:
+        run, net, staged = self.run, self.run.net, CURRENT.thread.staged
         loss = None
         for index, (Xb, yb) in enumerate(group):
             out = net(_at_home(net, Xb))
@@ -229,12 +241,12 @@ class _Tally:
 
 def _loss_of_checked(net: Composition, out: Any, targets: Any) -> Any:
     """net.loss(out, targets), without a second look at every label, which would wait for a GPU."""
-    thread = CURRENT.thread
-    before, thread.labels_checked = thread.labels_checked, True
+    before = CURRENT.thread
+    CURRENT.thread = before.but(labels_checked=True)
     try:
         return net.loss(out, targets)
     finally:
-        thread.labels_checked = before
+        CURRENT.thread = before
 
 
 def _groups(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:
