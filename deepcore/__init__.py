@@ -38,6 +38,8 @@ from deepcore.errors import (
     StateError,
     UnsupportedError,
 )
+from deepcore.io.architecture import register
+from deepcore.io.state import load
 from deepcore.layers.conv import Conv2D
 from deepcore.layers.dropout import Dropout
 from deepcore.layers.linear import Linear
@@ -98,7 +100,9 @@ __all__ = [
     "gradcheck",
     "inference",
     "init",
+    "load",
     "optim",
+    "register",
     "seed",
     "set_backend",
     "set_default_dtype",

@@ -19,7 +19,6 @@ class _Reduced(Loss):
     """A loss over the batch: the mean, the sum, or each sample's own."""
 
     traceable = True
-    wants_floats = False
     reduction: str
 
     def __init__(self, reduction: str = "mean"):
@@ -135,12 +134,12 @@ class CrossEntropyLoss(_Reduced):
         """(n,) labels in an index type, or (n, c) probabilities; n is the batch times d1, ..."""
         if X.ndim < 2:
             raise ShapeError(f"CrossEntropyLoss: X must be (n, c) or (n, c, d1, ...), got {tuple(X.shape)}")
-        if is_floating(y) and y.shape == X.shape:
-            return _rows(y)
         y = self.check_targets(y, X.shape)
         if y.shape[0] != X.shape[0]:
-            raise ShapeError(f"CrossEntropyLoss: X has {X.shape[0]} rows, but there are {y.shape[0]} labels")
-        return y if y.ndim == 1 else array_namespace(y).reshape(y, (-1,))
+            raise ShapeError(f"CrossEntropyLoss: X has {X.shape[0]} rows, but there are {y.shape[0]} targets")
+        if y.ndim == 1:
+            return y
+        return _rows(y) if is_floating(y) else array_namespace(y).reshape(y, (-1,))
 
     def check_targets(self, y: Any, shape: tuple[int, ...]) -> Any:
         """The labels in an index type, for an output of this shape.
@@ -243,7 +242,8 @@ class MeanSquareLoss(_Reduced):
             )
         if not is_floating(Y):
             raise DTypeError(
-                f'{self._who()}: targets must be floating-point numbers, got {dtype_name(Y)}; y.astype("float32")'
+                f"{self._who()}: targets must be floating-point numbers, got {dtype_name(Y)}; "
+                'use y.astype("float32")'
             )
         return Y
 

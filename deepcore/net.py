@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from deepcore.core.move import move
 from deepcore.core.net import Composition
+from deepcore.diagnose.summary import Summary, summary
+from deepcore.io import state
+from deepcore.io.architecture import register
 from deepcore.train import loop
 from deepcore.train.callbacks import Callback, History
 
 
+@register
 class Net(Composition):
     """Layers in a row, and a loss at the end.
 
@@ -96,6 +101,44 @@ class Net(Composition):
         metrics: functions (out, y) -> mean, or names; accuracy for class labels unless given.
         """
         return loop.evaluate(self, X, y, batch_size=batch_size, metrics=metrics)
+
+    def summary(self, input_shape: Any, dtype: Any = None) -> Summary:
+        """A table of the layers with their output shapes and numbers of weights; print it.
+
+        input_shape: of one sample, without the batch.   dtype: of the input, if it isn't the weights'.
+        Raises ShapeError where a layer does not fit the one before it; the net does not change.
+        """
+        return summary(self, input_shape, dtype)
+
+    # ---- the weights in a dict or a file
+
+    def state_dict(self) -> dict[str, Any]:
+        """Path -> a copy of each weight, then of each buffer: {"layers.0.W": ...}."""
+        return state.state_dict(self)
+
+    def load_state_dict(self, weights: Mapping[str, Any], strict: bool = True) -> None:
+        """Replace weights and buffers by copies of those in a dict, all of them or none.
+
+        strict: whether the paths must be those of the net; else missing and extra ones are passed over.
+        Raises one CheckpointError that lists all that is missing, extra, or of another shape or dtype.
+        """
+        state.load_state_dict(self, weights, strict)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write architecture, weights and buffers to a file in the safetensors format.
+
+        The file appears, or takes the place of an older one, when it is complete and on the disk.
+        Raises UnsupportedError if a layer can't be built anew from its attributes, OSError.
+        """
+        state.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Any:
+        """The net that `save` wrote, on the selected backend. No code from the file is run.
+
+        Raises CheckpointError for a damaged file or an unknown class, OSError if there is no file.
+        """
+        return state.load(path)
 
     def to(self, backend: str, device: Any = None) -> Net:
         """Move weights and buffers to another array library, or to another device; returns the net.

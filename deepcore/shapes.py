@@ -2,6 +2,7 @@
 
 A window has `kernel` positions along an axis, `dilation` apart; it moves by `stride` over an axis of
 `size` with `lo` zeros before it and `hi` behind it. A window thus spans dilation (kernel - 1) + 1.
+`who`: the layer, or its name, for messages.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def spatial_output(
     stride: Sequence[int],
     padding: Padding,
     dilation: Sequence[int],
-    who: str,
+    who: Any,
 ) -> tuple[int, ...]:
     """window_output of every spatial axis. Raises ShapeError if the kernel doesn't fit."""
     axes = zip(sizes, kernel, stride, padding, dilation, strict=True)
@@ -97,7 +98,7 @@ def conv_output_shape(
     padding: Padding,
     dilation: Sequence[int],
     groups: int = 1,
-    who: str = "conv",
+    who: Any = "conv",
 ) -> tuple[int, ...]:
     """X: (n, c, *sizes)   W: (f, c/groups, *kernel) -> (n, f, *out)
 
@@ -115,7 +116,7 @@ def pool_output_shape(
     kernel: Sequence[int],
     stride: Sequence[int],
     padding: Padding,
-    who: str = "pool",
+    who: Any = "pool",
 ) -> tuple[int, ...]:
     """X: (n, c, *sizes) -> (n, c, *out)
 

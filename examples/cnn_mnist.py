@@ -42,7 +42,7 @@ net.fit(
     y,
     epochs=options.epochs,
     batch_size=64,
-    optimizer=dc.optim.SGD(lr=0.05, momentum=0.9),
+    optimizer=dc.optim.SGD(lr=0.02, momentum=0.9),
     seed=options.seed,
     progress=True,
 )

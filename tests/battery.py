@@ -274,14 +274,15 @@ class Case:
     def weights(self) -> Arrays:
         """Path -> value of each weight: no zeros, ones or other numbers that would hide a fault."""
         random = np.random.default_rng(zlib.crc32(self.name.encode()))
-        shapes = {path: p.value.shape for path, p in find_parameters(self.make()).items()}
-        return {path: single(0.2 + 0.6 * random.standard_normal(shape)) for path, shape in shapes.items()}
+        return {
+            path: single(0.2 + 0.6 * random.standard_normal(W.shape))
+            for path, W in weights(self.make()).items()
+        }
 
     @functools.cached_property
     def tables(self) -> Arrays:
         """Weights and buffers by path, as the reference takes them."""
-        buffers = find_buffers(self.make()).items()
-        return self.weights | {path: np.asarray(f.buffer[name], np.float64) for path, (f, name) in buffers}
+        return self.weights | {path: np.asarray(b, np.float64) for path, b in buffers(self.make()).items()}
 
     def draw(self, n: int = 3, seed: int = 0) -> list[np.ndarray]:
         """Inputs of n samples: float64 numbers that float32 holds, or labels."""
@@ -308,11 +309,15 @@ class Case:
             dX = [self.gradient(self.tables, dY, *inputs)]
         else:
             dX = [
-                differences(lambda x, i=i: project(self.tables, [*inputs[:i], x, *inputs[i + 1 :]]), inputs[i])
+                differences(
+                    lambda x, i=i: project(self.tables, [*inputs[:i], x, *inputs[i + 1 :]]), inputs[i]
+                )
                 for i in self.differentiable
             ]
         dW = {
-            path: differences(lambda W, path=path: project(self.tables | {path: W}, inputs), self.weights[path])
+            path: differences(
+                lambda W, path=path: project(self.tables | {path: W}, inputs), self.weights[path]
+            )
             for path in self.weights
         }
         return dX, dW
@@ -346,6 +351,25 @@ class Case:
         """Whether it can stand behind itself."""
         xs = self.draw()
         return len(xs) == 1 and self.value(*xs).shape == xs[0].shape
+
+
+def weights(f: dc.Function) -> dict[str, Any]:
+    """Path -> weight, for any function."""
+    return _by_path(Net([f]).parameters())
+
+
+def gradients(f: dc.Function) -> dict[str, Any]:
+    """Path -> gradient, for each weight of any function that the last backward reached."""
+    return _by_path(Net([f]).gradients())
+
+
+def buffers(f: dc.Function) -> dict[str, Any]:
+    """Path -> buffer, for any function."""
+    return _by_path(Net([f]).buffers())
+
+
+def _by_path(table: dict[str, Any]) -> dict[str, Any]:
+    return {path.removeprefix("layers.0."): x for path, x in table.items()}
 
 
 def differences(g: Callable[[np.ndarray], float], x: np.ndarray, step: float = 1e-5) -> np.ndarray:
@@ -397,7 +421,6 @@ def tied() -> Sequential:
 _CE = dc.CrossEntropyLoss
 _PADS = ((2, 2), (1, 1))
 _EACH = (0.5, 2.0, 1.0, 0.25)  # weights of four classes
-_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 CASES = [
     # layers
@@ -484,10 +507,9 @@ CASES = [
     Case("Softmax 1-D", dc.Softmax, [unbatched(5)], lambda w, x: softmax(x), batched=False),
 
     # losses
-    *(Case(f"CrossEntropyLoss {dtype}", _CE, [normal(4), labels(4, dtype=dtype)],
-           lambda w, X, y: cross_entropy(X, y), mixes=True) for dtype in _INTEGERS),
-    *(Case(f"CrossEntropyLoss (n, 1) {dtype}", _CE, [normal(4), labels(4, 1, dtype=dtype)],
-           lambda w, X, y: cross_entropy(X, y), mixes=True) for dtype in _INTEGERS),
+    Case("CrossEntropyLoss", _CE, [normal(4), labels(4)], lambda w, X, y: cross_entropy(X, y), mixes=True),
+    Case("CrossEntropyLoss (n, 1) uint64", _CE, [normal(4), labels(4, 1, dtype="uint64")],
+         lambda w, X, y: cross_entropy(X, y), mixes=True),
     Case("CrossEntropyLoss confident", _CE, [row(25, 0, 1), row(1, 0, 0)],
          lambda w, X, y: cross_entropy(X, y), mixes=True),
     Case("CrossEntropyLoss probabilities", _CE, [normal(4), probabilities(4)],

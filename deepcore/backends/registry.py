@@ -6,6 +6,7 @@ A type is classified once, when it is first seen.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import threading
@@ -49,6 +50,7 @@ def get_backend(name: str) -> Backend:
         return _live[name]
 
 
+@functools.cache
 def _entry_points() -> dict[str, Any]:
     from importlib.metadata import entry_points  # 10 ms: only when a name isn't our own
 
@@ -140,8 +142,13 @@ def array_namespace(*arrays: Any) -> Any:
 
 def is_array(x: Any) -> bool:
     """Whether `x` is an array of a known library."""
+    return _is_array_type(type(x))
+
+
+@functools.cache
+def _is_array_type(kind: type) -> bool:
     try:
-        _BACKEND_OF_TYPE[type(x)]
+        backend_of_type(kind)
     except DTypeError:
         return False
     return True

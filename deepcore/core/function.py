@@ -114,7 +114,7 @@ class Function:
             self._last.record = record
         thread.running, thread.who = record, self
         try:
-            Y = self._forward(*inputs)
+            Y = self._forward(*record.inputs)
         except BaseException:
             if outer is None:
                 self._fail(thread)
@@ -273,9 +273,9 @@ class Function:
         shown = []
         for name, default in _constructor(type(self)).items():
             if default is _REQUIRED:
-                shown.append(repr(config[name]) if name in config else "...")
-            elif name in config and not _equal(config[name], default):
-                shown.append(f"{name}={config[name]!r}")
+                shown.append(repr(_brief(config[name])) if name in config else "...")
+            elif name in config and not _equal(_brief(config[name]), default):
+                shown.append(f"{name}={_brief(config[name])!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _who(self) -> str:
@@ -456,6 +456,13 @@ def _constructor(cls: type) -> dict[str, Any]:
         return {}
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     return {p.name: p.default for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def _brief(value: Any) -> Any:
+    """3 for (3, 3): one number for all axes, as it may be given."""
+    if isinstance(value, tuple) and len(value) > 1 and all(type(v) is int and v == value[0] for v in value):
+        return value[0]
+    return value
 
 
 def _equal(a: Any, b: Any) -> bool:

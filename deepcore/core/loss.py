@@ -7,6 +7,7 @@ from typing import Any
 from deepcore.backends.registry import array_namespace, backend_of, is_array
 from deepcore.backends.select import is_floating
 from deepcore.core.function import Function
+from deepcore.core.record import Record
 from deepcore.errors import DTypeError, MixedBackendError
 
 
@@ -30,21 +31,19 @@ class Loss(Function):
     array([4.])
     """
 
+    wants_floats = True
+
     def backward(self, *dY: Any) -> Any:
         """dL/dX. With an argument, that times dY: what a loss with reduction "none" needs."""
         dX = self.grad["X"]
         return dX * dY[0] if dY else dX
 
-    def __call__(self, *inputs: Any) -> Any:
-        """L = forward(X, Y), with floating targets in X's dtype.
-
-        Raises MixedBackendError if X and Y are arrays of two libraries: a call moves nothing.
-        """
-        if len(inputs) == 2:
-            X, Y = inputs
+    def _check_inputs(self, record: Record) -> None:
+        """Give floating targets X's dtype. Raises if X and Y are arrays of two libraries, or none."""
+        if len(record.inputs) == 2:
+            X, Y = record.inputs
             if type(Y) is not type(X) or (Y.dtype is not X.dtype and is_floating(Y)):
-                inputs = (X, self._fit_target(X, Y))
-        return super().__call__(*inputs)
+                record.inputs = (X, self._fit_target(X, Y))
 
     def _fit_target(self, X: Any, Y: Any) -> Any:
         """Y in X's dtype if it is floating."""
@@ -73,7 +72,7 @@ class Loss(Function):
         return y
 
     def _admit(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return inputs  # as _fit_target has made them
+        return inputs  # a loss has no weights whose dtype they should have
 
-    def _before_pass(self, record: Any, dY: Any) -> None:
+    def _before_pass(self, record: Record, dY: Any) -> None:
         """Any dY that broadcasts against dL/dX will do."""

@@ -249,11 +249,11 @@ def build(
     >>> build(describe(Sequential(Sequential())))
     Sequential(Sequential())
     """
-    facts = dict(description) if isinstance(description, dict) else {}
-    node = {key: facts.pop(key, None) for key in ("class", "config")}
+    facts = dict(description) if isinstance(description, dict) else {"": description}
+    node = {key: facts.pop(key) for key in ("class", "config") if key in facts}
     frozen, evaluation, ties = (facts.pop(fact, []) for fact in ("frozen", "evaluation", "ties"))
     if facts or not isinstance(ties, list):
-        raise CheckpointError("the architecture has unknown parts, or is none")
+        raise CheckpointError("the architecture has unknown parts")
     try:
         with drawing_from(Generator(0)):
             root = _Builder(arrays or {}, max_size).value(node)
@@ -262,8 +262,10 @@ def build(
     first_paths = _first_paths(root)
     frozen, evaluation = (set(_known_paths(paths, first_paths)) for paths in (frozen, evaluation))
     for path, f in first_paths.items():
-        f.trainable = path not in frozen
-        f.training = path not in evaluation
+        if f.trainable == (path in frozen):
+            f.trainable = path not in frozen
+        if f._training == (path in evaluation):
+            f.training = path not in evaluation
     _tie_weights(ties, first_paths)
     return root
 
@@ -357,21 +359,28 @@ def _size(argument: Any) -> int:
 
 def _make(cls: type, arguments: dict[str, Any]) -> Any:
     """cls(**arguments), where a *functions among them is a list. Raises CheckpointError if that fails."""
-    signature = _signature(cls)
-    named = {name: arguments[name] for name in signature.parameters if name in arguments}
-    other = {name: value for name, value in arguments.items() if name not in named}
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            named[name] = tuple(named.get(name, ()))
-        elif parameter.kind is parameter.VAR_KEYWORD:
-            named[name], other = other, {}
-    bound = inspect.BoundArguments(signature, OrderedDict(named))
     try:
-        return cls(*bound.args, **bound.kwargs, **other)
+        bound = _bind(_signature(cls), arguments)
+        return cls(*bound.args, **bound.kwargs)
     except (CheckpointError, RecursionError):
         raise
     except Exception as error:
         raise CheckpointError(f"can't make {cls.__name__} from {arguments!r:.200}: {error}") from error
+
+
+def _bind(signature: inspect.Signature, arguments: dict[str, Any]) -> inspect.BoundArguments:
+    """The arguments in their places. Raises TypeError for one that the signature doesn't have."""
+    other = {name: value for name, value in arguments.items() if name not in signature.parameters}
+    bound: OrderedDict[str, Any] = OrderedDict()
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            bound[name], other = other, {}
+        elif name in arguments:
+            several = parameter.kind is parameter.VAR_POSITIONAL
+            bound[name] = tuple(arguments[name]) if several else arguments[name]
+    if other:
+        raise TypeError(f"it takes no argument {', '.join(other)}")
+    return inspect.BoundArguments(signature, bound)
 
 
 def _known_paths(paths: Any, known: Mapping[str, Any]) -> list[str]:

@@ -254,12 +254,14 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
             _check_places(entries, size)
             checksums = _check_checksums(entries, metadata)
             arrays = {
-                entry.name: _read_tensor(file, start, entry, checksums.get(entry.name))
+                entry.name: _read_tensor(file, start, entry, checksums)
                 for entry in sorted(entries, key=_place)
             }
         except (CheckpointError, UnsupportedError) as error:
             error.inside(str(path))
             raise
+        except RecursionError:
+            raise CheckpointError(f"{path}, the header is nested too deeply") from None
     return {name: arrays[name] for name in header}, metadata
 
 
@@ -352,7 +354,7 @@ def _check_places(entries: list[_Entry], size: int) -> None:
         raise CheckpointError(f"the file {fault}: the arrays take {position:,} bytes, there are {size:,}")
 
 
-def _check_checksums(entries: list[_Entry], metadata: dict[str, str]) -> dict[str, str]:
+def _check_checksums(entries: list[_Entry], metadata: dict[str, str]) -> dict[str, Any]:
     """Verify the header's checksum; returns those of the arrays, none if the file has none."""
     present = {_CRC_OF_HEADER, _CRC_OF_TENSORS} & metadata.keys()
     if not present:
@@ -373,7 +375,7 @@ def _damaged(what: str) -> CheckpointError:
     )
 
 
-def _read_tensor(file: BufferedReader, start: int, entry: _Entry, checksum: str | None) -> np.ndarray:
+def _read_tensor(file: BufferedReader, start: int, entry: _Entry, checksums: dict[str, Any]) -> np.ndarray:
     """One array, in memory of its own."""
     dtype = _dtype(entry)
     x = np.empty(entry.shape, dtype)
@@ -381,7 +383,7 @@ def _read_tensor(file: BufferedReader, start: int, entry: _Entry, checksum: str 
     file.seek(start + entry.begin)
     if file.readinto(data) != len(data):
         raise CheckpointError(f"the file is cut short in array {entry.name!r:.80}")
-    if checksum is not None and _crc(data) != checksum:
+    if checksums and _crc(data) != checksums[entry.name]:
         raise _damaged(f"array {entry.name!r:.80}")
     if entry.code == "BOOL" and x.view(np.uint8).max(initial=0) > 1:
         raise CheckpointError(f"array {entry.name!r:.80} has a byte that is neither True nor False")

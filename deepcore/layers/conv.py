@@ -76,7 +76,7 @@ class Conv(Layer):
 
     def forward(self, X: Any) -> Any:
         W = self.weight["W"]
-        conv_output_shape(X.shape, W.shape, self.stride, self._pads, self.dilation, self.groups, repr(self))
+        conv_output_shape(X.shape, W.shape, self.stride, self._pads, self.dilation, self.groups, self)
         self.cache["X"] = X
         return conv.conv(X, W, self.weight.get("b"), self.stride, self._pads, self.dilation, self.groups)
 

@@ -70,7 +70,7 @@ class BatchNorm(Layer):
         m = math.prod(X.shape) // self.n_channels
         if m == 1:
             raise ShapeError(
-                f"{self._who()}: in training it needs more than one value per channel, got X: {tuple(X.shape)}; "
+                f"{self._who()}: training needs more than one value per channel, got X: {tuple(X.shape)}; "
                 "use a larger batch, or net.eval()"
             )
         Y, H, r, mean, var = norm.batch_norm(X, gamma, beta, self.epsilon)

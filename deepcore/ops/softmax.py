@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from deepcore.backends.registry import array_namespace
+from deepcore.backends.registry import array_namespace, backend_of
 from deepcore.ops.dispatch import op
 
 
@@ -44,7 +44,7 @@ def log_softmax(X: Any, axis: int = -1) -> Any:
     xp = array_namespace(X)
     rows = _rows(X, axis)
     D = rows - xp.max(rows, axis=-1, keepdims=True)
-    E = xp.where(_at_top(rows), 0, xp.exp(D))
+    E = xp.where(at_top(rows), 0, xp.exp(D))
     return _unrows(D - xp.log1p(xp.sum(E, axis=-1, keepdims=True)), X, axis)
 
 
@@ -57,21 +57,28 @@ def log_softmax_backward(dY: Any, Y: Any, axis: int = -1) -> Any:
     return _unrows(dP - xp.exp(_rows(Y, axis)) * total, Y, axis)
 
 
-def _at_top(rows: Any) -> Any:
+def at_top(rows: Any) -> Any:
     """True at the first largest entry of each row.   rows: (n, C)"""
     xp = array_namespace(rows)
     top = xp.argmax(rows, axis=-1, keepdims=True)
-    return xp.arange(rows.shape[-1], dtype=top.dtype, device=rows.device) == top
+    columns = xp.arange(rows.shape[-1], dtype=top.dtype, device=backend_of(rows).device(rows))
+    return columns == top
+
+
+def row_major(X: Any) -> Any:
+    """X row-major, because sums over a transposed array have other bits, and float16 as float32."""
+    xp = array_namespace(X)
+    if xp.finfo(X.dtype).bits < 32:
+        X = xp.astype(X, xp.float32)
+    return xp.reshape(xp.reshape(X, (math.prod(X.shape),)), X.shape)
 
 
 def _rows(X: Any, axis: int) -> Any:
-    """X as (n, C), row-major because sums over a transposed array have other bits; float16 as float32."""
+    """X as (n, C), with `axis` last."""
     xp = array_namespace(X)
-    X = xp.moveaxis(X, axis, -1)
-    if xp.finfo(X.dtype).bits < 32:
-        X = xp.astype(X, xp.float32)
+    X = row_major(xp.moveaxis(X, axis, -1))
     size, C = math.prod(X.shape), X.shape[-1]
-    return xp.reshape(xp.reshape(X, (size,)), (size // max(C, 1), C))
+    return xp.reshape(X, (size // max(C, 1), C))
 
 
 def _unrows(rows: Any, X: Any, axis: int) -> Any:
@@ -79,4 +86,4 @@ def _unrows(rows: Any, X: Any, axis: int) -> Any:
     xp = array_namespace(X)
     last = axis % X.ndim
     shape = (*X.shape[:last], *X.shape[last + 1 :], X.shape[last])
-    return xp.astype(xp.moveaxis(xp.reshape(rows, shape), -1, axis), X.dtype)
+    return xp.astype(xp.moveaxis(xp.reshape(rows, shape), -1, axis), X.dtype, copy=False)

@@ -33,7 +33,9 @@ class TestMissing:
     def test_a_slip_of_the_pen(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "mnist.npz").touch()
-        with pytest.raises(MissingDataError, match=r"no file or folder 'mnits.npz'; did you mean mnist.npz\?"):
+        with pytest.raises(
+            MissingDataError, match=r"no file or folder 'mnits.npz'; did you mean mnist.npz\?"
+        ):
             load("mnits.npz")
         with pytest.raises(MissingDataError, match=r"did you mean digits\?"):
             load("digit")
@@ -118,11 +120,17 @@ class TestArrays:
     @pytest.mark.parametrize(
         ("arrays", "text"),
         [
-            ({"data": np.eye(2), "target": np.arange(2)}, "wanted arrays X and y, or .*; it holds data, target"),
+            (
+                {"data": np.eye(2), "target": np.arange(2)},
+                "wanted arrays X and y, or .*; it holds data, target",
+            ),
             ({"X": np.eye(2), "y_train": np.arange(2)}, "it holds X, y_train"),
             ({}, "it holds nothing"),
             ({"X": np.eye(2), "y": np.arange(3)}, "for each of the 2 samples of X, got int64 of shape"),
-            ({"X": np.eye(2), "y": np.array([0.0, 1.0])}, "y must be a whole number or a word .* got float64"),
+            (
+                {"X": np.eye(2), "y": np.array([0.0, 1.0])},
+                "y must be a whole number or a word .* got float64",
+            ),
             ({"X": np.eye(2), "y": np.eye(2, dtype=int)}, r"y must be .* got int64 of shape \(2, 2\)"),
             ({"X": np.zeros((0, 2)), "y": np.zeros(0, int)}, r"not empty; got float64 of shape \(0, 2\)"),
             ({"X": np.zeros(3), "y": np.arange(3)}, r"of shape \(n, d\).* got float64 of shape \(3,\)"),
@@ -221,7 +229,9 @@ class TestFolder:
         paint("a/0.png", grey)
         paint("a/1.png", grey)
         folder = paint("b/0.png", grey.T)
-        with pytest.raises(DataError, match=r"0.png: is 4 x 3 pixels .* before it are 3 x 4; .* --size 3") as raised:
+        with pytest.raises(
+            DataError, match=r"0.png: is 4 x 3 pixels .* before it are 3 x 4; .* --size 3"
+        ) as raised:
             load(folder)
         assert str(raised.value).startswith(str(folder / "b" / "0.png"))
         assert load(folder, size=5).X.shape == (3, 1, 5, 5)
@@ -231,7 +241,9 @@ class TestFolder:
         folder = paint("a/0.png", grey)
         paint("b/0.png", grey)
         (folder / "b" / "list.txt").write_text("no image")
-        with pytest.raises(DataError, match=r"list.txt: cannot be read as an image \(its format is not known\)"):
+        with pytest.raises(
+            DataError, match=r"list.txt: cannot be read as an image \(its format is not known\)"
+        ):
             load(folder)
 
     def test_a_damaged_image(self, paint):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from deepcore.errors import ArgumentError, CheckpointError, DTypeError, Unsuppor
 from deepcore.io import safetensors
 from deepcore.io.safetensors import read, write
 
-DTYPES = "f8 f4 f2 i8 i4 i2 i1 u8 u4 u2 u1 ?".split()
+DTYPES = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?"]
 
 
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
@@ -91,7 +92,9 @@ def test_read_only_arrays_are_written_and_nan_payloads_kept(tmp_path):
     assert same(read(tmp_path / "a")[0], {"x": x})
 
 
-@pytest.mark.parametrize("name", ["", "../../etc/passwd", "a/b", "C:\\x", "x\0y", "ü 漢", '"}', "deepcore.crc32"])
+@pytest.mark.parametrize(
+    "name", ["", "../../etc/passwd", "a/b", "C:\\x", "x\0y", "ü 漢", '"}', "deepcore.crc32"]
+)
 def test_names_are_opaque(tmp_path, name):
     write(tmp_path / "a", {name: np.ones(2)})
     assert list(read(tmp_path / "a")[0]) == [name]
@@ -147,7 +150,7 @@ def test_an_unchanged_file_that_the_safetensors_library_wrote_anew_still_verifie
         arrays = {name: opened.get_tensor(name) for name in sample()}
     library.numpy.save_file(arrays, tmp_path / "b", metadata)
     assert same({name: read(tmp_path / "b")[0][name] for name in sample()}, sample())
-    library.numpy.save_file(arrays | {"step": arrays["step"] + 1}, tmp_path / "b", metadata)
+    library.numpy.save_file(arrays | {"step": np.array(8)}, tmp_path / "b", metadata)
     with pytest.raises(CheckpointError, match=r"'step' is damaged.*must drop 'deepcore\.header'"):
         read(tmp_path / "b")
 
@@ -208,7 +211,10 @@ MALFORMED = {
     "NaN": (file(b'{"x": NaN}'), "NaN is no JSON number"),
     "nested": (file(b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "no valid JSON"),
     "nested objects": (file(b'{"x":' * 100_000 + b"1" + b"}" * 100_000), "no valid JSON"),
-    "same name twice": (file(b'{"x": %s, "x": %s}' % ((json.dumps(entry()).encode(),) * 2), b"1234"), "twice"),
+    "same name twice": (
+        file(b'{"x": %s, "x": %s}' % ((json.dumps(entry()).encode(),) * 2), b"1234"),
+        "twice",
+    ),
     "same field twice": (
         file(b'{"x": {"dtype": "I32", "dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', b"1234"),
         "'dtype' stands there twice",
@@ -236,7 +242,10 @@ MALFORMED = {
     "shape with a string": (file({"x": entry(shape=["1"])}, b"1234"), "no valid shape"),
     "shape of 2**63": (file({"x": entry(shape=[2**63])}, b"1234"), "no valid shape"),
     "shape of 65 axes": (file({"x": entry(shape=[1] * 65)}, b"1234"), "no valid shape"),
-    "shape whose product wraps to 1": (file({"x": entry(shape=[2**62, 8, 1, 2**62])}, b"1234"), "what F32 of"),
+    "shape whose product wraps to 1": (
+        file({"x": entry(shape=[2**62, 8, 1, 2**62])}, b"1234"),
+        "what F32 of",
+    ),
     "shape whose product wraps to 0": (file({"x": entry(shape=[2**32, 2**32], end=0)}), "what F32 of"),
     "shape empty and too large": (file({"x": entry(shape=[0, 2**62, 2**62], end=0)}), "no array can have"),
     "shape too large for the bytes": (file({"x": entry(shape=[2])}, b"1234"), "4 bytes, which is not what"),
@@ -251,7 +260,10 @@ MALFORMED = {
     "data of 1 terabyte": (file({"x": entry("U8", [2**40], 0, 2**40)}, b"1234"), "cut short"),
     "overlap": (file({"x": entry(), "y": entry(begin=2, end=6)}, b"123456"), "overlaps"),
     "the same place twice": (file({"x": entry(), "y": entry()}, b"1234"), "overlaps"),
-    "empty array inside another": (file({"x": entry(), "y": entry(shape=[0], begin=2, end=2)}, b"1234"), "overlaps"),
+    "empty array inside another": (
+        file({"x": entry(), "y": entry(shape=[0], begin=2, end=2)}, b"1234"),
+        "overlaps",
+    ),
     "hole at the start": (file({"x": entry(begin=4, end=8)}, b"12345678"), "leaves a hole"),
     "hole in the middle": (file({"x": entry(), "y": entry(begin=8, end=12)}, b"1" * 12), "leaves a hole"),
     "trailing byte": (file({"x": entry()}, b"12345"), "belong to no array"),
@@ -283,11 +295,15 @@ def test_malformed_files(tmp_path, name):
     assert len(str(caught.value)) < 600
 
 
-@pytest.mark.parametrize("forged", ["{}", '{"x": "00000000", "y": "00000000"}', "[]", '{"x": null}', "no JSON"])
+@pytest.mark.parametrize(
+    "forged", ["{}", '{"x": "00000000", "y": "00000000"}', "[]", '{"x": null}', "no JSON"]
+)
 def test_forged_lists_of_checksums(tmp_path, forged):
     """Only a program could write them: the header's own checksum is right."""
     metadata = {"deepcore.crc32": forged}
-    metadata["deepcore.header"] = safetensors._crc_of_header([safetensors._Entry("x", "F32", (1,), 0, 4)], metadata)
+    metadata["deepcore.header"] = safetensors._crc_of_header(
+        [safetensors._Entry("x", "F32", (1,), 0, 4)], metadata
+    )
     (tmp_path / "a").write_bytes(file({"__metadata__": metadata, "x": entry()}, b"1234"))
     with pytest.raises(CheckpointError, match="checksum"):
         read(tmp_path / "a")
@@ -311,6 +327,14 @@ def test_a_key_many_times_among_many_is_fast(tmp_path):
     with pytest.raises(CheckpointError, match="'199999' stands there twice"):
         read(tmp_path / "a")
     assert time.perf_counter() - start < 5  # half a second on a machine that has nothing else to do
+
+
+def test_headers_nested_to_any_depth(tmp_path):
+    for depth in (10, *range(800, 1000, 7), 5_000):
+        header = b'{"x":{"dtype":"F32","shape":%s,"data_offsets":[0,4]}}' % (b"[" * depth + b"]" * depth)
+        (tmp_path / "a").write_bytes(file(header))
+        with pytest.raises(CheckpointError, match=r"no valid shape|nested too deeply|no valid JSON"):
+            read(tmp_path / "a")
 
 
 def test_a_missing_file_is_an_os_error(tmp_path):
@@ -405,7 +429,11 @@ def content(n):
 def child(code: str, path, **options):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD + code, str(path)], env=environment, stdout=subprocess.PIPE, text=True, **options
+        [sys.executable, "-c", CHILD + code, str(path)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        **options,
     )
 
 
@@ -565,3 +593,20 @@ def test_a_link_stays_a_link_and_a_private_file_private(tmp_path):
     assert same(read(target)[0], {"x": np.ones(2)})
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     assert os.listdir(tmp_path / "folder") == ["a"]
+
+
+# ---- memory
+
+
+def test_memory_is_bounded_by_the_files_size(tmp_path):
+    x = np.zeros((1_000, 1_000))
+    write(tmp_path / "a", {"x": x, "y": x[:10].T})
+    tracemalloc.start()
+    try:
+        read(tmp_path / "a")
+        assert tracemalloc.get_traced_memory()[1] < 1.1 * (tmp_path / "a").stat().st_size
+        tracemalloc.reset_peak()
+        write(tmp_path / "a", {"x": x})  # no copy of what is in order already
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()

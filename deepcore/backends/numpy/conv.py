@@ -87,10 +87,11 @@ def conv_dW(
 @quiet
 @float16_in_float32
 def channel_sum(dY: np.ndarray) -> np.ndarray:
-    """Over the places pairwise, as NumPy adds along the last axis, and over the images in float64."""
+    """In float64, first over the images: rows are added faster than short columns."""
     n, f, *out = dY.shape
-    sums = np.add.reduce(np.ascontiguousarray(dY).reshape(n, f, math.prod(out)), axis=2)
-    total = np.add.reduce(sums, axis=0, dtype=np.float64).astype(dY.dtype)
+    rows = np.ascontiguousarray(dY).reshape(n, f * math.prod(out))
+    sums = np.add.reduce(rows, axis=0, dtype=np.float64)
+    total = np.add.reduce(sums.reshape(f, math.prod(out)), axis=1).astype(dY.dtype)
     return total.reshape(1, f, *(1 for _ in out))
 
 

@@ -1,0 +1,462 @@
+"""Optimizers: torch's trajectories, settings by path, and the state that belongs to one net."""
+
+import copy
+import gc
+import pickle
+
+import numpy as np
+import pytest
+
+import deepcore as dc
+from deepcore import ArgumentError, CrossEntropyLoss, Linear, Net, Sequential, StateError, Tanh
+from deepcore.optim import SGD, Adam, AdamW
+
+STEPS = 50
+
+
+@pytest.fixture
+def torch():
+    """The judge of these trajectories, on one thread: at this size more of them only wait for each other."""
+    torch = pytest.importorskip("torch", reason="needs torch, whose formulas these are")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch
+    torch.set_num_threads(threads)
+
+
+def normal(*shape, seed=0, dtype="float64"):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def small_net(dtype="float64", seed=0):
+    dc.seed(seed)
+    return Net([Linear(5, 7, dtype=dtype), Tanh(), Linear(7, 3, dtype=dtype)], CrossEntropyLoss())
+
+
+def batch(step, dtype="float64"):
+    return normal(8, 5, seed=step, dtype=dtype), np.random.default_rng(step).integers(0, 3, 8)
+
+
+def one_pass(net, step=0):
+    X, y = batch(step)
+    net.loss(net(X), y)
+    net.backward()
+
+
+def train(net, optimizer, steps=STEPS, start=0):
+    for step in range(start, start + steps):
+        one_pass(net, step)
+        optimizer.step(net)
+    return net
+
+
+# ---- torch's trajectories
+
+RULES = [
+    ("SGD", {"lr": 0.1}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    ("SGD", {"lr": 0.1, "weight_decay": 0.05}),
+    ("SGD", {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.05}),
+    ("SGD", {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.05}),
+    ("Adam", {}),
+    ("Adam", {"lr": 0.02, "betas": (0.7, 0.95), "eps": 1e-3}),
+    ("Adam", {"lr": 0.02, "weight_decay": 0.1}),
+    ("AdamW", {}),
+    ("AdamW", {"lr": 0.02}),
+    ("AdamW", {"lr": 0.02, "weight_decay": 0.3, "betas": (0.8, 0.9), "eps": 1e-6}),
+]
+IDS = [f"{name} {', '.join(settings)}" for name, settings in RULES]
+
+
+def torch_weights(torch, net):
+    return {path: torch.tensor(W, requires_grad=True) for path, W in net.parameters().items()}
+
+
+def torch_step(torch, weights, optimizer, step, dtype):
+    X, y = batch(step, dtype)
+    W, b, V, c = weights.values()
+    optimizer.zero_grad()
+    out = torch.tanh(torch.tensor(X) @ W + b) @ V + c
+    torch.nn.functional.cross_entropy(out, torch.tensor(y)).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(("name", "settings"), RULES, ids=IDS)
+@pytest.mark.parametrize(("dtype", "atol"), [("float64", 1e-10), ("float32", 1e-5)])
+def test_fifty_steps_are_torchs(torch, name, settings, dtype, atol):
+    net = small_net(dtype)
+    weights = torch_weights(torch, net)
+    start = net.parameters()
+    theirs = getattr(torch.optim, name)(list(weights.values()), **settings)
+    ours = getattr(dc.optim, name)(**settings)
+    for step in range(STEPS):
+        one_pass(net, step)
+        ours.step(net)
+        torch_step(torch, weights, theirs, step, dtype)
+        for path, W in net.parameters().items():
+            np.testing.assert_allclose(W, weights[path].detach().numpy(), rtol=0, atol=atol)
+    assert ours.steps == STEPS
+    for path, W in net.parameters().items():
+        assert W.dtype == dtype
+        assert np.abs(W - start[path]).max() > 1e-3
+
+
+def test_settings_by_path_are_torchs_parameter_groups(torch):
+    net = small_net()
+    W, b, V, c = weights = list(torch_weights(torch, net).values())
+    groups = [
+        {"params": [W], "lr": 1e-2},
+        {"params": [b], "weight_decay": 0, "lr": 1e-2},
+        {"params": [V]},
+        {"params": [c], "weight_decay": 0},
+    ]
+    theirs = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.2)
+    ours = AdamW(1e-3, weight_decay=0.2, overrides={"*.b": {"weight_decay": 0}, "layers.0.*": {"lr": 1e-2}})
+    for step in range(STEPS):
+        one_pass(net, step)
+        ours.step(net)
+        torch_step(torch, dict(enumerate(weights)), theirs, step, "float64")
+    for mine, right in zip(net.parameters().values(), weights, strict=True):
+        np.testing.assert_allclose(mine, right.detach().numpy(), rtol=0, atol=1e-10)
+
+
+def test_clipped_gradients_are_torchs(torch):
+    net = small_net()
+    weights = torch_weights(torch, net)
+    theirs = torch.optim.SGD(list(weights.values()), lr=0.5)
+    X, y = batch(0)
+    W, b, V, c = weights.values()
+    for _ in range(5):
+        net.fit(X, y, batch_size=8, shuffle=False, clip_norm=0.1, optimizer=SGD(0.5))
+        theirs.zero_grad()
+        out = torch.tanh(torch.tensor(X) @ W + b) @ V + c
+        torch.nn.functional.cross_entropy(out, torch.tensor(y)).backward()
+        torch.nn.utils.clip_grad_norm_(list(weights.values()), 0.1)
+        theirs.step()
+    for path, mine in net.parameters().items():
+        np.testing.assert_allclose(mine, weights[path].detach().numpy(), rtol=0, atol=1e-10)
+
+
+def test_adam_stays_near_float64_over_five_hundred_steps():
+    """The row of NUMERICS: 500 steps in float32, at most 1e-5 from float64, given the same gradients."""
+
+    class Given(dc.Layer):
+        def __init__(self, dtype):
+            self.weight["W"] = normal(40, 30, seed=7).astype("float32").astype(dtype)
+
+        def forward(self, X):
+            return X
+
+        def backward(self, dY):
+            self.weight_update["W"] = dY
+            return dY
+
+    nets = {dtype: Net([Given(dtype)]) for dtype in ("float32", "float64")}
+    rules = {dtype: Adam() for dtype in nets}
+    for step in range(500):
+        dW = normal(40, 30, seed=step, dtype="float32")
+        for dtype, net in nets.items():
+            net(dW.astype(dtype))
+            net.backward(dW.astype(dtype))
+            rules[dtype].step(net)
+    W, right = (net.parameters()["layers.0.W"] for net in nets.values())
+    assert W.dtype == np.float32
+    assert np.abs(W - right).max() <= 1e-5
+
+
+# ---- settings
+
+
+def test_defaults_are_torchs():
+    assert SGD().settings == {"lr": 0.01, "momentum": 0, "nesterov": False, "weight_decay": 0}
+    assert Adam().settings == {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0}
+    assert AdamW().settings == {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
+
+
+@pytest.mark.parametrize("make", [SGD, Adam, AdamW])
+@pytest.mark.parametrize("lr", [-1e-3, float("nan"), float("inf"), np.float64("nan")], ids=str)
+def test_a_rate_that_is_none(make, lr):
+    with pytest.raises(ArgumentError, match="lr must be a finite number, zero or more, got"):
+        make(lr)
+    with pytest.raises(ArgumentError, match="lr must be"):
+        make(0.1, overrides={"*.b": {"lr": lr}})
+    optimizer = make(0.25)
+    with pytest.raises(ArgumentError, match="lr must be"):
+        optimizer.lr = lr
+    assert optimizer.lr == 0.25
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "message"),
+    [
+        (SGD, {"momentum": -0.1}, "SGD: momentum must be a finite number, 0 or more, got -0.1"),
+        (SGD, {"weight_decay": -1}, "SGD: weight_decay must be"),
+        (SGD, {"weight_decay": float("nan")}, "SGD: weight_decay must be"),
+        (SGD, {"nesterov": True}, "SGD: nesterov needs a momentum above 0"),
+        (Adam, {"betas": (0.9, 1.0)}, r"Adam: betas must be two numbers 0 <= beta < 1, got \(0.9, 1.0\)"),
+        (Adam, {"betas": (0.9,)}, "Adam: betas must be two numbers"),
+        (Adam, {"betas": (-0.1, 0.9)}, "Adam: betas must be two numbers"),
+        (Adam, {"eps": -1e-8}, "Adam: eps must be"),
+        (AdamW, {"weight_decay": float("inf")}, "AdamW: weight_decay must be"),
+    ],
+)
+def test_settings_out_of_range(make, settings, message):
+    with pytest.raises(ArgumentError, match=message):
+        make(**settings)
+    with pytest.raises(ArgumentError, match=message):
+        make(overrides={"*": settings})
+
+
+def test_an_override_of_a_setting_that_there_is_not():
+    with pytest.raises(
+        ArgumentError, match=r"SGD: overrides\['\*\.b'\] has no setting 'betas'; choose from lr"
+    ):
+        SGD(overrides={"*.b": {"betas": (0.9, 0.99)}})
+
+
+@pytest.mark.parametrize("make", [SGD, Adam, AdamW])
+def test_a_rate_of_zero_moves_nothing(make):
+    net = small_net()
+    before = net.parameters()
+    train(net, make(0.0), steps=3)
+    for path, W in net.parameters().items():
+        np.testing.assert_array_equal(W, before[path])
+
+
+def test_of_several_overrides_that_match_the_last_counts():
+    net = small_net()
+    before = net.parameters()
+    one_pass(net)
+    gradients = net.gradients()
+    SGD(1.0, overrides={"layers.2.*": {"lr": 0.5}, "*.b": {"lr": 0.25}, "layers.0.W": {"lr": 0}}).step(net)
+    rates = {"layers.0.W": 0, "layers.0.b": 0.25, "layers.2.W": 0.5, "layers.2.b": 0.25}
+    for path, W in net.parameters().items():
+        np.testing.assert_allclose(W, before[path] - rates[path] * gradients[path], rtol=1e-13)
+
+
+def test_overrides_reach_nested_paths():
+    dc.seed(0)
+    net = Net([Sequential(Linear(5, 5, dtype="float64"), Tanh())], CrossEntropyLoss())
+    before = net.parameters()
+    one_pass(net)
+    SGD(0.1, overrides={"layers.0.*": {"lr": 0}}).step(net)
+    for path, W in net.parameters().items():
+        np.testing.assert_array_equal(W, before[path])
+
+
+def test_the_rate_may_be_set_between_steps():
+    net = small_net()
+    optimizer = SGD(0.1)
+    train(net, optimizer, steps=1)
+    optimizer.lr = 0.0
+    before = net.parameters()
+    train(net, optimizer, steps=1)
+    assert all(np.array_equal(W, before[path]) for path, W in net.parameters().items())
+    assert optimizer.lr == 0 and optimizer.steps == 2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: SGD(number(0.1)),
+        lambda number: SGD(0.1, momentum=number(0.9), weight_decay=number(0.1)),
+        lambda number: Adam(number(0.1)),
+        lambda number: Adam(0.1, betas=(number(0.9), number(0.99)), eps=number(1e-8)),
+        lambda number: AdamW(0.1, weight_decay=number(0.1)),
+        lambda number: SGD(0.1, overrides={"*": {"lr": number(0.1)}}),
+    ],
+    ids=["SGD lr", "SGD", "Adam lr", "Adam", "AdamW", "overrides"],
+)
+def test_settings_of_any_number_type_widen_nothing(make):
+    """np.linspace and np.logspace give float64 numbers, which NumPy doesn't narrow to the weights' dtype."""
+    net = small_net("float32")
+    optimizer = make(np.float64)
+    train(net, optimizer, steps=3)
+    assert {str(W.dtype) for W in net.parameters().values()} == {"float32"}
+    for state in optimizer.state.values():
+        assert {str(x.dtype) for x in state.values() if hasattr(x, "dtype")} <= {"float32"}
+
+
+def test_repr():
+    assert repr(SGD(0.1, momentum=0.9)) == "SGD(lr=0.1, momentum=0.9, nesterov=False, weight_decay=0)"
+
+
+# ---- the state belongs to one net, by path
+
+
+def test_state_is_keyed_by_path():
+    net = small_net()
+    optimizer = train(net, Adam(), steps=3) and Adam()
+    train(net, optimizer, steps=3)
+    assert optimizer.state.keys() == net.parameters().keys()
+    for path, W in net.parameters().items():
+        state = optimizer.state[path]
+        assert state["step"] == 3
+        assert state["M"].shape == state["V"].shape == W.shape
+        assert state["M"].dtype == W.dtype
+
+
+def test_plain_descent_keeps_no_arrays():
+    net = small_net()
+    optimizer = SGD(0.1)
+    train(net, optimizer, steps=2)
+    assert all(set(state) == {"step"} for state in optimizer.state.values())
+
+
+def test_plain_descent_is_update_weights():
+    ours, by_hand = small_net(), small_net()
+    train(ours, SGD(0.1), steps=5)
+    for step in range(5):
+        one_pass(by_hand, step)
+        by_hand.update_weights(0.1)
+    for path, W in ours.parameters().items():
+        np.testing.assert_array_equal(W, by_hand.parameters()[path])
+
+
+def test_layers_that_come_later_start_with_their_own_bias_correction():
+    """Adam's first step is lr times the sign, whenever a weight joins."""
+    net = Net([Linear(3, 3, dtype="float64")])
+    optimizer = Adam(0.1)
+    for seed in range(4):
+        out = net(normal(4, 3, seed=seed))
+        net.backward(out)
+        optimizer.step(net)
+    late = Linear(3, 3, dtype="float64")
+    net.layers.append(late)
+    before = late.weight["W"]
+    net.backward(net(normal(4, 3)))
+    optimizer.step(net)
+    np.testing.assert_allclose(np.abs(late.weight["W"] - before), 0.1, rtol=1e-6)
+    assert optimizer.state["layers.1.W"]["step"] == 1
+    assert optimizer.state["layers.0.W"]["step"] == 5
+
+
+@pytest.mark.parametrize("make", [SGD, Adam, AdamW])
+def test_an_optimizer_binds_to_its_first_net(make):
+    first, second = small_net(), small_net(seed=1)
+    optimizer = make(0.1)
+    train(first, optimizer, steps=1)
+    one_pass(second)
+    before = second.parameters()
+    state = dict(optimizer.state)
+    with pytest.raises(StateError, match=f"{make.__name__} belongs to another net.*make a new optimizer"):
+        optimizer.step(second)
+    with pytest.raises(StateError, match="belongs to another net"):
+        second.fit(*batch(0), optimizer=optimizer)
+    assert all(second.parameters()[path] is W for path, W in before.items())
+    assert optimizer.steps == 1
+    assert all(optimizer.state[path] is value for path, value in state.items())
+    train(first, optimizer, steps=1)
+
+
+def test_an_optimizer_stays_bound_when_its_net_is_gone():
+    """`net = Net(...)` in a loop, with one optimizer outside it: the state is that of the net before."""
+    optimizer = Adam()
+    train(small_net(), optimizer, steps=1)
+    gc.collect()
+    net = small_net(seed=1)
+    one_pass(net)
+    with pytest.raises(StateError, match="belongs to another net"):
+        optimizer.step(net)
+
+
+def test_an_optimizer_does_not_keep_its_net_alive():
+    import weakref
+
+    net, optimizer = small_net(), Adam()
+    train(net, optimizer, steps=1)
+    ref = weakref.ref(net)
+    del net
+    gc.collect()
+    assert ref() is None
+
+
+def test_a_step_that_failed_binds_to_nothing():
+    optimizer = Adam()
+    with pytest.raises(StateError, match=r"net\.backward\(\) first"):
+        optimizer.step(small_net())
+    assert optimizer.steps == 0 and not optimizer.state
+    train(small_net(seed=1), optimizer, steps=1)
+
+
+def test_a_single_layer_may_be_trained():
+    f = Linear(3, 2, dtype="float64")
+    optimizer = Adam(0.1)
+    W = f.weight["W"]
+    f.backward(f(normal(4, 3)))
+    optimizer.step(f)
+    assert f.weight["W"] is not W
+    assert set(optimizer.state) == {"W", "b"}
+
+
+def test_a_step_writes_to_no_array_that_was_read():
+    """Neither weights nor gradients nor state: each step makes new ones."""
+    net, optimizer = small_net(), Adam(0.1)
+    train(net, optimizer, steps=1)
+    one_pass(net, 1)
+    seen = {**net.parameters(), **{f"d{path}": dW for path, dW in net.gradients().items()}}
+    seen |= {f"{path}.{k}": v for path, state in optimizer.state.items() for k, v in state.items()}
+    kept = copy.deepcopy(seen)
+    optimizer.step(net)
+    for name, value in seen.items():
+        np.testing.assert_array_equal(value, kept[name])
+
+
+# ---- copies
+
+
+def copies():
+    pickled = [pytest.param(lambda x: pickle.loads(pickle.dumps(x)), id="pickle")]
+    return [pytest.param(copy.deepcopy, id="deepcopy"), *pickled]
+
+
+@pytest.mark.parametrize("copied", copies())
+@pytest.mark.parametrize("make", [lambda: SGD(0.1, momentum=0.9), lambda: AdamW(0.01)], ids=["SGD", "AdamW"])
+def test_a_copied_optimizer_goes_on_with_a_copied_net(copied, make):
+    """Ten steps, a copy of both, and ten more are twenty steps, bit for bit."""
+    net, optimizer = small_net(), make()
+    train(net, optimizer, steps=10)
+    twin, other = copied(net), copied(optimizer)
+    assert other.settings == optimizer.settings and other.steps == 10
+    train(net, optimizer, steps=10, start=10)
+    assert other.steps == 10
+    train(twin, other, steps=10, start=10)
+    for path, W in net.parameters().items():
+        assert np.array_equal(W, twin.parameters()[path])
+    with pytest.raises(StateError, match="belongs to another net"):
+        one_pass(net)
+        other.step(net)  # the copy has its own net now
+
+
+def test_a_net_and_its_optimizer_in_one_pickle_stay_together():
+    net, optimizer = small_net(), Adam()
+    train(net, optimizer, steps=2)
+    twin, other = pickle.loads(pickle.dumps((net, optimizer)))
+    train(twin, other, steps=2)
+    assert other.steps == 4
+
+
+def test_overrides_survive_a_pickle():
+    optimizer = AdamW(1e-3, overrides={"*.b": {"weight_decay": 0}})
+    twin = pickle.loads(pickle.dumps(optimizer))
+    assert twin.settings_of("layers.0.b")["weight_decay"] == 0
+    assert twin.settings_of("layers.0.W")["weight_decay"] == 0.01
+
+
+def test_the_state_follows_a_net_that_moves():
+    pytest.importorskip("array_api_strict", reason="needs array-api-strict")
+    stays, moves = small_net(), small_net()
+    rules = Adam(0.1), Adam(0.1)
+    for net, rule in zip((stays, moves), rules, strict=True):
+        train(net, rule, steps=3)
+    one_pass(stays)
+    moves.to("array_api_strict", device="device1")
+    X, y = (dc.to_backend(x, "array_api_strict", device="device1") for x in batch(0))
+    moves.loss(moves(X), y)
+    moves.backward()
+    for net, rule in zip((stays, moves), rules, strict=True):
+        rule.step(net)
+    assert dc.backend_of(rules[1].state["layers.0.W"]["M"]).name == "array_api_strict"
+    for path, W in stays.parameters().items():
+        np.testing.assert_allclose(dc.to_numpy(moves.parameters()[path]), W, rtol=0, atol=1e-12)
