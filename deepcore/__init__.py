@@ -40,12 +40,7 @@ from deepcore.errors import (
 )
 from deepcore.io.architecture import register
 from deepcore.io.state import load
-from deepcore.layers.conv import Conv2D
-from deepcore.layers.dropout import Dropout
-from deepcore.layers.linear import Linear
-from deepcore.layers.norm import BatchNorm2D
-from deepcore.layers.pool import MaxPool2D
-from deepcore.layers.shape import Flatten
+from deepcore.layers import BatchNorm2D, Conv2D, Dropout, Flatten, Linear, MaxPool2D
 from deepcore.losses import CrossEntropyLoss, MeanSquareLoss, MSELoss
 from deepcore.net import Net
 from deepcore.train.callbacks import Callback, History

@@ -9,6 +9,8 @@ from deepcore.core.function import Function
 from deepcore.errors import ShapeError
 from deepcore.ops import activation, softmax
 
+__all__ = ["LeakyReLU", "ReLU", "Sigmoid", "Softmax", "Tanh"]
+
 
 class ReLU(Function):
     """Y = max(X, 0).   dX = dY where X > 0, else 0.
@@ -48,7 +50,7 @@ class LeakyReLU(Function):
 
     def __init__(self, alpha: float = 0.01):
         super().__init__()
-        self.alpha = alpha
+        self.alpha = float(alpha)  # a NumPy float64 would widen the arrays it meets
 
     def forward(self, X: Any) -> Any:
         return activation.leaky_relu(X, self.alpha)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import deepcore as dc
-from deepcore import BatchNorm2D, Conv2D, CrossEntropyLoss, Flatten, Function, Linear, MaxPool2D, Net, ReLU
+from deepcore import BatchNorm2D, Conv2D, CrossEntropyLoss, Flatten, Linear, MaxPool2D, Net, ReLU
 from deepcore.data.prepare import column_scale, scale_images, split
 from deepcore.data.sets import DataSet, load
 from deepcore.errors import ArgumentError, DeepcoreError, UnsupportedError
@@ -82,7 +82,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--backend", metavar="NAME", help="array library (default: $DEEPCORE_BACKEND, or numpy)")
     add("--epochs", type=_count, metavar="N", help="passes over the data (default: 100, for images 5)")
-    add("--lr", type=_rate, default=0.1, metavar="R", help="learning rate (default: 0.1; momentum is 0.9)")
+    add(
+        "--lr",
+        type=_rate,
+        metavar="R",
+        help="learning rate (default: 0.05, for the ring 0.1; momentum is 0.9)",
+    )
     add("--batch-size", type=_count, default=32, metavar="N", help="samples a step (default: 32)")
     add("--seed", type=_seed, default=0, metavar="N", help="of all that is random (default: 0)")
     add("--size", type=_count, metavar="N", help="resize the images of a FOLDER to N x N pixels")
@@ -129,6 +134,8 @@ def _train(arguments: argparse.Namespace) -> None:
         picture = _picture_path(arguments, data.X)
         _check_folder("--save", arguments.save)
         _check_folder("--picture", picture)
+        arguments.epochs = arguments.epochs or (5 if data.X.ndim == 4 else 100)
+        arguments.lr = arguments.lr or (0.1 if arguments.data == "ring" else 0.05)
         parts = _parts(data, arguments)
         dc.seed(arguments.seed)
         started = time.perf_counter()
@@ -173,15 +180,15 @@ def _trained(parts: _Parts, classes: int, arguments: argparse.Namespace) -> tupl
     mean, std = column_scale(parts.X)
     layers = _perceptron(len(mean), 64, classes)
     net = _fit(layers, parts.map(lambda X: (X - mean) / std), arguments)
-    _absorb(layers[0], mean, std)
+    _absorb(layers[0].weight, mean, std)
     return net, parts.map(lambda X: X.astype("float32"))
 
 
-def _perceptron(features: int, hidden: int, classes: int) -> list[Function]:
+def _perceptron(features: int, hidden: int, classes: int) -> list[Any]:
     return [Linear(features, hidden), ReLU(), Linear(hidden, classes)]
 
 
-def _convolutional(shape: tuple[int, ...], classes: int) -> list[Function]:
+def _convolutional(shape: tuple[int, ...], classes: int) -> list[Any]:
     c, h, w = shape
     if min(h, w) < 4:
         raise ArgumentError(f"images must have 4 x 4 pixels or more, which are halved twice; got {h} x {w}")
@@ -192,13 +199,13 @@ def _convolutional(shape: tuple[int, ...], classes: int) -> list[Function]:
     ]
 
 
-def _fit(layers: list[Function], parts: _Parts, arguments: argparse.Namespace) -> Net:
+def _fit(layers: list[Any], parts: _Parts, arguments: argparse.Namespace) -> Net:
     net = Net(layers, CrossEntropyLoss())
     X, y, X_test, y_test = parts
     course = net.fit(
         X,
         y,
-        epochs=arguments.epochs or (5 if X.ndim == 4 else 100),
+        epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         optimizer=dc.optim.SGD(arguments.lr, momentum=_MOMENTUM),
         validation_data=None if X_test is None else (X_test, y_test),
@@ -212,11 +219,11 @@ def _fit(layers: list[Function], parts: _Parts, arguments: argparse.Namespace) -
     return net
 
 
-def _absorb(layer: Linear, mean: np.ndarray, std: np.ndarray) -> None:
-    """Make a layer that was trained on (X - mean) / std take X itself: the saved net needs no other file."""
-    W, b = (dc.to_numpy(layer.weight[name]).astype("float64") for name in ("W", "b"))
-    layer.weight["W"] = dc.asarray((W / std[:, None]).astype("float32"))
-    layer.weight["b"] = dc.asarray((b - mean / std @ W).astype("float32"))
+def _absorb(weight: dict[str, Any], mean: np.ndarray, std: np.ndarray) -> None:
+    """Let a Linear layer trained on (X - mean) / std take X itself, so that the saved net needs no more."""
+    W, b = (dc.to_numpy(weight[name]).astype("float64") for name in ("W", "b"))
+    weight["W"] = dc.asarray((W / std[:, None]).astype("float32"))
+    weight["b"] = dc.asarray((b - mean / std @ W).astype("float32"))
 
 
 # ---- what comes of it

@@ -12,6 +12,8 @@ from deepcore.core.record import CURRENT
 from deepcore.errors import ArgumentError, DTypeError, LabelError, ShapeError
 from deepcore.ops import labels, loss
 
+__all__ = ["CrossEntropyLoss", "MSELoss", "MeanSquareLoss"]
+
 _REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -92,18 +94,18 @@ class CrossEntropyLoss(_Reduced):
                 f"CrossEntropyLoss: label_smoothing must be 0 <= s <= 1, got {label_smoothing}"
             )
         self.ignore_index = ignore_index
-        self.label_smoothing = label_smoothing
+        self.label_smoothing = float(label_smoothing)
         if weight is not None:
             self.buffer["weight"] = asarray(weight)
 
-    def config(self) -> dict[str, Any]:
-        return super().config() | {"weight": self.buffer.get("weight")}
+    def _config(self) -> dict[str, Any]:
+        return super()._config() | {"weight": self.buffer.get("weight")}
 
     def forward(self, X: Any, y: Any) -> Any:
         self._check_output(X)
         targets = self._targets(X, y)
-        L, dX = self._loss_of_rows(_rows(X), targets, gradient=self.recording)
-        if self.recording:
+        L, dX = self._loss_of_rows(_rows(X), targets, gradient=self._recording)
+        if self._recording:
             self.cache["dX"] = _unrows(dX, X.shape)
         return array_namespace(X).reshape(L, (X.shape[0], *X.shape[2:])) if self.reduction == "none" else L
 
@@ -216,8 +218,8 @@ class MeanSquareLoss(_Reduced):
     def forward(self, X: Any, Y: Any) -> Any:
         self._check_output(X)
         self._check_pair(X, Y)
-        L, dX = loss.mean_square(X, Y, per=self._per, reduction=self.reduction, gradient=self.recording)
-        if self.recording:
+        L, dX = loss.mean_square(X, Y, per=self._per, reduction=self.reduction, gradient=self._recording)
+        if self._recording:
             self.cache["dX"] = dX
         return L
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from deepcore.backends.registry import backend_of
-from deepcore.backends.select import put
+from deepcore.backends.select import put, quiet
 from deepcore.core.function import Function
 from deepcore.core.layer import check_rate
 from deepcore.core.parameters import Changes, Parameter, new_weights
@@ -28,12 +28,12 @@ class Optimizer:
     """
 
     def __init__(self, *, overrides: dict[str, dict[str, Any]] | None = None, **settings: Any):
-        self.settings = settings
-        self.overrides = dict(overrides or {})
+        self.settings = _plain(settings)
+        self.overrides = {pattern: _plain(changed) for pattern, changed in (overrides or {}).items()}
         self.state: dict[str, dict[str, Any]] = {}
         self.progress = {"steps": 0}
         self._net: weakref.ref[Function] | None = None
-        self._check(settings)
+        self._check(self.settings)
         for pattern, changed in self.overrides.items():
             unknown = sorted(set(changed) - set(settings))
             if unknown:
@@ -41,7 +41,7 @@ class Optimizer:
                     f"{type(self).__name__}: overrides[{pattern!r}] has no setting {unknown[0]!r}; "
                     f"choose from {', '.join(settings)}"
                 )
-            self._check(settings | changed)
+            self._check(self.settings | changed)
 
     def _check(self, settings: dict[str, Any]) -> None:
         """Raise ArgumentError for a setting out of its range."""
@@ -55,8 +55,7 @@ class Optimizer:
 
     @lr.setter
     def lr(self, rate: float) -> None:
-        check_rate(rate)
-        self.settings["lr"] = rate
+        self.settings["lr"] = check_rate(rate)
 
     @property
     def steps(self) -> int:
@@ -83,7 +82,8 @@ class Optimizer:
         def move(parameter: Parameter, dW: Any) -> Any:
             return self._move(parameter, dW if scale is None else dW * scale, new_state)
 
-        changes = new_weights(net, move)
+        with quiet():
+            changes = new_weights(net, move, self.lr)
         changes.set(self.state, new_state)
         changes.set(self.progress, {"steps": self.steps + 1})
         self._net = weakref.ref(net)
@@ -225,6 +225,18 @@ def _check_range(optimizer: Optimizer, settings: dict[str, Any], name: str, low:
         raise ArgumentError(
             f"{type(optimizer).__name__}: {name} must be a finite number, {low} or more, got {settings[name]}"
         )
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings as Python numbers: a NumPy float64 would widen the arrays that it meets."""
+    return {
+        name: tuple(map(float, value)) if isinstance(value, tuple | list) else _plain_number(value)
+        for name, value in settings.items()
+    }
+
+
+def _plain_number(value: Any) -> Any:
+    return value if type(value) in (bool, int) else float(value)
 
 
 def _beside(W: Any, value: Any) -> Any:

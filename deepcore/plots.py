@@ -100,12 +100,12 @@ def draw_boundary(
     return "\n".join([*lines, *_caption(low, high, names, bool(wrong.any()))])
 
 
-def history(history: Any, path: str | os.PathLike[str] | None = None) -> Any:
-    """Draw what `fit` returned, the loss and each metric over the epochs; returns matplotlib's Figure.
+def history(course: Any, path: str | os.PathLike[str] | None = None) -> Any:
+    """Draw the History that `fit` returned, a panel for each number; returns matplotlib's Figure.
 
     Raises UnsupportedError without matplotlib.
     """
-    numbers = history.history
+    numbers = course.history
     names = [name for name in numbers if not name.startswith("val_")]
     if not names:
         raise ArgumentError("history: there is nothing to draw; train for an epoch first")
@@ -134,6 +134,7 @@ def _judge(net: Any, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray
         raise ShapeError(
             f"a boundary is drawn in the plane: X must be (n, 2) and y (n,), got {X.shape} and {y.shape}"
         )
+    X, y = X.astype("float64"), y.astype("int64")
     return X, y, to_numpy(net.predict(X)).argmax(axis=1) != y
 
 

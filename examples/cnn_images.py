@@ -1,6 +1,6 @@
 """Your own images: a folder with a folder of images for each class, and a small convolutional net.
 
-    python examples/cnn_images.py path/to/folder
+Run it: python examples/cnn_images.py path/to/folder
 """
 
 import argparse

@@ -1,7 +1,6 @@
 """Handwritten digits: a small convolutional net, one pass over MNIST's 60,000 images.
 
-    python examples/cnn_mnist.py path/to/mnist.npz
-
+Run it: python examples/cnn_mnist.py path/to/mnist.npz
 The file holds x_train, y_train, x_test and y_test, as Keras' copy does.
 """
 

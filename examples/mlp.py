@@ -1,6 +1,6 @@
 """A disc inside a ring: the smallest net that parts them, trained by a loop that hides nothing.
 
-    python examples/mlp.py
+Run it: python examples/mlp.py
 """
 
 import argparse

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import inspect
 import pickle
 import sys
@@ -15,9 +14,11 @@ import numpy as np
 import pytest
 
 import deepcore as dc
-from tests.backends import ALL, NUMPY, params
 from tests.battery import (
     CASES,
+    EACH_LIBRARY,
+    NUMPY,
+    PLACES,
     Difference,
     Product,
     Scale,
@@ -25,6 +26,7 @@ from tests.battery import (
     buffers,
     differences,
     gradients,
+    params,
     single,
     weights,
 )
@@ -117,7 +119,7 @@ def test_no_two_cases_have_one_name():
 
 
 def test_every_place_can_be_told_apart():
-    assert len({place.name for place in ALL}) == len(ALL)
+    assert len({place.name for place in PLACES}) == len(PLACES)
 
 
 # ---- values and gradients
@@ -144,11 +146,11 @@ def test_values_and_gradients_are_the_references(case, place, dtype):
     assert all(place.holds(W) and place.back(W).dtype == dtype for W in tables(f).values())
 
 
-@pytest.mark.parametrize("case, place", params(SMOOTH, [place for place in ALL if place.float64]))
+@pytest.mark.parametrize("case, place", params(SMOOTH, [p for p in PLACES if p.float64 and p.writeable]))
 def test_gradcheck(case, place):
     f = case.build(place)
     before = {path: bits(W) for path, W in tables(f).items()}
-    assert dc.gradcheck(f, *put(place, case.draw())) is True
+    assert dc.gradcheck(f, *put(place, case.draw(2))) is True
     assert {path: bits(W) for path, W in tables(f).items()} == before
 
 
@@ -246,7 +248,7 @@ def repeated_number(x):
 LAYOUTS = [strided, backwards, fortran, channels_last, repeated_samples, repeated_number]
 
 
-@cases()
+@cases(omit=lambda case: case.own)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
 def test_every_memory_layout_gives_the_bits_of_the_c_copy(case, layout):
     host = put(NUMPY, case.draw(40))
@@ -336,7 +338,7 @@ def test_twice_in_one_net(case):
 
 
 @pytest.mark.parametrize("case, place", params([case for case in CASES if not case.is_loss and len(case.inputs) == 1],
-                                               [place for place in ALL if place.float64]))  # fmt: skip
+                                               [place for place in PLACES if place.float64]))  # fmt: skip
 def test_called_twice_by_a_container_of_the_users_own(case, place):
     shared = case.build(place, "float64")
     first, second = case.build(place, "float64"), case.build(place, "float64")
@@ -540,7 +542,9 @@ def test_a_nan_stays_in_its_own_sample(case):
 @pytest.mark.parametrize("size", [1e38, 3e38])
 def test_no_numpy_warning_about_overflow_of_finite_input(case, size):
     f = case.build()
-    inputs = [x * np.float32(size / 4) if x.dtype.kind == "f" else x for x in put(NUMPY, case.draw())]
+    inputs = put(NUMPY, case.draw())
+    for i in case.differentiable:
+        inputs[i] *= np.float32(size) / np.abs(inputs[i]).max()
     assert all(np.isfinite(x).all() for x in inputs)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         Y = f(*inputs)
@@ -608,24 +612,21 @@ def test_a_second_backward_forgets_the_first_and_accumulate_adds(case, place):
 def test_inference_keeps_nothing(case):
     f = case.build()
     with dc.inference():
-        f(*put(NUMPY, case.draw()))  # fills what is filled once
-    inputs = put(NUMPY, case.draw(2000 if case.batched else 3))
+        f(*put(NUMPY, case.draw(2000)))  # fills what is filled once, such as tables of this shape
+    inputs = put(NUMPY, case.draw(2000, seed=1))
     size = sum(x.nbytes for x in inputs)
     watched = [weakref.ref(x) for x in inputs]
-    gc.collect()
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
         with dc.inference():
             Y = f(*inputs)
         del Y
-        gc.collect()
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
     assert grown < max(size // 8, 4096), f"{grown} bytes kept, of {size} bytes of input"
     del inputs
-    gc.collect()
     assert not any(ref() is not None for ref in watched)
     with pytest.raises(dc.StateError):
         f.backward(np.ones(1, "float32"))
@@ -641,7 +642,7 @@ def test_inference_gives_the_outputs_of_evaluation(case):
     with dc.inference():
         Y = f(*inputs)
     assert {path: bits(W) for path, W in tables(f).items()} == before
-    for g in [f, *(g for _, g in f.children())]:
+    for g in [f, *(g for _, g in f._children())]:
         g.training = False
     assert bits(f(*inputs)) == bits(Y)
 

@@ -189,6 +189,13 @@ class TestArrays:
         assert code == 0 and out.endswith("decision boundary: plane.png\n")
         assert (here / "plane.png").exists()
 
+    def test_whole_numbers_are_drawn_too(self, train, without):
+        without("matplotlib", "matplotlib.figure")
+        y = np.arange(60) % 2
+        np.savez("set.npz", X=np.stack([7 * y, np.arange(60)], axis=1).astype("uint8"), y=y)
+        code, out, _ = train("--data", "set.npz", "--epochs", 30)
+        assert code == 0 and accuracy(out) == 100 and "regions and samples: 0 '.' o, 1 ' ' x" in out
+
     def test_images(self, train):
         rng = np.random.default_rng(0)
         y = rng.integers(0, 2, 200)

@@ -23,6 +23,19 @@ class Backend:
     def __init__(self) -> None:
         self.xp: Any = importlib.import_module(self.namespace)
 
+    def __eq__(self, other: object) -> bool:
+        """A backend equals its own name, so that `backend_of(x) == "numpy"` reads as it should."""
+        return self is other or (isinstance(other, str) and other in (self.name, *self.aliases))
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"<backend {self.name}>"
+
     @classmethod
     def why_unusable(cls) -> str | None:
         """The reason and the remedy if this library cannot be used here, else None."""
@@ -52,6 +65,10 @@ class Backend:
     def device(self, x: Any) -> Any:
         """Where `x` lives, in the form that `asarray(device=)` takes."""
         return x.device
+
+    def memory_owner(self, x: Any) -> Any:
+        """The object whose memory `x` lies in: `x` itself, unless it is known to be a view."""
+        return x
 
     def share_memory(self, a: Any, b: Any) -> bool:
         """Whether `a` and `b` are different arrays over the same memory, as far as can be told."""

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
+
 from deepcore.backends.base import Backend
 from deepcore.backends.registry import backend_names, backend_of, get_backend, is_array
 from deepcore.errors import BackendFallbackWarning, BackendUnavailable, DTypeError
@@ -198,6 +200,11 @@ def to_backend(x: Any, name: str, device: Any = None) -> Any:
     Raises BackendUnavailable with the reason and the remedy.
     """
     return put(x, _resolve(name), device=device)
+
+
+def quiet() -> contextlib.AbstractContextManager[Any]:
+    """Inside a with-block, NumPy doesn't warn of overflow: the inf in the result says it."""
+    return np.errstate(over="ignore")
 
 
 def synchronize() -> None:

@@ -32,6 +32,10 @@ def chain_backward(functions: Sequence[Function], dY: tuple[Any, ...]) -> Any:
 
 def check_functions(who: str, functions: Sequence[Any]) -> None:
     """Raise DTypeError unless all are Functions."""
+    if not isinstance(functions, list | tuple):
+        raise DTypeError(
+            f"{who}: must be a list, and each of its items must be a Function or a Layer; got {functions!r}"
+        )
     for index, f in enumerate(functions):
         if not isinstance(f, Function):
             hint = "; make an instance of it" if isinstance(f, type) else ""
@@ -42,14 +46,12 @@ class _Branched(Function):
     """Several Functions side by side, or in a row; their paths are their numbers."""
 
     functions: tuple[Function, ...]
+    _unnamed = "functions"
 
     def __init__(self, *functions: Function):
         super().__init__()
         check_functions(type(self).__name__, functions)
         self.functions = functions
-
-    def children(self) -> Sequence[tuple[str, Function]]:
-        return [(str(index), f) for index, f in enumerate(self.functions)]
 
     def __iter__(self) -> Iterator[Function]:
         return iter(self.functions)

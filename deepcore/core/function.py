@@ -6,11 +6,11 @@ import copy
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from deepcore.backends.registry import array_namespace, backend_of, is_array
-from deepcore.backends.select import dtype_name, is_floating
+from deepcore.backends.select import dtype_name, is_floating, quiet
 from deepcore.core.record import CURRENT, LastCall, Record, run_unrecorded
 from deepcore.errors import DTypeError, MixedBackendError, ShapeError, StateError, UnsupportedError
 
@@ -48,7 +48,9 @@ class Function:
     _last: LastCall
     _structure: _Structure | None = None
     _training: bool = True
+    _unnamed: str | None = None  # the attribute whose items have bare numbers for paths: "0", not "f.0"
     weight: Any = None  # a Layer's: dict name -> array
+    _has_weights: bool = False  # whether `weight` and `weight_update` are a Layer's
     buffer: dict[str, Any]  # arrays kept with the weights, but not trained
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
@@ -60,14 +62,12 @@ class Function:
 
     def __init__(self) -> None: ...
 
-    _forward: Callable[..., Any]  # forward as it was written: what a call runs
-
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        if "forward" in cls.__dict__:
-            cls._forward = cls.forward
+        # also those that come from a base class that is no Function
+        if not hasattr(cls.forward, "_finds_record"):
             cls.forward = _unrecorded_when_direct(cls.forward)
-        if "backward" in cls.__dict__:
+        if not hasattr(cls.backward, "_finds_record"):
             cls.backward = _with_record(cls.backward)
 
     # ---- what a subclass writes
@@ -106,7 +106,7 @@ class Function:
         if outer is None:
             inputs = self._admit(inputs)
         record = Record(inputs)
-        if self.weight or self.wants_floats:
+        if self._has_weights or self.wants_floats:
             self._check_inputs(record)
         if thread.records:
             if outer is not None:
@@ -114,17 +114,19 @@ class Function:
             self._last.record = record
         thread.running, thread.who = record, self
         try:
-            Y = self._forward(*record.inputs)
+            if outer is None:
+                with quiet():
+                    Y = record.output = self.forward(*record.inputs)
+            else:
+                Y = self.forward(*record.inputs)
         except BaseException:
             if outer is None:
                 self._fail(thread)
             raise
         finally:
             thread.running, thread.who = outer, who
-        if outer is None:
-            record.output = Y
-            if thread.staged and thread.commits:
-                thread.staged.commit()
+        if thread.staged and outer is None and thread.commits:
+            thread.staged.commit()
         return Y
 
     def _fail(self, thread: Any) -> None:
@@ -144,7 +146,7 @@ class Function:
         X = inputs[0] if inputs else None
         if len(inputs) == 1 and type(X) is type(W) and X.dtype is W.dtype:  # nearly always
             return inputs
-        return tuple(None if x is None else self._cast(x, W) for x in inputs)
+        return tuple(x if x is None and i else self._cast(x, W) for i, x in enumerate(inputs))
 
     def _cast(self, X: Any, W: Any) -> Any:
         if not is_array(X):
@@ -162,18 +164,38 @@ class Function:
 
     def _check_inputs(self, record: Record) -> None:
         """Raise DTypeError if this Function wants floating inputs and they are not."""
-        for X in record.inputs:
-            if X is not None and not (is_array(X) and is_floating(X)):
+        for i, X in enumerate(record.inputs):
+            if not (is_array(X) and is_floating(X)) and not (X is None and i):  # a later input may be None
                 raise wants_floats(self, X)
 
-    def _before_pass(self, record: Record, dY: tuple[Any, ...]) -> None:
-        """Whether an outermost backward can go on; raises before anything has changed."""
+    def _fit_gradient(
+        self, record: Record, dY: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of an outermost backward, in the dtype of the output that they belong to.
+
+        Raises, before anything has changed, if they are no arrays of the output's shape and library.
+        """
         Y = record.output
-        if dY and is_array(Y) and tuple(dY[0].shape) != tuple(Y.shape):
+        if not is_array(Y):  # several outputs: each has its own shape
+            Y = None
+        fitted = tuple(self._fit_one_gradient(Y, d) for d in dY)
+        return fitted, {name: self._fit_one_gradient(Y, d) for name, d in named.items()}
+
+    def _fit_one_gradient(self, Y: Any, dY: Any) -> Any:
+        if not is_array(dY):
+            raise DTypeError(
+                f"{self._who()}.backward: the gradient must be an array, got {type(dY).__name__}; "
+                "convert it with deepcore.asarray(dY)"
+            )
+        if Y is None:
+            return dY
+        if tuple(dY.shape) != tuple(Y.shape):
             raise ShapeError(
                 f"{self._who()}.backward: dY must have the shape of the output, {tuple(Y.shape)}, "
-                f"got {tuple(dY[0].shape)}"
+                f"got {tuple(dY.shape)}"
             )
+        xp = array_namespace(Y, dY)
+        return xp.astype(dY, Y.dtype) if is_floating(Y) and dY.dtype != Y.dtype else dY
 
     # ---- records
 
@@ -208,19 +230,23 @@ class Function:
         Raises StateError if the weights have changed since that call: the two would not match.
         """
         record = self._record
+        if self._has_weights and not _same_arrays(record.weights, self._weights.values()):
+            raise StateError(
+                f"{self._who()}: the weights were updated after the last call, "
+                "so its local gradients are gone; read grad before the update, or call f(X) again"
+            )
         if record.grad is None:
-            if self.weight and not _same_arrays(record.weights, self.weight.values()):
-                raise StateError(
-                    f"{self._who()}: the weights were updated after the last call, "
-                    "so its local gradients are gone; read grad before the update, or call f(X) again"
-                )
             record.grad = self.local_grad(*record.inputs)
         return record.grad
 
     @property
-    def recording(self) -> bool:
+    def _recording(self) -> bool:
         """Whether the call that runs will be differentiated: False inside predict and inference()."""
         return CURRENT.thread.records
+
+    def _add(self, backward: Callable[..., Any], dY: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Run backward, and add the gradients of this Function's own weights to those it already has."""
+        return backward(self, *dY, **named)
 
     # ---- modes and buffers
 
@@ -233,17 +259,17 @@ class Function:
     def training(self, value: bool) -> None:
         self._training = bool(value)
 
-    def stage(self, **buffers: Any) -> None:
+    def _stage(self, **buffers: Any) -> None:
         """New values for `self.buffer`, which become current when the outermost call has succeeded."""
         CURRENT.thread.staged.setdefault(self, {}).update(buffers)
 
-    def staged(self, name: str) -> Any:
+    def _staged(self, name: str) -> Any:
         """The newest value of a buffer: staged earlier in this call, else current."""
         return CURRENT.thread.staged.get(self, self.buffer).get(name, self.buffer[name])
 
     # ---- structure
 
-    def children(self) -> Sequence[tuple[str, Function]]:
+    def _children(self) -> Sequence[tuple[str, Function]]:
         """The Functions directly inside this one, each with its path, such as "shortcut" or "layers.0".
 
         They are found among the attributes, and in lists, tuples and dicts that are attributes. What was
@@ -256,7 +282,7 @@ class Function:
         return structure.children
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, Function | list | tuple | dict):
+        if name != "weight_update":
             self.__dict__["_structure"] = None
         super().__setattr__(name, value)
 
@@ -264,12 +290,12 @@ class Function:
         self.__dict__["_structure"] = None
         super().__delattr__(name)
 
-    def config(self) -> dict[str, Any]:
+    def _config(self) -> dict[str, Any]:
         """The constructor's arguments, read from the attributes of the same names (as scikit-learn does)."""
         return {name: getattr(self, name) for name in _constructor(type(self)) if hasattr(self, name)}
 
     def __repr__(self) -> str:
-        config = self.config()
+        config = self._config()
         shown = []
         for name, default in _constructor(type(self)).items():
             if default is _REQUIRED:
@@ -283,18 +309,29 @@ class Function:
         text = repr(self)
         return text if len(text) <= 60 else f"{type(self).__name__}(...)"
 
+    @property
+    def _weights(self) -> dict[str, Any]:
+        """A Layer's weights by name; no other Function has any."""
+        return {}
+
     # ---- copies: weights, buffers and settings, never records
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle carries weights as NumPy arrays, so that a net of a GPU opens where there is none."""
-        W = first_weight(self)
-        if W is None or backend_of(W).name == "numpy":
-            return super().__reduce_ex__(protocol)
+        if all(backend_of(x) == "numpy" for x in self._arrays()):
+            return super().__reduce_ex__(max(protocol, 2))  # older ones don't call __new__
         from deepcore.core.move import move  # it knows all about Functions
 
         clone = copy.deepcopy(self)
         move(clone, "numpy")
         return clone.__reduce_ex__(protocol)
+
+    def _arrays(self) -> Iterator[Any]:
+        """Every weight and buffer at or below this Function; a shared one several times."""
+        yield from self._weights.values()
+        yield from self.buffer.values()
+        for _, child in self._children():
+            yield from child._arrays()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in _NEVER_COPIED}
@@ -313,29 +350,29 @@ _REQUIRED = inspect.Parameter.empty
 
 
 class _Structure:
-    """The children of a Function, and the lists they were found in."""
+    """The children of a Function, and the lists and dicts they were found in, each as it was."""
 
-    __slots__ = ("children", "lists")
+    __slots__ = ("children", "tables")
 
     def __init__(self, f: Function):
         self.children: list[tuple[str, Function]] = []
-        self.lists: list[tuple[list[Any] | dict[Any, Any], tuple[Any, ...]]] = []  # each as it was
+        self.tables: list[tuple[list[Any] | dict[Any, Any], tuple[Any, ...]]] = []
         for name, value in f.__dict__.items():
-            if isinstance(value, Function):
-                self.children.append((name, value))
-            elif isinstance(value, list | tuple):
-                self._add(name, enumerate(value))
-            elif isinstance(value, dict) and name not in _ARRAY_TABLES:
-                self._add(name, value.items())
-            if isinstance(value, list) or (isinstance(value, dict) and name not in _ARRAY_TABLES):
-                self.lists.append((value, tuple(_items(value))))
+            if name not in _ARRAY_TABLES:
+                self._add("" if name == f._unnamed else name, value)
 
-    def _add(self, name: str, items: Iterable[tuple[Any, Any]]) -> None:
-        self.children += [(f"{name}.{key}", item) for key, item in items if isinstance(item, Function)]
+    def _add(self, path: str, value: Any) -> None:
+        if isinstance(value, Function):
+            self.children.append((path, value))
+        elif isinstance(value, list | tuple | dict):
+            if not isinstance(value, tuple):
+                self.tables.append((value, tuple(_items(value))))
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                self._add(f"{path}.{key}" if path else f"{key}", item)
 
     def holds(self) -> bool:
-        """Whether the lists still hold the very same things."""
-        for value, before in self.lists:
+        """Whether the tables still hold the very same things."""
+        for value, before in self.tables:
             if len(value) != len(before) or not all(map(operator.is_, _items(value), before)):
                 return False
         return True
@@ -354,19 +391,26 @@ def _with_record(backward: Callable[..., Any]) -> Callable[..., Any]:
         outer, who = thread.running, thread.who
         if who is self:  # super().backward(dY), inside a backward that has found its record
             return backward(self, *dY, **named)
-        dY = (*dY, *named.values())
         record = self._last.record if outer is None else outer.take(self)
         if record is None or record.undone:
             raise _nothing_to_undo(self, record, outer)
         if outer is None:
-            self._before_pass(record, dY)
+            dY, named = self._fit_gradient(record, dY, named)
             if not accumulate:
                 forget_gradients(self)
         thread.running, thread.who = record, self
-        self._last.record = record
         try:
-            again = self.weight and self.weight_update  # a second call of the layer in this pass
-            dX = self._add_gradients(backward, dY) if again else backward(self, *dY)
+            if outer is None:
+                with quiet():
+                    dX = backward(self, *dY, **named) if not accumulate else self._add(backward, dY, named)
+            elif self._has_weights and self.weight_update:  # a second call of the layer in this pass
+                dX = self._add(backward, dY, named)
+            else:
+                dX = backward(self, *dY, **named)
+        except BaseException:
+            if outer is None:  # half of the gradients are no gradients
+                forget_gradients(self)
+            raise
         finally:
             thread.running, thread.who = outer, who
         record.undone = True
@@ -374,6 +418,7 @@ def _with_record(backward: Callable[..., Any]) -> Callable[..., Any]:
             self._last.record = None
         return dX
 
+    wrapped._finds_record = True  # type: ignore[attr-defined]
     return wrapped
 
 
@@ -389,9 +434,11 @@ def _unrecorded_when_direct(forward: Callable[..., Any]) -> Callable[..., Any]:
             inputs = self._admit(inputs)
         return run_unrecorded(self, functools.partial(forward, self), inputs)
 
+    wrapped._finds_record = True  # type: ignore[attr-defined]
     return wrapped
 
 
+Function.forward = _unrecorded_when_direct(Function.forward)  # type: ignore[method-assign]
 Function.backward = _with_record(Function.backward)  # type: ignore[method-assign]
 
 
@@ -426,18 +473,17 @@ def _nothing_to_undo(function: Function, record: Record | None, outer: Record | 
 
 def forget_gradients(root: Function) -> None:
     """Drop the weight gradients of every Layer at or below `root`."""
-    if root.weight is not None:
+    if root._has_weights:
         root.__dict__["weight_update"] = {}  # a new dict: the caller may have kept the old one
-    for _, child in root.children():
+    for _, child in root._children():
         forget_gradients(child)
 
 
 def first_weight(root: Function) -> Any:
     """The first weight at or below `root`, or None: it tells where a net lives, and its dtype."""
-    if root.weight:
-        for W in root.weight.values():
-            return W
-    for _, child in root.children():
+    for W in root._weights.values():
+        return W
+    for _, child in root._children():
         W = first_weight(child)
         if W is not None:
             return W
@@ -462,7 +508,13 @@ def _brief(value: Any) -> Any:
     """3 for (3, 3): one number for all axes, as it may be given."""
     if isinstance(value, tuple) and len(value) > 1 and all(type(v) is int and v == value[0] for v in value):
         return value[0]
-    return value
+    return _Brief(f"<{dtype_name(value)} {tuple(value.shape)}>") if is_array(value) else value
+
+
+class _Brief(str):
+    """A text that is its own repr."""
+
+    __repr__ = str.__str__
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -38,12 +39,17 @@ class Layer(Function):
 
     weight: dict[str, Any]
     weight_update: dict[str, Any]
+    _has_weights = True
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> Any:
         self = super().__new__(cls, *arguments, **keywords)
         self.weight = {}
         self.weight_update = {}
         return self
+
+    @property
+    def _weights(self) -> dict[str, Any]:
+        return self.weight
 
     def _init_weights(self, *arguments: Any, **keywords: Any) -> None:
         """Make the weights; for constructors to call."""
@@ -63,8 +69,6 @@ class Layer(Function):
 
     def _check_weight(self, W: Any, X: Any) -> None:
         """Raise if X and W, which are not obviously alike, do not fit together."""
-        if X is None:
-            return
         if not (is_array(X) and is_floating(X)):
             if self.wants_floats:
                 raise wants_floats(self, X)
@@ -81,12 +85,11 @@ class Layer(Function):
                 "make every layer of a net with one dtype"
             )
 
-    def _add_gradients(self, backward: Callable[..., Any], dY: tuple[Any, ...]) -> Any:
-        """Run backward, and add the gradients it gives to those that the layer already has."""
+    def _add(self, backward: Callable[..., Any], dY: tuple[Any, ...], named: dict[str, Any]) -> Any:
         earlier = self.weight_update
         self.weight_update = {}
         try:
-            dX = backward(self, *dY)
+            dX = backward(self, *dY, **named)
         except BaseException:
             self.weight_update = earlier
             raise
@@ -104,7 +107,12 @@ def descend(weight: dict[str, Any], gradient: dict[str, Any], lr: float) -> dict
     return {name: weight[name] - lr * dW for name, dW in gradient.items()}
 
 
-def check_rate(lr: Any) -> None:
-    """Raise ArgumentError unless the learning rate is a finite number, zero or more."""
-    if not 0 <= lr < float("inf"):
-        raise ArgumentError(f"lr must be a finite number, zero or more, got {lr}")
+def check_rate(lr: Any) -> float:
+    """The learning rate as a Python number, which widens no array; ArgumentError unless 0 <= lr < inf."""
+    try:
+        rate = float(lr)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not 0 <= rate < math.inf:
+        raise ArgumentError(f"lr must be a finite number, zero or more, got {lr!r}")
+    return rate

@@ -74,5 +74,5 @@ class Loss(Function):
     def _admit(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return inputs  # a loss has no weights whose dtype they should have
 
-    def _before_pass(self, record: Record, dY: Any) -> None:
-        """Any dY that broadcasts against dL/dX will do."""
+    def _fit_gradient(self, record: Record, dY: Any, named: Any) -> Any:
+        return dY, named  # whatever broadcasts against dL/dX will do

@@ -17,10 +17,10 @@ def move(root: Function, backend: str, device: Any = None) -> None:
     moved: dict[int, Any] = {}  # by id(array): sound, since the layers hold the arrays meanwhile
     changes = Changes()
     for f in functions(root):
-        for table in (f.weight, f.buffer):
+        for table in (f._weights, f.buffer):
             if table:
                 changes.set(table, {name: _move_once(W, backend, device, moved) for name, W in table.items()})
-        if f.weight:
+        if f._weights:
             changes.set(vars(f), {"weight_update": {}})
     changes.commit()
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from deepcore.backends.select import quiet
 from deepcore.core.containers import chain_backward, chain_forward, check_functions
 from deepcore.core.function import Function
-from deepcore.core.layer import Layer, check_rate
+from deepcore.core.layer import check_rate
 from deepcore.core.loss import Loss
 from deepcore.core.parameters import find_buffers, find_parameters, functions, new_weights
 from deepcore.core.record import CURRENT, Record, run_inside
@@ -24,12 +25,11 @@ class Composition(Function):
 
     def __init__(self, layers: Sequence[Function], loss: Loss | None = None):
         super().__init__()
-        layers = list(layers)
         check_functions(f"{type(self).__name__}(layers=)", layers)
         if loss is not None and not isinstance(loss, Loss):
             hint = "; make an instance of it" if isinstance(loss, type) else ""
             raise DTypeError(f"{type(self).__name__}(loss=): must be a Loss or None, got {loss!r}{hint}")
-        self.layers = layers
+        self.layers = list(layers)
         self.loss_fn = loss
 
     def forward(self, *inputs: Any) -> Any:
@@ -54,36 +54,35 @@ class Composition(Function):
         record.loss_taken = True
         return value
 
-    def backward(self, dY: Any = None, *, accumulate: bool = False) -> Any:
+    def backward(self, dY: Any = None, *more: Any, accumulate: bool = False) -> Any:
         """dL/dX, leaving every layer its weight gradients in `weight_update`.
 
-        dY: the gradient of the output, if it does not come from this net's own loss.
+        dY: the gradient of the output, if it does not come from this net's own loss; one for each output.
         accumulate: add to the gradients of earlier passes instead of forgetting them. (Every backward
         takes it: whoever finds the record sees to it.)
         Raises StateError before forward, before loss, and for a second time.
         """
         if dY is None:
-            dY = self._loss_gradient()
-        return chain_backward(self.layers, dY if type(dY) is tuple else (dY,))
+            assert self.loss_fn is not None
+            dY = self.loss_fn.backward()
+        return chain_backward(self.layers, (dY, *more))
 
-    def _loss_gradient(self) -> Any:
-        assert self.loss_fn is not None
-        return self.loss_fn.backward()
-
-    def _before_pass(self, record: Record, dY: tuple[Any, ...]) -> None:
-        if dY and dY[0] is not None:
-            super()._before_pass(record, dY)
-        elif self.loss_fn is None:
+    def _fit_gradient(self, record: Record, dY: Any, named: Any) -> Any:
+        gradients = [d for d in (*dY, *named.values()) if d is not None]
+        if gradients:
+            return super()._fit_gradient(record, tuple(gradients), {})
+        if self.loss_fn is None:
             raise StateError(
                 "net.backward: this net has no loss; pass the gradient of its output: backward(dY)"
             )
-        elif not record.loss_taken:
+        if not record.loss_taken:
             raise StateError(
                 "net.backward: the last loss was not that of the output of the last net(X) in this thread; "
                 "call out = net(X), then net.loss(out, y) with that very array, then net.backward()"
             )
+        return (), {}
 
-    def config(self) -> dict[str, Any]:
+    def _config(self) -> dict[str, Any]:
         return {"layers": self.layers, "loss": self.loss_fn}
 
     # ---- weights
@@ -94,13 +93,9 @@ class Composition(Function):
         W <- W - lr dL/dW, all weights at once. Layers that override `_update_weights` use their own rule.
         Raises ArgumentError if lr is negative or not finite, StateError before backward.
         """
-        check_rate(lr)
-        changes = new_weights(
-            self,
-            lambda parameter, dW: parameter.value - lr * dW,
-            own_rule=lambda layer: _updated_by_own_rule(layer, lr),
-        )
-        changes.commit()
+        lr = check_rate(lr)
+        with quiet():
+            new_weights(self, lambda parameter, dW: parameter.value - lr * dW, lr).commit()
 
     def parameters(self) -> dict[str, Any]:
         """Path -> weight, such as {"layers.0.W": ...}. A weight that layers share comes once."""
@@ -126,14 +121,3 @@ class Composition(Function):
     def eval(self) -> Composition:
         """Set evaluation mode in every Function of the net; returns the net. Gradients still work."""
         return self.train(False)
-
-
-def _updated_by_own_rule(layer: Layer, lr: float) -> dict[str, Any]:
-    """The weights as the layer's own _update_weights leaves them; the layer's are not touched."""
-    live = layer.weight
-    layer.weight = dict(live)
-    try:
-        layer._update_weights(lr)
-        return layer.weight
-    finally:
-        layer.weight = live

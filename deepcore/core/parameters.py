@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
-from deepcore.backends.registry import backend_of
+from deepcore.backends.registry import array_namespace, backend_of
 from deepcore.core.function import Function
 from deepcore.core.layer import Layer
 from deepcore.core.record import commit
-from deepcore.errors import StateError
+from deepcore.errors import ShapeError, StateError
 
 
 class Parameter:
@@ -40,7 +41,7 @@ def walk(root: Function, path: str = "", trainable: bool = True) -> list[tuple[s
     """
     trainable = trainable and root.trainable
     found = [(path, root, trainable)]
-    for name, child in root.children():
+    for name, child in root._children():
         found += walk(child, f"{path}.{name}" if path else name, trainable)
     return found
 
@@ -59,28 +60,35 @@ def find_parameters(root: Function) -> dict[str, Parameter]:
     of_array: dict[int, Parameter] = {}  # by id(array): sound, since the layers hold the arrays meanwhile
     visited = set()
     for path, f, trainable in walk(root):
-        if not f.weight or f in visited:
-            continue
-        visited.add(f)
-        for name, W in f.weight.items():
+        for name, W in f._weights.items():
             parameter = of_array.get(id(W))
             if parameter is None:
                 full = f"{path}.{name}" if path else name
+                if full in found:
+                    raise StateError(f"two weights have the path {full}; give one of them another name")
                 found[full] = of_array[id(W)] = parameter = Parameter(full, W, trainable)
-            parameter.places.append((f, name))  # type: ignore[arg-type]
-            parameter.trainable = parameter.trainable and trainable
-    _refuse_views(list(found.values()))
+            elif not trainable:
+                parameter.trainable = False
+            if f not in visited:
+                parameter.places.append((f, name))  # type: ignore[arg-type]
+        visited.add(f)
+    _refuse_views([p for p in found.values() if getattr(p.value, "base", None) is not None], found)
     return found
 
 
-def _refuse_views(parameters: list[Parameter]) -> None:
-    """Raise StateError if two parameters overlap in memory, as W and W.T do."""
-    views = [p for p in parameters if getattr(p.value, "base", None) is not None]  # NumPy's and CuPy's
-    for view in views:
-        for other in parameters:
-            if other is not view and backend_of(view.value).share_memory(view.value, other.value):
+def _refuse_views(views: list[Parameter], parameters: dict[str, Parameter]) -> None:
+    """Raise StateError if a weight that is a view overlaps another weight in memory, as W and W.T do."""
+    if not views:
+        return
+    neighbours: dict[int, list[Parameter]] = {}  # by the id of what owns the memory, which they hold
+    for parameter in parameters.values():
+        owner = backend_of(parameter.value).memory_owner(parameter.value)
+        neighbours.setdefault(id(owner), []).append(parameter)
+    for group in neighbours.values():
+        for a, b in itertools.combinations(group, 2):
+            if backend_of(a.value).share_memory(a.value, b.value):
                 raise StateError(
-                    f"weights {other.path} and {view.path} are two views of one memory (a transposed tie?); "
+                    f"weights {a.path} and {b.path} are two views of one memory (a transposed tie?); "
                     "the first update would part them. Share the very same array, or write a Layer that "
                     "transposes the shared weight in its forward"
                 )
@@ -120,38 +128,64 @@ class Changes:
         commit(self.live, self.new)
 
 
-def new_weights(
-    root: Function,
-    rule: Callable[[Parameter, Any], Any],
-    own_rule: Callable[[Layer], dict[str, Any]] | None = None,
-) -> Changes:
+def new_weights(root: Function, rule: Callable[[Parameter, Any], Any], lr: float) -> Changes:
     """rule(parameter, gradient) -> new array, for each trainable weight that the last pass reached.
 
-    own_rule(layer) -> new arrays by name, for a layer that overrides `_update_weights`.
-    Raises StateError, before any rule has run, if there is no gradient at all.
+    A layer that overrides `_update_weights` uses that instead, with the learning rate lr.
+    Raises StateError, before any rule has run, if there is no gradient at all, ShapeError if one has not
+    its weight's shape.
     """
     parameters = find_parameters(root)
     changes = Changes()
-    own: dict[Layer, None] = {}
+    own: dict[Layer, dict[str, Parameter]] = {}
     reached = False
     for parameter in parameters.values():
         dW = parameter.gradient()
         if dW is None:
             continue
         reached = True
-        layer = parameter.places[0][0]
         if not parameter.trainable:
             continue
-        if own_rule is not None and type(layer)._update_weights is not Layer._update_weights:
-            own[layer] = None
-        else:
+        W = parameter.value
+        if dW.shape != W.shape or dW.dtype is not W.dtype:
+            dW = _fit(parameter, dW)
+        layer, name = parameter.places[0]
+        if type(layer)._update_weights is Layer._update_weights:
             changes.set_parameter(parameter, rule(parameter, dW))
+        else:
+            own.setdefault(layer, {})[name] = parameter
     if parameters and not reached:
         raise StateError(
             "there are no gradients to update the weights with; call out = net(X), net.loss(out, y) "
             "and net.backward() first"
         )
-    if own_rule is not None:
-        for layer in own:
-            changes.set(layer.weight, own_rule(layer))
+    for layer, its_parameters in own.items():
+        for name, W in _by_own_rule(layer, its_parameters, lr).items():
+            if name in its_parameters:
+                changes.set_parameter(its_parameters[name], W)
+            else:
+                changes.set(layer.weight, {name: W})
     return changes
+
+
+def _fit(parameter: Parameter, dW: Any) -> Any:
+    """A gradient in the dtype of its weight. Raises ShapeError if it has another shape."""
+    W = parameter.value
+    if tuple(dW.shape) != tuple(W.shape):
+        raise ShapeError(
+            f"{parameter.path}: the gradient must have the weight's shape {tuple(W.shape)}, "
+            f"got {tuple(dW.shape)}; the layer's backward must sum it over the batch"
+        )
+    return dW if dW.dtype == W.dtype else array_namespace(dW).astype(dW, W.dtype)
+
+
+def _by_own_rule(layer: Layer, parameters: dict[str, Parameter], lr: float) -> dict[str, Any]:
+    """The weights as the layer's own _update_weights leaves them; the layer itself is not touched."""
+    live = layer.weight, layer.weight_update
+    layer.weight = dict(live[0])
+    layer.weight_update = live[1] | {name: parameter.gradient() for name, parameter in parameters.items()}
+    try:
+        layer._update_weights(lr)
+        return layer.weight
+    finally:
+        layer.weight, layer.weight_update = live

@@ -191,7 +191,7 @@ def _shape_text(X: Any) -> str:
 def _places(f: Function, path: str = "", depth: int = -1) -> list[tuple[str, Function, int]]:
     """Every Function at or below f: its path, itself, and how deep it stands; 0 for the parts of a net."""
     found = [(path, f, depth)]
-    for name, child in f.children():
+    for name, child in f._children():
         found += _places(child, f"{path}.{name}" if path else name, depth + 1)
     return found
 
@@ -206,21 +206,21 @@ def _rows(net: Function, outputs: list[list[str]], parameters: dict[str, Paramet
         output = shapes[min(times[f], len(shapes) - 1)] if shapes else "-"
         note, trainable, frozen = f"again {first.get(f)}", 0, 0
         if f not in first:
-            own = {name: of_array[id(W)] for name, W in (f.weight or {}).items()}
+            own = {name: of_array[id(W)] for name, W in f._weights.items()}
             note = ", ".join(f"{name} is {p.path}" for name, p in own.items() if p.places[0] != (f, name))
             counted = [p for name, p in own.items() if p.places[0] == (f, name)]
             trainable = sum(math.prod(p.value.shape) for p in counted if p.trainable)
             frozen = sum(math.prod(p.value.shape) for p in counted if not p.trainable)
         first.setdefault(f, path)
         times[f] += 1
-        if depth >= 0 or f.weight or not f.children():
+        if depth >= 0 or f._weights or not f._children():
             rows.append(Row(path, max(depth, 0), _layer_text(f), output, trainable, frozen, note))
     return rows
 
 
 def _layer_text(f: Function) -> str:
     """The layer with its arguments; a container by its name, for its parts have rows of their own."""
-    text = type(f).__name__ if f.children() else " ".join(repr(f).split())
+    text = type(f).__name__ if f._children() else " ".join(repr(f).split())
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."
 
 

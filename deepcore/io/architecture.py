@@ -10,6 +10,7 @@ weights of a loss) is the path of a weight or buffer, which is saved beside it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import math
@@ -208,7 +209,7 @@ _INITIALISERS: dict[str, type] = {
 
 def _arguments(f: Function) -> dict[str, Any]:
     """The constructor's arguments by name; those of *functions are a list, under that name."""
-    config, found, missing = f.config(), {}, []
+    config, found, missing = f._config(), {}, []
     parameters = _signature(type(f)).parameters
     for name, parameter in parameters.items():
         if parameter.kind is parameter.VAR_POSITIONAL:
@@ -227,7 +228,8 @@ def _arguments(f: Function) -> dict[str, Any]:
     return found
 
 
-def _signature(cls: type[Function]) -> inspect.Signature:
+@functools.cache
+def _signature(cls: type) -> inspect.Signature:
     """The arguments of the constructor, without self."""
     return inspect.Signature(list(inspect.signature(cls.__init__).parameters.values())[1:])
 
@@ -279,6 +281,7 @@ class _Builder:
         self.max_size = max_size
         self.claimed = 0
         self.done: list[Function] = []
+        self.places: dict[Function, int] = {}
 
     def value(self, x: Any) -> Any:
         match x:
@@ -318,15 +321,23 @@ class _Builder:
             )
         arguments = {key: self.value(item) for key, item in config.items()}
         f = self.layer(cls, arguments) if issubclass(cls, Layer) and _is_own(cls) else _make(cls, arguments)
+        if self.count_places(f) > _MOST:
+            raise CheckpointError("the architecture repeats its parts without end")
         self.done.append(f)
         return f
+
+    def count_places(self, f: Function) -> int:
+        """How many paths lead to f and its parts: 2**50, if each of 50 parts holds another one twice."""
+        if f not in self.places:
+            self.places[f] = 1 + sum(self.count_places(child) for _, child in f._children())
+        return self.places[f]
 
     def layer(self, cls: type[Layer], arguments: dict[str, Any]) -> Function:
         """A layer of deepcore's own: it draws and allocates nothing that will be loaded anyway."""
         init = _signature(cls).parameters.get("init")
         if init is None:  # a norm: vectors, as long as the largest of its arguments
             self.claimed += max(map(_size, arguments.values()), default=0)
-            self.check_size(self.claimed - _SLACK)
+            self.check_size(self.claimed - _MOST)
             return _make(cls, arguments)
         layer = _make(cls, arguments | {"init": self.blank})
         layer.init = arguments.get("init", init.default)
@@ -343,7 +354,7 @@ class _Builder:
             raise CheckpointError(f"a layer wants {size:,} numbers, and the file has {self.max_size:,}")
 
 
-_SLACK = 2**20  # numbers: for arguments of norms that are no sizes
+_MOST = 2**20  # paths of a net; also, numbers among the arguments of norms that are no sizes
 _DTYPES = frozenset(f"{kind}{bits}" for kind in ("float", "int", "uint") for bits in (16, 32, 64)) | {
     "bool",
     "int8",
@@ -352,9 +363,11 @@ _DTYPES = frozenset(f"{kind}{bits}" for kind in ("float", "int", "uint") for bit
 
 
 def _size(argument: Any) -> int:
-    """How many numbers an array has that takes this argument for its shape."""
-    sizes = argument if isinstance(argument, list | tuple) else [argument]
-    return math.prod(abs(n) for n in sizes) if all(isinstance(n, int) for n in sizes) else 0
+    """How many numbers an array has that takes this argument for its shape; 2**63 is enough to know."""
+    size = 1
+    for n in argument if isinstance(argument, list | tuple) else [argument]:
+        size = min(size * abs(n), 2**63) if isinstance(n, int) else 0
+    return size
 
 
 def _make(cls: type, arguments: dict[str, Any]) -> Any:
@@ -365,7 +378,7 @@ def _make(cls: type, arguments: dict[str, Any]) -> Any:
     except (CheckpointError, RecursionError):
         raise
     except Exception as error:
-        raise CheckpointError(f"can't make {cls.__name__} from {arguments!r:.200}: {error}") from error
+        raise CheckpointError(f"can't make {cls.__name__} from {arguments!r:.200}: {error!s:.300}") from error
 
 
 def _bind(signature: inspect.Signature, arguments: dict[str, Any]) -> inspect.BoundArguments:
@@ -396,7 +409,7 @@ def _known_paths(paths: Any, known: Mapping[str, Any]) -> list[str]:
 def _tie_weights(ties: list[Any], first_paths: dict[str, Function]) -> None:
     """Let each group of paths share one array."""
     place_of = {
-        _join(path, name): (f.weight, name) for path, f in first_paths.items() for name in f.weight or ()
+        _join(path, name): (f._weights, name) for path, f in first_paths.items() for name in f._weights
     }
     for group in ties:
         places = [place_of[path] for path in _known_paths(group, place_of)]

@@ -32,7 +32,7 @@ class Dropout(Function):
         super().__init__()
         if not 0 <= p < 1:
             raise ArgumentError(f"Dropout: p, the fraction dropped, must be 0 <= p < 1, got {p}")
-        self.p = p
+        self.p = float(p)  # a NumPy float64 would widen the arrays it meets
 
     def forward(self, X: Any) -> Any:
         if not self.training or self.p == 0:

@@ -34,8 +34,8 @@ class BatchNorm(Layer):
             raise ArgumentError(
                 f"{who}: momentum, the weight of the new batch, must be 0 to 1, got {momentum}"
             )
-        self.epsilon = epsilon
-        self.momentum = momentum
+        self.epsilon = float(epsilon)  # a NumPy float64 would widen the arrays it meets
+        self.momentum = float(momentum)
         self._init_weights(dtype, device)
 
     def _init_weights(self, dtype: Any, device: Any) -> None:
@@ -64,7 +64,7 @@ class BatchNorm(Layer):
             raise ShapeError(f"{self._who()}: X must have shape ({axes}), got {tuple(X.shape)}")
         gamma, beta = self.weight["gamma"], self.weight["beta"]
         if not self.training:
-            mean, var = self.staged("running_mean"), self.staged("running_var")
+            mean, var = self._staged("running_mean"), self._staged("running_var")
             self.cache.update(X=X, mean=mean, var=var)
             return norm.batch_norm_inference(X, mean, var, gamma, beta, self.epsilon)
         m = math.prod(X.shape) // self.n_channels
@@ -76,14 +76,14 @@ class BatchNorm(Layer):
         Y, H, r, mean, var = norm.batch_norm(X, gamma, beta, self.epsilon)
         self.cache.update(H=H, r=r)
         if m > 0:
-            self.stage(
+            self._stage(
                 running_mean=self._average("running_mean", mean),
                 running_var=self._average("running_var", var * (m / (m - 1))),
             )
         return Y
 
     def _average(self, name: str, new: Any) -> Any:
-        return (1 - self.momentum) * self.staged(name) + self.momentum * new
+        return (1 - self.momentum) * self._staged(name) + self.momentum * new
 
     def backward(self, dY: Any) -> Any:
         cache, gamma = self.cache, self.weight["gamma"]

@@ -30,8 +30,8 @@ class MaxPool(Function):
         self.padding = to_tuple(padding, n, who, "padding")
         self._pads = tuple((p, p) for p in self.padding)
 
-    def config(self) -> dict[str, Any]:
-        return super().config() | ({"stride": None} if self.stride == self.kernel_size else {})
+    def _config(self) -> dict[str, Any]:
+        return super()._config() | ({"stride": None} if self.stride == self.kernel_size else {})
 
     def forward(self, X: Any) -> Any:
         pool_output_shape(X.shape, self.kernel_size, self.stride, self._pads, self)

@@ -108,4 +108,3 @@ def mean_square(
         L = xp.reshape(L, X.shape)
     dX = xp.astype(xp.reshape(D * (2 / n), X.shape), X.dtype) if gradient else None
     return xp.asarray(L, dtype=X.dtype), dX
-

@@ -1,11 +1,14 @@
 """Batch normalisation and its gradients.
 
-X, Y, H: (n, c, ...)   gamma, beta, mean, var, r: (1, c, 1, ...)   means over every axis but the channel
+X, Y, H, dX, dY: (N, C) or (N, C, *spatial)   gamma, beta, mean, var, r and their gradients: (1, C, 1, ...)
+Means and sums run over every axis but the channels', over n numbers in each channel.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 from deepcore.backends.registry import array_namespace
@@ -13,61 +16,84 @@ from deepcore.ops.dispatch import op
 from deepcore.ops.reduce import column_sum
 
 
+def in_float32(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Compute with float16 arrays in float32, because sums overflow at 65,504, and round the results."""
+
+    @functools.wraps(f)
+    def g(X: Any, *rest: Any) -> Any:
+        xp = array_namespace(X)
+        if xp.finfo(X.dtype).bits >= 32:
+            return f(X, *rest)
+        Y = f(*(x if isinstance(x, float) else xp.astype(x, xp.float32) for x in (X, *rest)))
+        return tuple(xp.astype(y, X.dtype) for y in Y) if isinstance(Y, tuple) else xp.astype(Y, X.dtype)
+
+    return g
+
+
 @op
+@in_float32
 def batch_norm(X: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any, Any, Any]:
-    """H = (X - mean X) r,   r = (var X + epsilon)^-1/2,   Y = gamma H + beta   -> Y, H, r, mean, var
+    """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2. Returns Y, H, r, mean, var.
 
-    A first value of each channel is taken off before anything is added up: of numbers that are 1e6 with
-    a spread of 1, the sums would keep no digit of the spread.
+    var is the mean of (X - mean X)^2, which is not the unbiased one.
+    A mean of numbers around 1e6 is rounded by as much as 0.03. But X - mean is exact there, so that its
+    own mean gives the rest.
     """
-    xp = array_namespace(X)
-    shift = X[:1, :, ...]
-    for axis in range(2, X.ndim):
-        shift = xp.take(shift, xp.zeros(1, dtype=xp.int64, device=X.device), axis=axis)
-    D = X - shift
-    rough = channel_mean(D)
-    D = D - rough
-    fine = channel_mean(D)
-    D = D - fine
-    var = channel_mean(D * D)
-    r = 1 / xp.sqrt(var + epsilon)
+    rough = _channel_mean(X)
+    D = X - rough
+    rest = _channel_mean(D)
+    D = D - rest
+    var = _channel_mean(D * D)
+    r = _inverse_root(var + epsilon)
     H = D * r
-    return gamma * H + beta, H, r, shift + rough + fine, var
+    return gamma * H + beta, H, r, rough + rest, var
 
 
 @op
+@in_float32
 def batch_norm_backward(dY: Any, H: Any, r: Any, gamma: Any) -> tuple[Any, Any, Any]:
-    """dX = r gamma (dY - mean dY - H mean(H dY)),   dgamma = sum(H dY),   dbeta = sum dY"""
-    m = max(1, math.prod(dY.shape) // dY.shape[1])
-    dbeta, dgamma = channel_sum(dY), channel_sum(H * dY)
-    return r * gamma * (dY - dbeta / m - H * (dgamma / m)), dgamma, dbeta
+    """dX = gamma r (dY - mean dY - H mean(H dY)), dgamma = sum(H dY), dbeta = sum dY. Returns the three."""
+    n = _count(dY)
+    dgamma, dbeta = _channel_sum(H * dY), _channel_sum(dY)
+    dX = gamma * r * (dY - dbeta / n - H * (dgamma / n))
+    return dX, dgamma, dbeta
 
 
 @op
+@in_float32
 def batch_norm_inference(X: Any, mean: Any, var: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
-    """Y = gamma (X - mean) (var + epsilon)^-1/2 + beta, for statistics that are given"""
-    xp = array_namespace(X)
-    return (X - mean) * (gamma / xp.sqrt(var + epsilon)) + beta
+    """Y = gamma (X - mean) (var + epsilon)^-1/2 + beta, with a mean and a variance that are given."""
+    return (X - mean) * (gamma * _inverse_root(var + epsilon)) + beta
 
 
 @op
+@in_float32
 def batch_norm_inference_backward(
     dY: Any, X: Any, mean: Any, var: Any, gamma: Any, epsilon: float
 ) -> tuple[Any, Any, Any]:
-    """dX = gamma r dY,   dgamma = sum((X - mean) r dY),   dbeta = sum dY"""
+    """dX = gamma r dY, dgamma = sum(H dY), dbeta = sum dY: mean and var don't depend on X here."""
+    r = _inverse_root(var + epsilon)
+    H = (X - mean) * r
+    return gamma * r * dY, _channel_sum(H * dY), _channel_sum(dY)
+
+
+def _channel_sum(X: Any) -> Any:
+    """(N, C, ...) -> (1, C, 1, ...)"""
     xp = array_namespace(X)
-    r = 1 / xp.sqrt(var + epsilon)
-    return gamma * r * dY, channel_sum((X - mean) * r * dY), channel_sum(dY)
+    N, C, *spatial = X.shape
+    rows = xp.sum(xp.reshape(X, (N, C, math.prod(spatial))), axis=2)  # (N, C, ...) -> (N, C)
+    return xp.reshape(column_sum(rows), (1, C) + (1,) * len(spatial))
 
 
-def channel_sum(X: Any) -> Any:
-    """(n, c, ...) -> (1, c, 1, ...)"""
-    xp = array_namespace(X)
-    c = X.shape[1]
-    rows = xp.reshape(xp.moveaxis(X, 1, -1), (-1, c))  # (n, c, ...) -> (n ..., c)
-    return xp.reshape(column_sum(rows), (1, c) + (1,) * (X.ndim - 2))
+def _channel_mean(X: Any) -> Any:
+    return _channel_sum(X) / _count(X)
 
 
-def channel_mean(X: Any) -> Any:
-    """(n, c, ...) -> (1, c, 1, ...)"""
-    return channel_sum(X) / max(1, math.prod(X.shape) // X.shape[1])
+def _count(X: Any) -> int:
+    """n, but 1 for an empty batch: its mean is then 0."""
+    return max(1, math.prod(X.shape) // max(1, X.shape[1]))
+
+
+def _inverse_root(X: Any) -> Any:
+    """X^-1/2"""
+    return 1 / array_namespace(X).sqrt(X)

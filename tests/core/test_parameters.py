@@ -460,13 +460,15 @@ def test_freezing_is_no_clipping_nor_decay_for_the_others():
 
 
 def test_each_backward_forgets_the_gradients_before_and_makes_new_arrays():
-    net = Net(square_layers(2))
+    net, fresh = Net(square_layers(2)), Net(square_layers(2))
     one_pass(net)
     first = net.gradients()
     values = {path: dW.copy() for path, dW in first.items()}
     kept = net.layers[0].weight_update
     one_pass(net, seed=1)
+    one_pass(fresh, seed=1)
     for path, dW in net.gradients().items():
+        assert np.array_equal(dW, fresh.gradients()[path])
         assert dW is not first[path]
         assert np.array_equal(first[path], values[path])
     assert kept["W"] is first["layers.0.W"]

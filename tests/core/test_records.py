@@ -832,6 +832,19 @@ def test_the_loss_may_be_taken_twice_and_the_last_counts():
     np.testing.assert_array_equal(net.backward(), gradient_of_input(X, 1 - y))
 
 
+def test_a_loss_taken_again_and_again_leaves_one_record():
+    net = small_net()
+    X, y = small_data()
+    out = net(X)
+    refs = []
+    for _ in range(3):
+        targets = y + 0
+        refs.append(weakref.ref(targets))
+        net.loss(out, targets)
+        del targets
+    assert [ref() is None for ref in refs] == [True, True, False]
+
+
 def test_a_loss_that_failed_is_no_loss():
     net = small_net()
     X, y = small_data()
@@ -1030,9 +1043,14 @@ def test_gradcheck_changes_nothing():
     X, y = normal(4, 3, 2, 2, dtype="float32"), np.array([0, 1, 1, 0])
     out = net(X)
     before = everything(net)
+    dc.seed(5)
+    first = Linear(3, 3).weight["W"], Dropout(0.5)(X)
+    dc.seed(5)
     assert dc.gradcheck(net, X)
     assert dc.gradcheck(bn, X)
     assert dc.gradcheck(Net([Dropout(0.5)]), X)
+    assert np.array_equal(Linear(3, 3).weight["W"], first[0])  # nor does it draw random numbers
+    assert np.array_equal(Dropout(0.5)(X), first[1])
     after = everything(net)
     assert all(after[0][path] is value for path, value in before[0].items())
     assert after[1:] == before[1:]

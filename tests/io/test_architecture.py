@@ -66,7 +66,7 @@ class ScaleOf(Layer):
     def __init__(self, s):
         self.weight["s"] = dc.asarray(s)
 
-    def config(self):
+    def _config(self):
         return {"s": self.weight["s"]}
 
     def forward(self, X):
@@ -80,7 +80,7 @@ class Mixed(Function):
     def __init__(self, first, *parts, axis=0, **options):
         self.first, self.parts, self.axis, self.options = first, parts, axis, options
 
-    def config(self):
+    def _config(self):
         return {"first": self.first, "axis": self.axis} | self.options
 
 
@@ -504,6 +504,7 @@ def test_nesting_to_any_depth(depth):
         row(linear(), linear(in_dim=200_000, out_dim=200_000)),
         {"class": "Conv2D", "config": {"in_channels": 10**5, "out_channels": 10**5}},
         {"class": "BatchNorm2D", "config": {"n_channels": 10**10}},
+        {"class": "BatchNorm2D", "config": {"n_channels": {"tuple": [10**4000] * 1000}}},
         row(*[{"class": "BatchNorm2D", "config": {"n_channels": 10**5}}] * 1_000),
     ],
 )
@@ -511,6 +512,18 @@ def test_layers_larger_than_their_file_are_refused_before_they_are_made(descript
     start = time.perf_counter()
     with pytest.raises(CheckpointError, match=r"a layer wants .* numbers, and the file has 1,000"):
         build(description, max_size=1_000)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("repeats", [2, 1000])
+def test_parts_that_repeat_parts_that_repeat_are_refused(repeats):
+    """Each holds the one before it twice: 60 lines stand for a net of 2**60 layers."""
+    description = RELU
+    for index in range(60):
+        description = row(description, *[{"repeat": index}] * (repeats - 1))
+    start = time.perf_counter()
+    with pytest.raises(CheckpointError, match="repeats its parts without end"):
+        build(description)
     assert time.perf_counter() - start < 5
 
 

@@ -63,7 +63,7 @@ def full_net() -> Composition:
 
 
 def host(net) -> dict[str, np.ndarray]:
-    return {path: to_numpy(x) for path, x in state_dict(net).items()}
+    return {path: np.array(to_numpy(x)) for path, x in state_dict(net).items()}
 
 
 def same(a, b) -> bool:

@@ -31,5 +31,10 @@ class NumpyBackend(Backend):
     def device(self, x: Any) -> str:
         return "cpu"
 
+    def memory_owner(self, x: Any) -> Any:
+        while getattr(x, "base", None) is not None:
+            x = x.base
+        return x
+
     def share_memory(self, a: Any, b: Any) -> bool:
-        return a is not b and np.may_share_memory(a, b)
+        return a is not b and np.shares_memory(a, b)

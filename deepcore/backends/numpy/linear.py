@@ -1,4 +1,7 @@
-"""The affine map on NumPy: BLAS is the limit, so only the overhead of small products is spared."""
+"""The affine map on NumPy, where BLAS is the limit.
+
+BLAS adds in another order for another memory layout: copies in C order keep the bits the same.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,9 @@ from deepcore.backends.numpy.reduce import column_sum
 
 def linear(X: np.ndarray, W: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
     """Y = X W + b"""
-    if X.ndim < 2:
-        return NotImplemented
-    Y = X @ W
+    Y = _in_c_order(X) @ W
     if b is not None:
-        Y += b
+        Y += b if Y.ndim > 1 else b[0]
     return Y
 
 
@@ -21,6 +22,14 @@ def linear_backward(
     dY: np.ndarray, X: np.ndarray, W: np.ndarray, bias: bool = True
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """dX = dY W^T, dW = X^T dY, db = sum dY"""
-    if X.ndim != 2:
+    if X.ndim < 2:
         return NotImplemented
-    return dY @ W.T, X.T @ dY, column_sum(dY) if bias else None
+    i, o = W.shape
+    dY = _in_c_order(dY)
+    dY_rows = dY if dY.ndim == 2 else dY.reshape(-1, o)
+    rows = _in_c_order(X) if X.ndim == 2 else X.reshape(-1, i)
+    return dY @ W.T, rows.T @ dY_rows, column_sum(dY_rows) if bias else None
+
+
+def _in_c_order(X: np.ndarray) -> np.ndarray:
+    return X if X.flags.c_contiguous else X.copy()

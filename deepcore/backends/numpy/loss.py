@@ -1,6 +1,8 @@
-"""Losses on NumPy: plain labels, a block of rows at a time, in as few calls as possible."""
+"""Losses on NumPy: a block of rows at a time, and plain labels in as few calls as possible."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,39 +21,58 @@ def cross_entropy(
     reduction: str = "mean",
     gradient: bool = True,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """L = -log softmax(X)[y] and dX. With weights, smoothing or probabilities the reference runs."""
-    if weight is not None or label_smoothing or y.ndim != 1 or X.dtype.itemsize < 4:
+    """L = -log softmax(X)[y] and dX, for labels; with probabilities the reference runs."""
+    if y.ndim != 1 or X.dtype.itemsize < 4:
         return NotImplemented
-    kept = len(y)
-    if ignore_index is not None:
-        ignored = y == ignore_index
-        kept -= np.count_nonzero(ignored)
-        if kept < len(y):
-            y = np.where(ignored, 0, y)
-    n = max(kept, 1) if reduction == "mean" else 1
+    ignored = _ignored(y, ignore_index)
+    kept = y if ignored is None else y[~ignored]
+    if ignored is not None:
+        y = np.where(ignored, 0, y)
+    if weight is None and not label_smoothing:
+        losses_of, settings, total = _label_losses, (), len(kept)
+    else:
+        w = np.ones(X.shape[1], X.dtype) if weight is None else weight.astype(X.dtype)
+        losses_of, settings = _smooth_losses, (w, label_smoothing)
+        total = float(np.add.reduce(w[kept], dtype=np.float64))
+    n = (total or 1) if reduction == "mean" else 1
     dX = np.empty(X.shape, X.dtype) if gradient else None
-    L = _label_losses(np.ascontiguousarray(X), y, n, dX)
-    if kept < len(y):
+    L = _by_blocks(losses_of, np.ascontiguousarray(X), y, n, dX, *settings)
+    if ignored is not None:
         L[ignored] = 0
-        if gradient:
+        if dX is not None:
             dX[ignored] = 0
     if reduction != "none":
         L = np.asarray(np.add.reduce(L, dtype=np.float64) / n, X.dtype)
     return L, dX
 
 
-def _label_losses(X: np.ndarray, y: np.ndarray, n: int, dX: np.ndarray | None) -> np.ndarray:
+def _ignored(y: np.ndarray, ignore_index: int | None) -> np.ndarray | None:
+    """Which rows count for nothing, or None if all count."""
+    if ignore_index is None:
+        return None
+    ignored = y == ignore_index
+    return ignored if np.count_nonzero(ignored) else None
+
+
+def _by_blocks(
+    losses_of: Callable[..., np.ndarray],
+    X: np.ndarray,
+    y: np.ndarray,
+    n: float,
+    dX: np.ndarray | None,
+    *settings: object,
+) -> np.ndarray:
     """The rows' losses, (N,). Writes their gradient divided by n into dX."""
     if X.size <= _ONE_BLOCK:
-        return _block_losses(X, y, n, dX)
+        return losses_of(X, y, n, dX, *settings)
     L = np.empty(len(y), X.dtype)
     for rows in row_blocks(*X.shape):
-        L[rows] = _block_losses(X[rows], y[rows], n, None if dX is None else dX[rows])
+        L[rows] = losses_of(X[rows], y[rows], n, None if dX is None else dX[rows], *settings)
     return L
 
 
-def _block_losses(X: np.ndarray, y: np.ndarray, n: int, dX: np.ndarray | None) -> np.ndarray:
-    """The same for a few rows.
+def _label_losses(X: np.ndarray, y: np.ndarray, n: float, dX: np.ndarray | None) -> np.ndarray:
+    """The losses of a block of rows.
 
     With D = X - max X, d = D[y], and s the sum of e^D over all classes but y:
     L = log(s + e^d) - d = log1p(s + expm1 d) - d, exact where y is the top and d = 0
@@ -71,9 +92,39 @@ def _block_losses(X: np.ndarray, y: np.ndarray, n: int, dX: np.ndarray | None) -
     if dX is not None:
         flat[target] = -s
         Z += 1
-        if n > 1:
+        if n != 1:
             Z *= n
         E /= Z[:, None]
+    return L
+
+
+def _smooth_losses(
+    X: np.ndarray, y: np.ndarray, n: float, dX: np.ndarray | None, w: np.ndarray, smoothing: float
+) -> np.ndarray:
+    """The same with weights w of the classes, and a share b = smoothing / C of each target for every class.
+
+    L = a (-log P[y]) + b sum_c w_c (-log P_c)      a = (1 - smoothing) w[y]
+    dX = (a + b sum w) P - b w, at y -a (1 - P) + b (P sum w - w[y])
+    """
+    b = smoothing / X.shape[1]
+    a = (1 - smoothing) * w[y]
+    B = b * np.add.reduce(w)
+    D = np.subtract(X, X.take(row_tops(X))[:, None], out=dX)
+    flat = D.ravel()
+    target = row_starts(*X.shape) + y
+    d = flat[target]
+    wD = np.add.reduce(D * w, axis=1) if smoothing else 0
+    E = np.exp(D, out=D)
+    flat[target] = 0
+    s = row_sum(E)
+    log_Z = np.log1p(s + np.expm1(d))
+    L = a * (log_Z - d) + (B * log_Z - b * wD)
+    if dX is not None:
+        e = np.exp(d)
+        Z = s + e
+        E *= ((a + B) / (n * Z))[:, None]
+        E -= b / n * w
+        flat[target] = ((B * e - a * s) / Z - b * w[y]) / n
     return L
 
 

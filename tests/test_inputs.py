@@ -1,0 +1,595 @@
+"""Bad input: each is refused with an error that says who, wanted, got and remedy, and changes nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+import deepcore as dc
+from deepcore import (
+    Add,
+    BatchNorm2D,
+    Concat,
+    Conv2D,
+    CrossEntropyLoss,
+    Dropout,
+    Flatten,
+    LeakyReLU,
+    Linear,
+    MaxPool2D,
+    MeanSquareLoss,
+    MSELoss,
+    Net,
+    ReLU,
+    Residual,
+    Sequential,
+    Sigmoid,
+    Softmax,
+    Tanh,
+    init,
+)
+from tests.battery import PLACES, USABLE, Product, Square, buffers, params, weights
+
+WRITEABLE = [place for place in PLACES if place.writeable]
+NOWHERE = [None]  # for tests that have a place but no case
+
+
+def floats(place, *shape, dtype=None):
+    return place.array(np.linspace(-1, 1, int(np.prod(shape))).reshape(shape), dtype)
+
+
+def elsewhere(place):
+    """A place of another library."""
+    return next(other for other in USABLE if other.backend != place.backend)
+
+
+def state(f):
+    """Every weight and buffer: the arrays themselves, and their numbers."""
+    tables = weights(f) | buffers(f)
+    return {path: (id(W), dc.to_numpy(W).tobytes()) for path, W in tables.items()}
+
+
+def assert_refused(f, bad, good, error, *pieces):
+    """bad() raises an error with these pieces of text; f is as before, and good() gives what it gave."""
+    good()
+    clone = copy.deepcopy(f)
+    before = state(f)
+    with pytest.raises(error) as raised:
+        bad()
+    message = str(raised.value)
+    assert [piece for piece in pieces if piece not in message] == [], message
+    assert type(raised.value) is error
+    assert state(f) == before
+    wanted = [dc.to_numpy(x) for x in good(clone)]
+    for got, x in zip(good(), wanted, strict=True):
+        np.testing.assert_array_equal(dc.to_numpy(got), x)
+
+
+def rows(table):
+    """Parametrise by the rows of a table, whose first entry is the name, and by the places."""
+    named = [_Row(row) for row in table]
+    assert len({row.name for row in named}) == len(named)
+    return pytest.mark.parametrize("row, place", params(named, WRITEABLE))
+
+
+class _Row(tuple):
+    @property
+    def name(self):
+        return self[0]
+
+
+everywhere = pytest.mark.parametrize("_, place", params(NOWHERE, WRITEABLE))
+
+
+# ---- targets
+
+
+def train_step(net, out_shape, y):
+    """A good pass from the input on."""
+    out = net(out_shape)
+    return [out, net.loss(out, y), net.backward(), *net.gradients().values()]
+
+
+def ignoring(label):
+    return CrossEntropyLoss(ignore_index=label)
+
+
+OUT_OF_RANGE = dc.LabelError, "CrossEntropyLoss", "labels must be 0 to 3 for 4 classes"
+NO_INTEGERS = dc.LabelError, "CrossEntropyLoss", "labels must be integers"
+
+LABELS = [  # name, loss, y for 3 samples and 4 classes, error, pieces of its message
+    ("too large", CrossEntropyLoss, np.array([0, 4, 1]), *OUT_OF_RANGE, "ignore_index=-100", "got 4 in row 1"),
+    ("negative", CrossEntropyLoss, np.array([0, 1, -1]), *OUT_OF_RANGE, "got -1 in row 2"),
+    ("negative int8", CrossEntropyLoss, np.array([-2, 0, 1], "int8"), *OUT_OF_RANGE, "got -2 in row 0"),
+    ("too large uint8", CrossEntropyLoss, np.array([1, 200, 1], "uint8"), *OUT_OF_RANGE, "got 200 in row 1"),
+    ("-100 as uint8", CrossEntropyLoss, np.array([0, 156, 1], "uint8"), *OUT_OF_RANGE, "got 156 in row 1"),
+    ("-100 as uint64", CrossEntropyLoss, np.array([0, 1, 2**64 - 100], "uint64"), *OUT_OF_RANGE, "in row 2"),
+    ("column", CrossEntropyLoss, np.array([[0], [1], [9]]), *OUT_OF_RANGE, "got 9 in row 2"),
+    ("only one is ignored", lambda: ignoring(-1), np.array([-1, 0, -100]), *OUT_OF_RANGE, "ignore_index=-1",
+     "got -100 in row 2"),
+    ("the first counts", CrossEntropyLoss, np.array([0, 8, -9]), *OUT_OF_RANGE, "got 8 in row 1"),
+    ("float32", CrossEntropyLoss, np.array([0, 1, 2], "float32"), *NO_INTEGERS, "float32", "0.0 in row 0",
+     "y.astype(int)", "probabilities of X's shape (3, 4)"),
+    ("float column", CrossEntropyLoss, np.array([[0], [1], [2]], "float32"), *NO_INTEGERS, "float32"),
+    ("bool", CrossEntropyLoss, np.array([True, False, True]), *NO_INTEGERS, "bool"),
+    ("complex", CrossEntropyLoss, np.array([0, 1, 2], "complex64"), *NO_INTEGERS, "complex64"),
+    ("probabilities of 3 classes", CrossEntropyLoss, np.ones((3, 3), "float32"), *NO_INTEGERS, "(3, 4)"),
+    ("probabilities of 2 rows", CrossEntropyLoss, np.ones((2, 4), "float32"), dc.ShapeError, "3 rows", "2"),
+    ("one-hot integers", CrossEntropyLoss, np.eye(4, dtype="int64")[:3], dc.ShapeError, "shape (3,)", "got (3, 4)"),
+    ("too few", CrossEntropyLoss, np.array([0, 1]), dc.ShapeError, "3 rows", "2 labels"),
+    ("a single number", CrossEntropyLoss, np.array(1), dc.ShapeError, "shape (3,)", "got ()"),
+]  # fmt: skip
+
+
+@rows(LABELS)
+def test_labels(row, place):
+    _, loss, y, error, *pieces = row
+    net = place.put(Net([Linear(3, 4)], loss=loss()))
+    X, good_y = floats(place, 3, 3), place.array(np.array([3, 0, 2]))
+
+    def bad():
+        out = net(X)
+        try:
+            net.loss(out, place.array(y))
+        finally:
+            net.loss(out, good_y)  # the forward pass is still good
+            net.backward()
+
+    assert_refused(net, bad, lambda f=net: train_step(f, X, good_y), error, *pieces)
+
+
+@rows(LABELS[:2])
+def test_labels_of_places(row, place):
+    _, loss, y, error, *pieces = row
+    f = loss()
+    X, good_y = floats(place, 3, 4, 2), np.array([[3, 0], [1, 2], [0, 0]])
+    y = np.stack([good_y[:, 0], y], axis=1)
+    assert_refused(
+        f,
+        lambda: f(X, place.array(y)),
+        lambda f=f: [f(X, place.array(good_y)), f.backward()],
+        error,
+        *pieces,
+    )
+
+
+TARGETS = [  # name, Y for an output of (3, 1), error, pieces of its message
+    ("(n,)", np.ones(3, "float32"), dc.ShapeError, "(3, 1)", "(3,)", "y.reshape(-1, 1)"),
+    ("(n, 3)", np.ones((3, 3), "float32"), dc.ShapeError, "(3, 1)", "(3, 3)"),
+    ("fewer rows", np.ones((2, 1), "float32"), dc.ShapeError, "(3, 1)", "(2, 1)"),
+    ("one row", np.ones((1, 1), "float32"), dc.ShapeError, "(3, 1)", "(1, 1)"),
+    ("one number", np.ones((), "float32"), dc.ShapeError, "(3, 1)", "()"),
+    ("integers", np.ones((3, 1), "int64"), dc.DTypeError, "int64", 'y.astype("float32")'),
+    ("bool", np.ones((3, 1), "bool"), dc.DTypeError, "bool", 'y.astype("float32")'),
+]
+
+
+@rows(TARGETS)
+@pytest.mark.parametrize("loss", [MeanSquareLoss, MSELoss])
+def test_regression_targets(loss, row, place):
+    _, y, error, *pieces = row
+    net = place.put(Net([Linear(3, 1)], loss=loss()))
+    X, good_y = floats(place, 3, 3), floats(place, 3, 1)
+    assert_refused(
+        net,
+        lambda: net.loss(net(X), place.array(y)),
+        lambda f=net: train_step(f, X, good_y),
+        error,
+        loss.__name__,
+        *pieces,
+    )
+
+
+@everywhere
+@pytest.mark.parametrize("y", [[0, 1, 2], None, 1], ids=repr)
+@pytest.mark.parametrize("loss", [CrossEntropyLoss, MSELoss, MeanSquareLoss])
+def test_targets_that_are_no_array(loss, y, _, place):
+    f, X = loss(), floats(place, 3, 4)
+    with pytest.raises(dc.DTypeError, match=f"{loss.__name__}.* array, got {type(y).__name__}; .*deepcore.asarray"):
+        f(X, y)
+
+
+@everywhere
+@pytest.mark.parametrize("loss", [CrossEntropyLoss, MSELoss, MeanSquareLoss])
+def test_the_mean_over_an_empty_batch(loss, _, place):
+    net = place.put(Net([Linear(3, 4)], loss=loss()))
+    X, y = floats(place, 3, 3), floats(place, 3, 4)
+
+    def bad():
+        net.loss(net(X[:0, :]), y[:0, :])
+
+    pieces = loss.__name__, "mean over nothing", "(0, 4)", 'reduction="sum"'
+    assert_refused(net, bad, lambda f=net: train_step(f, X, y), dc.ShapeError, *pieces)
+
+
+@everywhere
+@pytest.mark.parametrize("loss", [CrossEntropyLoss, MSELoss, MeanSquareLoss])
+def test_outputs_that_are_integers(loss, _, place):
+    X = place.array(np.ones((3, 4), "int64"))
+    with pytest.raises(dc.DTypeError, match=f"{loss.__name__}.* floating-point numbers, got int64"):
+        loss()(X, floats(place, 3, 4))
+
+
+def test_fit_checks_all_labels_before_it_trains():
+    net = Net([Linear(3, 4)], loss=CrossEntropyLoss())
+    X, y = np.ones((100, 3), "float32"), np.zeros(100, int)
+    y[97] = 4
+    before = state(net)
+    with pytest.raises(dc.LabelError, match="got 4 in row 97"):
+        net.fit(X, y, batch_size=8, progress=False)
+    with pytest.raises(dc.LabelError, match="got 4 in row 97"):
+        net.evaluate(X, y)
+    assert state(net) == before
+
+
+# ---- shapes
+
+
+def cnn():
+    return Net([Conv2D(2, 3, 3), ReLU(), MaxPool2D(2), Flatten(), Linear(3, 2)])
+
+
+def norms():
+    return Net([BatchNorm2D(2), Sequential(BatchNorm2D(2), Flatten(), Linear(8, 3))])
+
+
+SHAPES = [  # name, function, a shape that it takes, one that it doesn't, pieces of the message
+    ("last axis", lambda: Linear(3, 2), (2, 3), (2, 5), "Linear(3, 2): X must end in 3, got (2, 5)"),
+    ("last axis 1-D", lambda: Linear(3, 2), (2, 3), (4,), "must end in 3, got (4,)"),
+    ("last axis 0-D", lambda: Linear(3, 2), (2, 3), (), "must end in 3, got ()"),
+    ("images for Linear", lambda: Net([ReLU(), Tanh(), Linear(784, 128)]), (2, 784), (32, 28, 28),
+     "layer 2, Linear(784, 128): X must end in 784, got (32, 28, 28); put Flatten() before it"),
+    ("deep inside", lambda: Net([Tanh(), Sequential(ReLU(), Net([Linear(3, 2)]))]), (2, 3), (2, 4),
+     "layer 1, function 1, layer 0, Linear(3, 2): X must end in 3, got (2, 4)"),
+    ("behind two BatchNorms", norms, (3, 2, 2, 2), (3, 2, 2, 3), "layer 1, function 2, Linear(8, 3)", "got (3, 12)"),
+    ("channels", lambda: Conv2D(2, 3), (2, 2, 4, 4), (2, 3, 4, 4), "Conv2D(2, 3", "(n, 2, h, w)", "(2, 3, 4, 4)"),
+    ("channels of groups", lambda: Conv2D(4, 4, groups=2), (2, 4, 4, 4), (2, 2, 4, 4), "(n, 4, h, w)", "(2, 2, 4, 4)"),
+    ("a single image", lambda: Conv2D(2, 3), (2, 2, 4, 4), (2, 4, 4), "(n, 2, h, w)", "(2, 4, 4)"),
+    ("kernel larger than the image", lambda: Conv2D(1, 2, 5, padding=1), (1, 1, 4, 4), (1, 1, 2, 4),
+     "Conv2D(1, 2", "5x5 kernel", "larger than the padded 4x6 input", "use a smaller kernel or more padding"),
+    ("kernel dilated", lambda: Conv2D(1, 2, 3, dilation=2), (1, 1, 5, 5), (1, 1, 4, 5),
+     "3x3 kernel spans 5x5 with its dilation", "4x5 input"),
+    ("image without height", lambda: Conv2D(1, 2, 3), (1, 1, 3, 3), (1, 1, 0, 4), "3x3 kernel", "0x4 input"),
+    ("window larger than the image", MaxPool2D, (1, 1, 4, 4), (1, 1, 1, 4), "MaxPool2D(", "2x2 kernel", "1x4 input"),
+    ("window in a net", cnn, (2, 2, 4, 4), (2, 2, 3, 3), "layer 2, MaxPool2D(", "2x2 kernel", "1x1 input"),
+    ("pooling a single image", MaxPool2D, (1, 1, 4, 4), (1, 4, 4), "(n, c, h, w)", "(1, 4, 4)"),
+    ("one value per channel", lambda: BatchNorm2D(3), (2, 3, 1, 1), (1, 3, 1, 1),
+     "BatchNorm2D(3)", "more than one value per channel", "(1, 3, 1, 1)", "net.eval()"),
+    ("channels of BatchNorm", lambda: BatchNorm2D(3), (2, 3, 2, 2), (2, 2, 2, 2), "BatchNorm2D(3)", "(n, 3, h, w)"),
+    ("rows for BatchNorm2D", lambda: BatchNorm2D(3), (2, 3, 2, 2), (2, 3), "(n, 3, h, w)", "got (2, 3)"),
+    ("a number for Flatten", Flatten, (2, 3), (), "Flatten()", "axis of samples"),
+    ("branches that differ", lambda: Add(Sequential(), MaxPool2D(1, 2)), (2, 2, 1, 1), (2, 2, 3, 3),
+     "Add(", "one shape", "(2, 2, 3, 3)", "(2, 2, 2, 2)"),
+    ("a shortcut that differs", lambda: Residual(MaxPool2D(1, 2)), (2, 2, 1, 1), (2, 2, 3, 3),
+     "Residual(", "shortcut", "(2, 2, 2, 2)", "(2, 2, 3, 3)"),
+]  # fmt: skip
+
+
+@rows(SHAPES)
+def test_shapes(row, place):
+    _, make, good_shape, bad_shape, *pieces = row
+    f = place.put(make())
+
+    def good(f=f):
+        Y = f(floats(place, *good_shape))
+        return [Y, f.backward(Y)]
+
+    assert_refused(f, lambda: f(floats(place, *bad_shape)), good, dc.ShapeError, *pieces)
+
+
+@everywhere
+def test_a_window_that_could_lie_in_the_padding(_, place):
+    with pytest.raises(dc.ShapeError, match="MaxPool2D.* at most half the 2x2 kernel"):
+        MaxPool2D(2, padding=2)(floats(place, 1, 1, 4, 4))
+
+
+@everywhere
+def test_logits_without_classes(_, place):
+    with pytest.raises(dc.ShapeError, match=r"CrossEntropyLoss: X must be \(n, c\).*, got \(3,\)"):
+        CrossEntropyLoss()(floats(place, 3), place.array(np.array([0, 1, 2])))
+
+
+@everywhere
+def test_class_weights_of_other_classes(_, place):
+    f = place.put(CrossEntropyLoss(weight=[1.0, 2.0]))
+    with pytest.raises(dc.ShapeError, match=r"weight must have one number a class, \(4,\), got \(2,\)"):
+        f(floats(place, 3, 4), place.array(np.array([0, 1, 2])))
+
+
+@everywhere
+def test_a_gradient_of_another_shape(_, place):
+    f = place.put(Linear(3, 2))
+
+    def good(f=f):
+        return [f(floats(place, 4, 3)), f.backward(floats(place, 4, 2))]
+
+    def bad(dY):
+        f(floats(place, 4, 3))
+        try:
+            f.backward(dY)
+        finally:
+            f.backward(floats(place, 4, 2))  # the call is not undone yet
+
+    pieces = "Linear(3, 2).backward", "shape of the output, (4, 2)", "got (1, 2)"
+    assert_refused(f, lambda: bad(floats(place, 1, 2)), good, dc.ShapeError, *pieces)
+    assert_refused(f, lambda: bad([[1.0, 2.0]]), good, dc.DTypeError, "got list", "deepcore.asarray")
+    assert_refused(f, lambda: bad(floats(elsewhere(place), 4, 2)), good, dc.MixedBackendError, "'numpy'")
+
+
+# ---- numbers of another kind
+
+WANT_FLOATS = [
+    (Linear(3, 2), (2, 3)),
+    (Conv2D(1, 2, 1), (2, 1, 2, 2)),
+    (BatchNorm2D(2), (2, 2, 2, 2)),
+    (MaxPool2D(), (1, 1, 2, 2)),
+    (Sigmoid(), (2, 2)),
+    (Tanh(), (2, 2)),
+    (LeakyReLU(), (2, 2)),
+    (Softmax(), (2, 2)),
+    (Dropout(), (2, 2)),
+    (Net([Linear(3, 2)]), (2, 3)),
+    (Net([Flatten(), Tanh()]), (2, 3)),
+    (Sequential(Conv2D(1, 2, 1)), (2, 1, 2, 2)),
+]
+
+
+@pytest.mark.parametrize("f, shape", WANT_FLOATS, ids=[repr(f) for f, _ in WANT_FLOATS])
+@pytest.mark.parametrize("dtype, place", params(["uint8", "int64", "bool", "complex64"], WRITEABLE))
+def test_integers_where_floats_are_wanted(dtype, place, f, shape):
+    f = place.put(copy.deepcopy(f))
+
+    def good(f=f):
+        Y = f(floats(place, *shape))
+        return [Y, f.backward(Y)] if "Dropout" not in repr(f) else []
+
+    pieces = "wanted floating-point numbers", f"got {dtype}", 'X.astype("float32") / 255'
+    X = place.array(np.ones(shape, dtype))
+    assert_refused(f, lambda: f(X), good, dc.DTypeError, *pieces)
+
+
+@pytest.mark.parametrize("f, shape", WANT_FLOATS, ids=[repr(f) for f, _ in WANT_FLOATS])
+@pytest.mark.parametrize("X", [np.full((2, 3), None), np.full((2, 3), "a")], ids=["object", "str"])
+def test_arrays_of_no_numbers(X, f, shape):
+    with pytest.raises(dc.DTypeError, match=f"floating-point numbers, got ({X.dtype.name})"):
+        f(np.resize(X, shape))
+
+
+@pytest.mark.parametrize("f", [ReLU(), Flatten(), *(f for f, _ in WANT_FLOATS)], ids=repr)
+@pytest.mark.parametrize("X", [[[1.0, 2.0, 3.0]], (1.0, 2.0), None, 1.0, "ab"], ids=repr)
+def test_what_is_no_array(X, f):
+    with pytest.raises(dc.DTypeError, match=f"({type(X).__name__}|array)") as raised:
+        f(X)
+    assert "deepcore.asarray" in str(raised.value)
+
+
+# ---- libraries and dtypes that don't go together
+
+
+@everywhere
+def test_input_of_another_library(_, place):
+    other = elsewhere(place)
+    net = place.put(Net([Flatten(), Linear(3, 2), Tanh()]))
+
+    def good(f=net):
+        Y = f(floats(place, 2, 3))
+        return [Y, f.backward(Y)]
+
+    pieces = (
+        f"{place.backend!r} arrays",
+        f"{other.backend!r} array",
+        f"deepcore.to_backend(X, {place.backend!r})",
+        f"net.to({other.backend!r})",
+    )
+    assert_refused(net, lambda: net(floats(other, 2, 3)), good, dc.MixedBackendError, *pieces)
+
+
+@everywhere
+@pytest.mark.parametrize("loss", [CrossEntropyLoss, MSELoss, MeanSquareLoss])
+def test_targets_of_another_library(loss, _, place):
+    other = elsewhere(place)
+    net = place.put(Net([Linear(3, 4)], loss=loss()))
+    X, y = floats(place, 3, 3), floats(place, 3, 4)
+    pieces = loss.__name__, f"{place.backend!r}", f"{other.backend!r}", "deepcore.to_backend(y, "
+
+    def bad():
+        out = net(X)
+        try:
+            net.loss(out, floats(other, 3, 4))
+        finally:
+            net.loss(out, y)
+            net.backward()
+
+    assert_refused(net, bad, lambda f=net: train_step(f, X, y), dc.MixedBackendError, *pieces)
+
+
+@everywhere
+def test_two_inputs_of_two_libraries(_, place):
+    other = elsewhere(place)
+    with pytest.raises(dc.MixedBackendError, match=f"{place.backend}.*{other.backend}.*to_backend"):
+        Product()(floats(place, 2), floats(other, 2))
+
+
+@everywhere
+def test_weights_in_two_libraries(_, place):
+    other = elsewhere(place)
+    net = Net([place.put(Linear(3, 3)), other.put(Linear(3, 2))])
+    before = state(net)
+    with pytest.raises(dc.MixedBackendError, match=rf"layer 1, Linear.*net\.to\('{other.backend}'\)"):
+        net(floats(place, 2, 3))
+    assert state(net) == before
+
+
+def test_weights_of_two_dtypes():
+    net = Net([Linear(3, 3), Linear(3, 2, dtype="float64")])
+    before = state(net)
+    with pytest.raises(dc.DTypeError) as raised:
+        net(np.ones((2, 3)))
+    wanted = "layer 1, Linear(3, 2): its weights are float64, its input is float32; make every layer"
+    assert wanted in str(raised.value)
+    assert state(net) == before
+
+
+@pytest.mark.parametrize("dtype, place", params(["float32", "float64"], WRITEABLE))
+def test_input_is_cast_to_the_dtype_of_the_weights(dtype, place):
+    if dtype not in place.dtypes:
+        return
+    for given in {"float16", "float32", "float64"} & {*place.dtypes, *(["float16"] if place.backend == "numpy" else [])}:
+        net = Net([Linear(3, 4), Tanh(), Linear(4, 2)], loss=MSELoss())
+        for layer in (net.layers[0], net.layers[2]):
+            layer.weight = {name: W.astype(dtype) for name, W in layer.weight.items()}
+        place.put(net)
+        out = net(floats(place, 5, 3, dtype=given))
+        L = net.loss(out, floats(place, 5, 2, dtype=given))
+        dX = net.backward()
+        for x in [out, L, dX, *net.gradients().values()]:
+            assert dc.to_numpy(x).dtype == dtype
+        net.update_weights(lr=0.1)
+        assert all(dc.to_numpy(W).dtype == dtype for W in net.parameters().values())
+
+
+@pytest.mark.parametrize("dtype, place", params(["float32", "float64"], WRITEABLE))
+def test_without_weights_the_input_keeps_its_dtype(dtype, place):
+    if dtype not in place.dtypes:
+        return
+    for f in (ReLU(), Sigmoid(), Softmax(), Dropout(), Square(), Net([Tanh(), LeakyReLU()])):
+        Y = f(floats(place, 2, 3, dtype=dtype))
+        assert dc.to_numpy(Y).dtype == dc.to_numpy(f.backward(Y)).dtype == dtype
+    for target in place.dtypes:  # a loss takes X's
+        loss = MSELoss()
+        L = loss(floats(place, 2, 3, dtype=dtype), floats(place, 2, 3, dtype=target))
+        assert dc.to_numpy(L).dtype == dc.to_numpy(loss.backward()).dtype == dtype
+
+
+# ---- learning rates
+
+
+@everywhere
+@pytest.mark.parametrize("lr", [float("nan"), float("inf"), -float("inf"), -0.1, np.float32("nan")])
+def test_learning_rates(lr, _, place):
+    net = place.put(Net([Linear(3, 4)], loss=CrossEntropyLoss()))
+    X, y = floats(place, 3, 3), place.array(np.array([3, 0, 2]))
+    pieces = "lr must be a finite number, zero or more", f"{lr}"
+
+    def good(f=net):
+        return train_step(f, X, y)
+
+    assert_refused(net, lambda: net.update_weights(lr), good, dc.ArgumentError, *pieces)
+    net.update_weights(lr=0.1)  # of the same gradients
+    assert all(np.isfinite(place.back(W)).all() for W in net.parameters().values())
+
+
+# ---- constructors
+
+CONSTRUCTORS = [  # call, error, pieces of its message
+    (lambda: Linear(0, 3), dc.ShapeError, "Linear: in_dim must be an int >= 1, got 0"),
+    (lambda: Linear(2, -1), dc.ShapeError, "Linear: out_dim must be an int >= 1, got -1"),
+    (lambda: Linear(2.5, 3), dc.ShapeError, "in_dim", "2.5"),
+    (lambda: Linear("2", 3), dc.ShapeError, "in_dim", "'2'"),
+    (lambda: Linear(2, 3, init="kaiming"), dc.ArgumentError, "init", "he_normal", "'kaiming'"),
+    (lambda: Linear(2, 3, init=lambda shape, *fans: np.ones(3)), dc.ShapeError, "(2, 3)", "(3,)"),
+    (lambda: Linear(2, 3, dtype="int32"), dc.DTypeError, "int32"),
+    (lambda: Conv2D(1, 2, 0), dc.ShapeError, "Conv2D: kernel_size must be an int >= 1 or 2 of them, got 0"),
+    (lambda: Conv2D(1, 2, (3, 3, 3)), dc.ShapeError, "kernel_size", "(3, 3, 3)"),
+    (lambda: Conv2D(1, 2, 1.5), dc.ShapeError, "kernel_size", "1.5"),
+    (lambda: Conv2D(0, 2), dc.ShapeError, "in_channels", "got 0"),
+    (lambda: Conv2D(1, 2, stride=0), dc.ShapeError, "stride must be an int >= 1", "got 0"),
+    (lambda: Conv2D(1, 2, padding=-1), dc.ShapeError, "padding", "got -1"),
+    (lambda: Conv2D(1, 2, padding="valid"), dc.ArgumentError, "padding", '"same"', "'valid'"),
+    (lambda: Conv2D(1, 2, padding="same", stride=2), dc.ArgumentError, '"same" needs stride 1', "(2, 2)"),
+    (lambda: Conv2D(1, 2, dilation=0), dc.ShapeError, "dilation", "got 0"),
+    (lambda: Conv2D(3, 4, groups=2), dc.ArgumentError, "groups must divide", "groups=2 for 3 and 4"),
+    (lambda: Conv2D(4, 3, groups=2), dc.ArgumentError, "groups must divide", "groups=2 for 4 and 3"),
+    (lambda: Conv2D(4, 4, groups=0), dc.ShapeError, "groups", "got 0"),
+    (lambda: MaxPool2D(0), dc.ShapeError, "MaxPool2D: kernel_size", "got 0"),
+    (lambda: MaxPool2D(2, 0), dc.ShapeError, "stride", "got 0"),
+    (lambda: MaxPool2D(2, padding=-1), dc.ShapeError, "padding", "got -1"),
+    (lambda: BatchNorm2D(0), dc.ShapeError, "BatchNorm2D: n_channels", "got 0"),
+    (lambda: BatchNorm2D(2, momentum=1.5), dc.ArgumentError, "momentum", "weight of the new batch", "1.5"),
+    (lambda: BatchNorm2D(2, momentum=float("nan")), dc.ArgumentError, "momentum", "nan"),
+    (lambda: BatchNorm2D(2, epsilon=-1.0), dc.ArgumentError, "epsilon", "-1.0"),
+    (lambda: Dropout(1), dc.ArgumentError, "Dropout: p, the fraction dropped, must be 0 <= p < 1, got 1"),
+    (lambda: Dropout(-0.1), dc.ArgumentError, "got -0.1"),
+    (lambda: Dropout(float("nan")), dc.ArgumentError, "got nan"),
+    (lambda: CrossEntropyLoss(reduction="avg"), dc.ArgumentError, "CrossEntropyLoss", "mean, sum or none", "'avg'"),
+    (lambda: MSELoss(reduction="avg"), dc.ArgumentError, "MSELoss: reduction must be mean, sum or none, got 'avg'"),
+    (lambda: MeanSquareLoss(reduction=None), dc.ArgumentError, "MeanSquareLoss", "mean, sum or none", "None"),
+    (lambda: CrossEntropyLoss(label_smoothing=1.5), dc.ArgumentError, "label_smoothing", "1.5"),
+    (lambda: CrossEntropyLoss(label_smoothing=float("nan")), dc.ArgumentError, "label_smoothing", "nan"),
+    (lambda: Net([Linear(2, 3), Tanh]), dc.DTypeError, "Net", "number 1", "Tanh", "make an instance of it"),
+    (lambda: Net([Linear(2, 3), None]), dc.DTypeError, "Net", "number 1", "None"),
+    (lambda: Net([Linear(2, 3)], loss=CrossEntropyLoss), dc.DTypeError, "loss=", "make an instance of it"),
+    (lambda: Net([Linear(2, 3)], loss=Tanh()), dc.DTypeError, "loss=", "must be a Loss", "Tanh()"),
+    (lambda: Net(Linear(2, 3)), dc.DTypeError, "Net", "Linear(2, 3)"),
+    (lambda: Sequential([Tanh()]), dc.DTypeError, "Sequential", "number 0", "[Tanh()]"),
+    (lambda: Sequential(3), dc.DTypeError, "Sequential", "3"),
+    (lambda: Residual(Tanh), dc.DTypeError, "Residual", "make an instance of it"),
+    (lambda: Residual(Tanh(), Tanh), dc.DTypeError, "Residual", "make an instance of it"),
+    (lambda: Concat(), dc.DTypeError, "Concat", "at least one"),
+    (lambda: Add(), dc.DTypeError, "Add", "at least one"),
+    (lambda: Add(Tanh(), "relu"), dc.DTypeError, "Add", "number 1", "'relu'"),
+    (lambda: dc.seed(-1), dc.ArgumentError, "seed", "got -1"),
+    (lambda: dc.seed(1.5), dc.ArgumentError, "seed", "got 1.5"),
+    (lambda: dc.seed(2**64), dc.ArgumentError, "seed", "2**64"),
+    (lambda: dc.set_default_dtype("int32"), dc.DTypeError, "float32", "int32"),
+    (lambda: dc.asarray("abc"), dc.DTypeError, "wanted numbers", "str"),
+    (lambda: init.make("nothing", (1, 1), 1, 1), dc.ArgumentError, "'nothing'"),
+]
+
+
+@pytest.mark.parametrize("call, error, pieces", [(call, error, pieces) for call, error, *pieces in CONSTRUCTORS])
+def test_arguments(call, error, pieces):
+    with pytest.raises(error) as raised:
+        call()
+    message = str(raised.value)
+    assert [piece for piece in pieces if piece not in message] == [], message
+    assert isinstance(raised.value, dc.DeepcoreError)
+
+
+def test_settings_stay_after_a_bad_one():
+    for call in (lambda: dc.set_default_dtype("int32"), lambda: dc.set_backend("nump"), lambda: dc.seed(-1)):
+        with pytest.raises(dc.DeepcoreError):
+            call()
+    X = dc.asarray([1.0])
+    assert dc.default_dtype() == "float32" and X.dtype == np.float32 and type(X) is np.ndarray
+
+
+# ---- backends
+
+
+def _use(name):
+    with dc.use_backend(name):
+        raise AssertionError("not reached")
+
+
+@pytest.mark.parametrize("name", ["nump", "", "NumPy", "tensorflow"])
+def test_unknown_backends(name):
+    net = Net([Linear(3, 2), BatchNorm2D(2)])
+    before = state(net)
+    calls = [
+        lambda: dc.set_backend(name),
+        lambda: _use(name),
+        lambda: net.to(name),
+        lambda: dc.to_backend(np.ones(2), name),
+    ]
+    for call in calls:
+        with pytest.raises(dc.BackendUnavailable, match=f"no backend '{name}'; choose one of: numpy, "):
+            call()
+    assert state(net) == before
+    assert type(dc.asarray([1.0])) is np.ndarray
+
+
+def test_an_unknown_device():
+    net = Net([Linear(3, 2)])
+    before = state(net)
+    with pytest.raises((dc.DeepcoreError, ValueError), match="gpu9"):
+        net.to("numpy", device="gpu9")
+    assert state(net) == before
+
+
+@everywhere
+def test_what_gradcheck_cannot_check(_, place):
+    with pytest.raises(dc.DTypeError, match=r"gradcheck.* arrays, got list; use deepcore.asarray"):
+        dc.gradcheck(Tanh(), [1.0, 2.0])
