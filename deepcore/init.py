@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from deepcore.backends.select import asarray, default_dtype
+from deepcore.backends.select import FLOATS, asarray, default_dtype, dtype_name
 from deepcore.core.random import current_generator
-from deepcore.errors import ArgumentError, ShapeError
+from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.ops import random
 
 Shape = tuple[int, ...]
@@ -117,6 +117,8 @@ def make(
     >>> make("zeros", (1, 3), 3, 3)
     array([[0., 0., 0.]], dtype=float32)
     """
+    if dtype is not None and not dtype_name(dtype) in FLOATS:
+        raise DTypeError(f"weights must be floating-point numbers, one of {', '.join(FLOATS)}, got {dtype!r}")
     if isinstance(init, str):
         if init not in _NAMED:
             raise ArgumentError(f"init must be a function or one of {', '.join(_NAMED)}, got {init!r}")

@@ -102,26 +102,28 @@ class CrossEntropyLoss(_Reduced):
         return super()._config() | {"weight": self.buffer.get("weight")}
 
     def forward(self, X: Any, y: Any) -> Any:
+        gradient = self._recording
         self._check_output(X)
-        targets = self._targets(X, y)
-        L, dX = self._loss_of_rows(_rows(X), targets, gradient=self._recording)
-        if self._recording:
+        L, dX = self._loss_of_rows(_rows(X), *self._targets(X, y), gradient)
+        if gradient:
             self.cache["dX"] = _unrows(dX, X.shape)
         return array_namespace(X).reshape(L, (X.shape[0], *X.shape[2:])) if self.reduction == "none" else L
 
     def local_grad(self, X: Any, Y: Any) -> dict[str, Any]:
-        _, dX = self._loss_of_rows(_rows(X), self._targets(X, Y), gradient=True)
+        self._check_output(X)
+        _, dX = self._loss_of_rows(_rows(X), *self._targets(X, Y), gradient=True)
         return {"X": _unrows(dX, X.shape)}
 
-    def _loss_of_rows(self, X: Any, targets: Any, gradient: bool) -> tuple[Any, Any]:
+    def _loss_of_rows(self, X: Any, y: Any, ignore_index: int | None, gradient: bool) -> tuple[Any, Any]:
         weight = self.buffer.get("weight")
-        if weight is None and not self.label_smoothing and self.ignore_index == -100:  # spares a little time
-            return loss.cross_entropy(X, targets, reduction=self.reduction, gradient=gradient)
         if weight is not None:
             weight = self._class_weights(X, weight)
-        return loss.cross_entropy(
-            X, targets, weight, self.ignore_index, self.label_smoothing, self.reduction, gradient
-        )
+        return loss.cross_entropy(X, y, weight, ignore_index, self.label_smoothing, self.reduction, gradient)
+
+    def _check_output(self, X: Any) -> None:
+        if X.ndim < 2:
+            raise ShapeError(f"CrossEntropyLoss: X must be (n, c) or (n, c, d1, ...), got {tuple(X.shape)}")
+        super()._check_output(X)
 
     def _class_weights(self, X: Any, weight: Any) -> Any:
         xp = array_namespace(X, weight)
@@ -132,40 +134,47 @@ class CrossEntropyLoss(_Reduced):
             )
         return xp.astype(weight, X.dtype)
 
-    def _targets(self, X: Any, y: Any) -> Any:
-        """(n,) labels in an index type, or (n, c) probabilities; n is the batch times d1, ..."""
-        if X.ndim < 2:
-            raise ShapeError(f"CrossEntropyLoss: X must be (n, c) or (n, c, d1, ...), got {tuple(X.shape)}")
-        y = self.check_targets(y, X.shape)
+    def _targets(self, X: Any, y: Any) -> tuple[Any, int | None]:
+        """(n,) labels in an index type, or (n, c) probabilities; n is the batch times d1, ...
+
+        And the label to ignore, or None if it is known that there is none.
+        """
+        y, ignored = self._checked(y, X.shape)
         if y.shape[0] != X.shape[0]:
             raise ShapeError(f"CrossEntropyLoss: X has {X.shape[0]} rows, but there are {y.shape[0]} targets")
-        if y.ndim == 1:
-            return y
-        return _rows(y) if is_floating(y) else array_namespace(y).reshape(y, (-1,))
+        if y.ndim > 1:
+            y = _rows(y) if is_floating(y) else array_namespace(y).reshape(y, (-1,))
+        return y, ignored
 
     def check_targets(self, y: Any, shape: tuple[int, ...]) -> Any:
         """The labels in an index type, for an output of this shape.
 
         Raises LabelError naming the first bad row and its value, ShapeError for a shape that doesn't fit.
         """
+        return self._checked(y, shape)[0]
+
+    def _checked(self, y: Any, shape: tuple[int, ...]) -> tuple[Any, int | None]:
         if not is_integer(y):
             if is_floating(y) and y.ndim == len(shape) and y.shape[1:] == shape[1:]:
-                return y  # probabilities
+                return y, None  # probabilities
             raise LabelError(
                 f"CrossEntropyLoss: labels must be integers, got {dtype_name(y)} numbers{_first_value(y)}; "
                 f"use y.astype(int), or give probabilities of X's shape {tuple(shape)}"
             )
-        if y.shape[1:] != shape[2:] and y.shape[1:] != (1, *shape[2:]):
+        if y.ndim == 0 or (y.shape[1:] != shape[2:] and y.shape[1:] != (1, *shape[2:])):
             raise ShapeError(
                 f"CrossEntropyLoss: for X of shape {tuple(shape)} the labels must have shape "
                 f"{(shape[0], *shape[2:])}, got {tuple(y.shape)}"
             )
-        y = labels.as_index(y)
+        ignored = self.ignore_index
         if not CURRENT.thread.labels_checked:
-            self._check_range(y, shape[1])
-        return y
+            if not labels.all_within(y, shape[1]):
+                self._refuse_bad_label(y, shape[1])
+            elif not 0 <= ignored < shape[1]:
+                ignored = None
+        return labels.as_index(y), ignored
 
-    def _check_range(self, y: Any, c: int) -> None:
+    def _refuse_bad_label(self, y: Any, c: int) -> None:
         bad = labels.first_bad_label(y, c, self.ignore_index)
         if bad >= 0:
             host = to_numpy(y)

@@ -71,8 +71,7 @@ class Optimizer:
 
     def changes(self, net: Function, scale: Any = None) -> Changes:
         """What `step` would change, not yet committed. scale: a factor for all gradients."""
-        bound = self._net() if self._net is not None else None
-        if bound is not None and bound is not net:
+        if self._net is not None and self._net() is not net:
             raise StateError(
                 f"{type(self).__name__} belongs to another net, whose state it holds; "
                 "make a new optimizer for this one"

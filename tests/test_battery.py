@@ -32,6 +32,7 @@ from tests.battery import (
 )
 
 SMOOTH = [case for case in CASES if case.gradient is None]
+OF_ONE_INPUT = [case for case in CASES if len(case.inputs) == 1]
 TOLERANCE = {  # of values and of gradients; those of the reference are differences, good to about 1e-9
     "float32": {"rtol": 1e-5, "atol": 4e-6},
     "float64": {"rtol": 1e-8, "atol": 1e-8},
@@ -51,6 +52,7 @@ def cases(*keep, omit=lambda case: False, among=CASES):
 
 
 cases_and_places = pytest.mark.parametrize("case, place", params(CASES))
+cases_and_libraries = pytest.mark.parametrize("case, place", params(CASES, EACH_LIBRARY))
 
 
 # ---- running a case
@@ -154,6 +156,41 @@ def test_gradcheck(case, place):
     assert {path: bits(W) for path, W in tables(f).items()} == before
 
 
+class WrongInput(Square):
+    def local_grad(self, X):
+        return {"X": 3 * X}
+
+
+class WrongWeight(Scale):
+    def backward(self, dY):
+        dX = super().backward(dY)
+        self.weight_update["s"] = 1.001 * self.weight_update["s"]
+        return dX
+
+
+class NoWeight(Scale):
+    def backward(self, dY):
+        return dY * self.weight["s"]
+
+
+class WrongSecond(Product):
+    def backward(self, dY):
+        dA, dB = super().backward(dY)
+        return dA, -dB
+
+
+@pytest.mark.parametrize(
+    "f, named",
+    [(WrongInput(), "input 0"), (WrongWeight(), "s"), (NoWeight(), "s"), (WrongSecond(), "input 1")],
+    ids=lambda x: type(x).__name__,
+)
+def test_gradcheck_finds_what_is_wrong(f, named):
+    """Else nothing that it finds right would count."""
+    X = single(np.random.default_rng(0).standard_normal((2, 3)))
+    with pytest.raises(dc.GradientError, match=rf"{type(f).__name__}.* gradient of {named}\b"):
+        dc.gradcheck(f, *([X, X + 1] if named == "input 1" else [X]))
+
+
 @cases_and_places
 def test_nothing_is_written_to(case, place):
     f = case.build(place)
@@ -204,7 +241,7 @@ def test_an_empty_batch(case, place):
     assert {path: bits(W) for path, W in tables(f).items()} == before
 
 
-@cases_and_places
+@cases_and_libraries
 def test_new_weights_are_made_where_the_backend_says_and_are_the_same_everywhere(case, place):
     dc.seed(1)
     wanted = {path: bits(W) for path, W in tables(case.make()).items()}
@@ -275,7 +312,7 @@ def test_every_memory_layout_gives_the_bits_of_the_c_copy(case, layout):
 # ---- copies
 
 
-@cases_and_places
+@cases_and_libraries
 def test_deepcopy(case, place):
     f = case.build(place)
     inputs = put(place, case.draw())
@@ -289,7 +326,7 @@ def test_deepcopy(case, place):
     assert [bits(x) for x in run(case, clone, place, inputs)] == wanted
 
 
-@cases_and_places
+@cases_and_libraries
 def test_pickle_opens_on_numpy(case, place):
     f = case.build(place)
     inputs = put(place, case.draw())
@@ -337,8 +374,7 @@ def test_twice_in_one_net(case):
     _assert_gradients_are_sums(shared, first, second)
 
 
-@pytest.mark.parametrize("case, place", params([case for case in CASES if not case.is_loss and len(case.inputs) == 1],
-                                               [place for place in PLACES if place.float64]))  # fmt: skip
+@pytest.mark.parametrize("case, place", params(OF_ONE_INPUT, [p for p in EACH_LIBRARY if p.float64]))
 def test_called_twice_by_a_container_of_the_users_own(case, place):
     shared = case.build(place, "float64")
     first, second = case.build(place, "float64"), case.build(place, "float64")
@@ -428,7 +464,7 @@ def test_local_grad_of_an_elementwise_function_is_its_derivative(case):
     close(f.backward(dY), dY * local["X"], rtol=1e-12)
 
 
-@cases_and_places
+@cases_and_libraries
 def test_grad_is_the_local_grad_of_the_last_call(case, place):
     f = case.build(place)
     inputs = put(place, case.draw())
@@ -506,17 +542,17 @@ def test_jacobian_of_softmax(place):
 # ---- not finite, and too large
 
 
-@cases()
+@cases_and_libraries
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_nan_and_inf_propagate(case, number):
-    f = case.build()
+def test_nan_and_inf_propagate(case, place, number):
+    f = case.build(place)
     host = case.draw()
     for i in case.differentiable:
         xs = [x.copy() for x in host]
         xs[i].reshape(-1)[xs[i].size // 2] = number
         wanted = case.value(*xs)
         with np.errstate(all="ignore"):
-            got = f(*put(NUMPY, xs))
+            got = place.back(f(*put(place, xs)))
         np.testing.assert_array_equal(np.isnan(got), np.isnan(wanted))
         close(got, wanted, equal_nan=True, **TOLERANCE["float32"])
 
@@ -544,7 +580,8 @@ def test_no_numpy_warning_about_overflow_of_finite_input(case, size):
     f = case.build()
     inputs = put(NUMPY, case.draw())
     for i in case.differentiable:
-        inputs[i] *= np.float32(size) / np.abs(inputs[i]).max()
+        x = inputs[i].astype("float64")
+        inputs[i] = (x / np.abs(x).max() * size).astype("float32")
     assert all(np.isfinite(x).all() for x in inputs)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         Y = f(*inputs)
@@ -557,7 +594,7 @@ def test_no_numpy_warning_about_overflow_of_finite_input(case, size):
 # ---- records
 
 
-@cases_and_places
+@cases_and_libraries
 def test_a_direct_forward_records_nothing(case, place):
     f = case.build(place)
     inputs = put(place, case.draw())
@@ -577,7 +614,7 @@ def test_a_direct_forward_records_nothing(case, place):
     assert [bits(x) for x in [Y, *dX, *gradients(f).values()]] == wanted
 
 
-@cases_and_places
+@cases_and_libraries
 def test_backward_needs_a_call_and_is_had_once(case, place):
     f = case.build(place)
     dY = place.array(case.draw_dY(case.value(*case.draw())))
@@ -591,7 +628,7 @@ def test_backward_needs_a_call_and_is_had_once(case, place):
     assert {path: bits(dW) for path, dW in gradients(f).items()} == before
 
 
-@cases_and_places
+@cases_and_libraries
 def test_a_second_backward_forgets_the_first_and_accumulate_adds(case, place):
     f = case.build(place)
     inputs = put(place, case.draw())

@@ -86,9 +86,9 @@ everywhere = pytest.mark.parametrize("_, place", params(NOWHERE, WRITEABLE))
 # ---- targets
 
 
-def train_step(net, out_shape, y):
-    """A good pass from the input on."""
-    out = net(out_shape)
+def train_step(net, X, y):
+    """A good pass: all that it gives."""
+    out = net(X)
     return [out, net.loss(out, y), net.backward(), *net.gradients().values()]
 
 
@@ -96,30 +96,31 @@ def ignoring(label):
     return CrossEntropyLoss(ignore_index=label)
 
 
+CE = CrossEntropyLoss
 OUT_OF_RANGE = dc.LabelError, "CrossEntropyLoss", "labels must be 0 to 3 for 4 classes"
 NO_INTEGERS = dc.LabelError, "CrossEntropyLoss", "labels must be integers"
 
 LABELS = [  # name, loss, y for 3 samples and 4 classes, error, pieces of its message
-    ("too large", CrossEntropyLoss, np.array([0, 4, 1]), *OUT_OF_RANGE, "ignore_index=-100", "got 4 in row 1"),
-    ("negative", CrossEntropyLoss, np.array([0, 1, -1]), *OUT_OF_RANGE, "got -1 in row 2"),
-    ("negative int8", CrossEntropyLoss, np.array([-2, 0, 1], "int8"), *OUT_OF_RANGE, "got -2 in row 0"),
-    ("too large uint8", CrossEntropyLoss, np.array([1, 200, 1], "uint8"), *OUT_OF_RANGE, "got 200 in row 1"),
-    ("-100 as uint8", CrossEntropyLoss, np.array([0, 156, 1], "uint8"), *OUT_OF_RANGE, "got 156 in row 1"),
-    ("-100 as uint64", CrossEntropyLoss, np.array([0, 1, 2**64 - 100], "uint64"), *OUT_OF_RANGE, "in row 2"),
-    ("column", CrossEntropyLoss, np.array([[0], [1], [9]]), *OUT_OF_RANGE, "got 9 in row 2"),
+    ("too large", CE, np.array([0, 4, 1]), *OUT_OF_RANGE, "ignore_index=-100", "got 4 in row 1"),
+    ("negative", CE, np.array([0, 1, -1]), *OUT_OF_RANGE, "got -1 in row 2"),
+    ("negative int8", CE, np.array([-2, 0, 1], "int8"), *OUT_OF_RANGE, "got -2 in row 0"),
+    ("too large uint8", CE, np.array([1, 200, 1], "uint8"), *OUT_OF_RANGE, "got 200 in row 1"),
+    ("-100 as uint8", CE, np.array([0, 156, 1], "uint8"), *OUT_OF_RANGE, "got 156 in row 1"),
+    ("-100 as uint64", CE, np.array([0, 1, 2**64 - 100], "uint64"), *OUT_OF_RANGE, "in row 2"),
+    ("column", CE, np.array([[0], [1], [9]]), *OUT_OF_RANGE, "got 9 in row 2"),
     ("only one is ignored", lambda: ignoring(-1), np.array([-1, 0, -100]), *OUT_OF_RANGE, "ignore_index=-1",
      "got -100 in row 2"),
-    ("the first counts", CrossEntropyLoss, np.array([0, 8, -9]), *OUT_OF_RANGE, "got 8 in row 1"),
-    ("float32", CrossEntropyLoss, np.array([0, 1, 2], "float32"), *NO_INTEGERS, "float32", "0.0 in row 0",
+    ("the first counts", CE, np.array([0, 8, -9]), *OUT_OF_RANGE, "got 8 in row 1"),
+    ("float32", CE, np.array([0, 1, 2], "float32"), *NO_INTEGERS, "float32", "0.0 in row 0",
      "y.astype(int)", "probabilities of X's shape (3, 4)"),
-    ("float column", CrossEntropyLoss, np.array([[0], [1], [2]], "float32"), *NO_INTEGERS, "float32"),
-    ("bool", CrossEntropyLoss, np.array([True, False, True]), *NO_INTEGERS, "bool"),
-    ("complex", CrossEntropyLoss, np.array([0, 1, 2], "complex64"), *NO_INTEGERS, "complex64"),
-    ("probabilities of 3 classes", CrossEntropyLoss, np.ones((3, 3), "float32"), *NO_INTEGERS, "(3, 4)"),
-    ("probabilities of 2 rows", CrossEntropyLoss, np.ones((2, 4), "float32"), dc.ShapeError, "3 rows", "2"),
-    ("one-hot integers", CrossEntropyLoss, np.eye(4, dtype="int64")[:3], dc.ShapeError, "shape (3,)", "got (3, 4)"),
-    ("too few", CrossEntropyLoss, np.array([0, 1]), dc.ShapeError, "3 rows", "2 labels"),
-    ("a single number", CrossEntropyLoss, np.array(1), dc.ShapeError, "shape (3,)", "got ()"),
+    ("float column", CE, np.array([[0], [1], [2]], "float32"), *NO_INTEGERS, "float32"),
+    ("bool", CE, np.array([True, False, True]), *NO_INTEGERS, "bool"),
+    ("complex", CE, np.array([0, 1, 2], "complex64"), *NO_INTEGERS, "complex64"),
+    ("probabilities of 3 classes", CE, np.ones((3, 3), "float32"), *NO_INTEGERS, "(3, 4)"),
+    ("probabilities of 2 rows", CE, np.ones((2, 4), "float32"), dc.ShapeError, "3 rows", "there are 2"),
+    ("one-hot integers", CE, np.eye(4, dtype="int64")[:3], dc.ShapeError, "shape (3,)", "got (3, 4)"),
+    ("too few", CE, np.array([0, 1]), dc.ShapeError, "3 rows", "there are 2"),
+    ("a single number", CE, np.array(1), dc.ShapeError, "shape (3,)", "got ()"),
 ]  # fmt: skip
 
 
@@ -187,7 +188,9 @@ def test_regression_targets(loss, row, place):
 @pytest.mark.parametrize("loss", [CrossEntropyLoss, MSELoss, MeanSquareLoss])
 def test_targets_that_are_no_array(loss, y, _, place):
     f, X = loss(), floats(place, 3, 4)
-    with pytest.raises(dc.DTypeError, match=f"{loss.__name__}.* array, got {type(y).__name__}; .*deepcore.asarray"):
+    with pytest.raises(
+        dc.DTypeError, match=f"{loss.__name__}.* array, got {type(y).__name__}; .*deepcore.asarray"
+    ):
         f(X, y)
 
 
@@ -243,21 +246,26 @@ SHAPES = [  # name, function, a shape that it takes, one that it doesn't, pieces
      "layer 2, Linear(784, 128): X must end in 784, got (32, 28, 28); put Flatten() before it"),
     ("deep inside", lambda: Net([Tanh(), Sequential(ReLU(), Net([Linear(3, 2)]))]), (2, 3), (2, 4),
      "layer 1, function 1, layer 0, Linear(3, 2): X must end in 3, got (2, 4)"),
-    ("behind two BatchNorms", norms, (3, 2, 2, 2), (3, 2, 2, 3), "layer 1, function 2, Linear(8, 3)", "got (3, 12)"),
-    ("channels", lambda: Conv2D(2, 3), (2, 2, 4, 4), (2, 3, 4, 4), "Conv2D(2, 3", "(n, 2, h, w)", "(2, 3, 4, 4)"),
-    ("channels of groups", lambda: Conv2D(4, 4, groups=2), (2, 4, 4, 4), (2, 2, 4, 4), "(n, 4, h, w)", "(2, 2, 4, 4)"),
+    ("behind two BatchNorms", norms, (3, 2, 2, 2), (3, 2, 2, 3), "layer 1, function 2, Linear(8, 3)",
+     "got (3, 12)"),
+    ("channels", lambda: Conv2D(2, 3), (2, 2, 4, 4), (2, 3, 4, 4), "Conv2D(2, 3", "(n, 2, h, w)",
+     "(2, 3, 4, 4)"),
+    ("channels of groups", lambda: Conv2D(4, 4, groups=2), (2, 4, 4, 4), (2, 2, 4, 4), "(n, 4, h, w)",
+     "(2, 2, 4, 4)"),
     ("a single image", lambda: Conv2D(2, 3), (2, 2, 4, 4), (2, 4, 4), "(n, 2, h, w)", "(2, 4, 4)"),
     ("kernel larger than the image", lambda: Conv2D(1, 2, 5, padding=1), (1, 1, 4, 4), (1, 1, 2, 4),
      "Conv2D(1, 2", "5x5 kernel", "larger than the padded 4x6 input", "use a smaller kernel or more padding"),
     ("kernel dilated", lambda: Conv2D(1, 2, 3, dilation=2), (1, 1, 5, 5), (1, 1, 4, 5),
      "3x3 kernel spans 5x5 with its dilation", "4x5 input"),
     ("image without height", lambda: Conv2D(1, 2, 3), (1, 1, 3, 3), (1, 1, 0, 4), "3x3 kernel", "0x4 input"),
-    ("window larger than the image", MaxPool2D, (1, 1, 4, 4), (1, 1, 1, 4), "MaxPool2D(", "2x2 kernel", "1x4 input"),
+    ("window larger than the image", MaxPool2D, (1, 1, 4, 4), (1, 1, 1, 4), "MaxPool2D(", "2x2 kernel",
+     "1x4 input"),
     ("window in a net", cnn, (2, 2, 4, 4), (2, 2, 3, 3), "layer 2, MaxPool2D(", "2x2 kernel", "1x1 input"),
     ("pooling a single image", MaxPool2D, (1, 1, 4, 4), (1, 4, 4), "(n, c, h, w)", "(1, 4, 4)"),
     ("one value per channel", lambda: BatchNorm2D(3), (2, 3, 1, 1), (1, 3, 1, 1),
      "BatchNorm2D(3)", "more than one value per channel", "(1, 3, 1, 1)", "net.eval()"),
-    ("channels of BatchNorm", lambda: BatchNorm2D(3), (2, 3, 2, 2), (2, 2, 2, 2), "BatchNorm2D(3)", "(n, 3, h, w)"),
+    ("channels of BatchNorm", lambda: BatchNorm2D(3), (2, 3, 2, 2), (2, 2, 2, 2), "BatchNorm2D(3)",
+     "(n, 3, h, w)"),
     ("rows for BatchNorm2D", lambda: BatchNorm2D(3), (2, 3, 2, 2), (2, 3), "(n, 3, h, w)", "got (2, 3)"),
     ("a number for Flatten", Flatten, (2, 3), (), "Flatten()", "axis of samples"),
     ("branches that differ", lambda: Add(Sequential(), MaxPool2D(1, 2)), (2, 2, 1, 1), (2, 2, 3, 3),
@@ -436,7 +444,10 @@ def test_weights_of_two_dtypes():
 def test_input_is_cast_to_the_dtype_of_the_weights(dtype, place):
     if dtype not in place.dtypes:
         return
-    for given in {"float16", "float32", "float64"} & {*place.dtypes, *(["float16"] if place.backend == "numpy" else [])}:
+    for given in {"float16", "float32", "float64"} & {
+        *place.dtypes,
+        *(["float16"] if place.backend == "numpy" else []),
+    }:
         net = Net([Linear(3, 4), Tanh(), Linear(4, 2)], loss=MSELoss())
         for layer in (net.layers[0], net.layers[2]):
             layer.weight = {name: W.astype(dtype) for name, W in layer.weight.items()}
@@ -513,8 +524,18 @@ CONSTRUCTORS = [  # call, error, pieces of its message
     (lambda: Dropout(1), dc.ArgumentError, "Dropout: p, the fraction dropped, must be 0 <= p < 1, got 1"),
     (lambda: Dropout(-0.1), dc.ArgumentError, "got -0.1"),
     (lambda: Dropout(float("nan")), dc.ArgumentError, "got nan"),
-    (lambda: CrossEntropyLoss(reduction="avg"), dc.ArgumentError, "CrossEntropyLoss", "mean, sum or none", "'avg'"),
-    (lambda: MSELoss(reduction="avg"), dc.ArgumentError, "MSELoss: reduction must be mean, sum or none, got 'avg'"),
+    (
+        lambda: CrossEntropyLoss(reduction="avg"),
+        dc.ArgumentError,
+        "CrossEntropyLoss",
+        "mean, sum or none",
+        "'avg'",
+    ),
+    (
+        lambda: MSELoss(reduction="avg"),
+        dc.ArgumentError,
+        "MSELoss: reduction must be mean, sum or none, got 'avg'",
+    ),
     (lambda: MeanSquareLoss(reduction=None), dc.ArgumentError, "MeanSquareLoss", "mean, sum or none", "None"),
     (lambda: CrossEntropyLoss(label_smoothing=1.5), dc.ArgumentError, "label_smoothing", "1.5"),
     (lambda: CrossEntropyLoss(label_smoothing=float("nan")), dc.ArgumentError, "label_smoothing", "nan"),
@@ -539,7 +560,9 @@ CONSTRUCTORS = [  # call, error, pieces of its message
 ]
 
 
-@pytest.mark.parametrize("call, error, pieces", [(call, error, pieces) for call, error, *pieces in CONSTRUCTORS])
+@pytest.mark.parametrize(
+    "call, error, pieces", [(call, error, pieces) for call, error, *pieces in CONSTRUCTORS]
+)
 def test_arguments(call, error, pieces):
     with pytest.raises(error) as raised:
         call()

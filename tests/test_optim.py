@@ -175,7 +175,7 @@ def test_defaults_are_torchs():
 
 
 @pytest.mark.parametrize("make", [SGD, Adam, AdamW])
-@pytest.mark.parametrize("lr", [-1e-3, float("nan"), float("inf"), np.float64("nan")], ids=str)
+@pytest.mark.parametrize("lr", [-1e-3, float("nan"), float("inf"), np.float64("nan"), "fast", None], ids=str)
 def test_a_rate_that_is_none(make, lr):
     with pytest.raises(ArgumentError, match="lr must be a finite number, zero or more, got"):
         make(lr)
@@ -195,6 +195,7 @@ def test_a_rate_that_is_none(make, lr):
         (SGD, {"weight_decay": float("nan")}, "SGD: weight_decay must be"),
         (SGD, {"nesterov": True}, "SGD: nesterov needs a momentum above 0"),
         (Adam, {"betas": (0.9, 1.0)}, r"Adam: betas must be two numbers 0 <= beta < 1, got \(0.9, 1.0\)"),
+        (Adam, {"betas": 0.9}, "Adam: betas must be two numbers"),
         (Adam, {"betas": (0.9,)}, "Adam: betas must be two numbers"),
         (Adam, {"betas": (-0.1, 0.9)}, "Adam: betas must be two numbers"),
         (Adam, {"eps": -1e-8}, "Adam: eps must be"),

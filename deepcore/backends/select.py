@@ -22,7 +22,7 @@ from deepcore.backends.registry import backend_names, backend_of, get_backend, i
 from deepcore.errors import BackendFallbackWarning, BackendUnavailable, DTypeError
 
 _AUTO = ("cupy", "numpy")  # what "auto" tries, in this order
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 _in_context: ContextVar[Backend | None] = ContextVar("deepcore_backend", default=None)
 _selected: Backend | None = None
@@ -116,8 +116,8 @@ def set_default_dtype(dtype: Any) -> None:
     """
     global _default_dtype
     name = dtype_name(dtype)
-    if name not in _FLOATS:
-        raise DTypeError(f"set_default_dtype: wanted one of {', '.join(_FLOATS)}, got {name}")
+    if name not in FLOATS:
+        raise DTypeError(f"set_default_dtype: wanted one of {', '.join(FLOATS)}, got {name}")
     _default_dtype = name
 
 
@@ -155,7 +155,7 @@ def _integer(kind: type, dtype: Any) -> bool:
 
 @functools.cache
 def _floating(kind: type, dtype: Any) -> bool:  # `kind`, because dtypes of two libraries may hash alike
-    return dtype_name(dtype) in _FLOATS
+    return dtype_name(dtype) in FLOATS
 
 
 def asarray(x: Any, dtype: Any = None, device: Any = None) -> Any:
@@ -203,8 +203,8 @@ def to_backend(x: Any, name: str, device: Any = None) -> Any:
 
 
 def quiet() -> contextlib.AbstractContextManager[Any]:
-    """Inside a with-block, NumPy doesn't warn of overflow: the inf in the result says it."""
-    return np.errstate(over="ignore")
+    """Inside a with-block, NumPy doesn't warn of overflow and what follows: inf and NaN say it."""
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 def synchronize() -> None:

@@ -140,6 +140,9 @@ class Function:
         """The inputs of an outermost call, floating ones in the dtype of the weights."""
         W = first_weight(self)
         if W is None:
+            for i, x in enumerate(inputs):
+                if not is_array(x) and not (x is None and i):  # a later input may be None
+                    raise wants_floats(self, x)
             if len(inputs) > 1:
                 array_namespace(*(x for x in inputs if x is not None))
             return inputs

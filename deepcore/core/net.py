@@ -63,9 +63,17 @@ class Composition(Function):
         Raises StateError before forward, before loss, and for a second time.
         """
         if dY is None:
-            assert self.loss_fn is not None
-            dY = self.loss_fn.backward()
+            dY = self.loss_gradient()
         return chain_backward(self.layers, (dY, *more))
+
+    def loss_gradient(self) -> Any:
+        """dL/dout of the last loss. Call it once for each `net.loss`, and pass what you make of it on.
+
+        net.backward(net.loss_gradient()) is net.backward().
+        """
+        if self.loss_fn is None:
+            raise StateError("this net has no loss; make it with Net(layers, loss=CrossEntropyLoss())")
+        return run_inside(self._record, self, self.loss_fn.backward)
 
     def _fit_gradient(self, record: Record, dY: Any, named: Any) -> Any:
         gradients = [d for d in (*dY, *named.values()) if d is not None]

@@ -34,6 +34,8 @@ class BatchNorm(Layer):
             raise ArgumentError(
                 f"{who}: momentum, the weight of the new batch, must be 0 to 1, got {momentum}"
             )
+        if not 0 <= epsilon < math.inf:
+            raise ArgumentError(f"{who}: epsilon must be a finite number, 0 or more, got {epsilon}")
         self.epsilon = float(epsilon)  # a NumPy float64 would widen the arrays it meets
         self.momentum = float(momentum)
         self._init_weights(dtype, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deepcore.backends.registry import array_namespace
+from deepcore.backends.select import dtype_name
 from deepcore.ops.dispatch import op
 
 
@@ -16,13 +17,20 @@ def as_index(y: Any) -> Any:
 
 
 @op
-def first_bad_label(y: Any, c: int, ignore_index: int = -100) -> int:
-    """Position, in reading order, of the first label that is neither 0 to c - 1 nor ignore_index; else -1.
+def all_within(y: Any, c: int) -> bool:
+    """Whether every label is one of 0 to c - 1: one look, which waits for the device.
 
     By arithmetic, because indexing says nothing: a GPU wraps, JAX clamps, NumPy takes -1 for the last.
     """
     xp = array_namespace(y)
-    if 0 in y.shape:
-        return -1
-    bad = ((y < 0) | (y >= c)) & (y != ignore_index)
-    return int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int8))) if bool(xp.any(bad)) else -1
+    return 0 in y.shape or bool(xp.all((y >= 0) & (y < c)))
+
+
+def first_bad_label(y: Any, c: int, ignore_index: int) -> int:
+    """Position, in reading order, of the first label that is neither 0 to c - 1 nor ignore_index; else -1."""
+    xp = array_namespace(y)
+    bad = (y < 0) | (y >= c)
+    if ignore_index >= 0 or not dtype_name(y).startswith("u"):  # no unsigned number is negative
+        bad = bad & (y != ignore_index)
+    bad = xp.reshape(bad, (-1,))
+    return int(xp.argmax(xp.astype(bad, xp.int8))) if bool(xp.any(bad)) else -1

@@ -34,7 +34,7 @@ def cross_entropy(
     """
     xp = array_namespace(X)
     Z = row_major(X)
-    w = xp.ones_like(Z[:1, ...]) if weight is None else xp.astype(weight, Z.dtype)[None, :]
+    w = xp.ones((1, Z.shape[1]), dtype=Z.dtype, device=Z.device) if weight is None else xp.astype(weight, Z.dtype)[None, :]
     if y.ndim == 1:
         kept, T = _one_hot(y, Z, ignore_index)
         Z = xp.where(kept, Z, 0)  # what an ignored row holds, even NaN, must not matter
@@ -67,20 +67,20 @@ def _cross_entropy_of(X: Any, T: Any, gradient: bool) -> tuple[Any, Any]:
     """L = -sum_c T_c log P_c for each row, and the gradient of sum L.   X, T: (N, C)   L: (N,)
 
     With D = X - max X, one largest entry set apart, and s the sum of e^D over the others:
-    log P = D - log(1 + s)      P = 1 / (1 + s) at the top, else e^D / (1 + s)
-    dX = P sum T - T            = P (sum T - T) - (1 - P) T, which keeps the digits of a P near 1
+    log P = D - log(1 + s)      P = e^D / (1 + s)      1 - P = s / (1 + s) at the top
+    dX = P sum T - T = P (sum T - T) - (1 - P) T, which keeps the digits of a P near 1
     """
     xp = array_namespace(X)
     top = at_top(X)
     D = X - xp.max(X, axis=1, keepdims=True)
-    E = xp.where(top, 0, xp.exp(D))
+    E = xp.exp(D) - top
     s = xp.sum(E, axis=1, keepdims=True)
     mass = xp.sum(T, axis=1, keepdims=True)
     L = xp.log1p(s) * mass - xp.sum(T * xp.where(T == 0, 0, D), axis=1, keepdims=True)  # 0 log 0 = 0
     if not gradient:
         return L[:, 0], None
-    P = xp.where(top, 1, E) / (1 + s)
-    not_P = xp.where(top, s, 1 + s - E) / (1 + s)
+    P = (E + top) / (1 + s)
+    not_P = (s + (1 - top) - E) / (1 + s)
     return L[:, 0], P * (mass - T) - not_P * T
 
 

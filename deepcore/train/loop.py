@@ -49,7 +49,7 @@ def fit(
     _check_count("accumulate", accumulate, least=1)
     if clip_norm is not None and not 0 < clip_norm < math.inf:
         raise ArgumentError(f"fit: clip_norm must be a finite number above 0, got {clip_norm}")
-    source = _Source(X, y, check_batch_size(batch_size), shuffle)
+    source = _Source(X, y, check_batch_size(batch_size), shuffle, validation_data)
     generator = Generator(_draw_seed() if seed is None else check_seed(seed))
     run = Run(net, optimizer or SGD(), epochs, source.count and math.ceil(source.count / accumulate))
     net.history = run.history  # type: ignore[attr-defined]
@@ -89,7 +89,9 @@ def predict(net: Composition, X: Any, batch_size: int | None = None) -> Any:
         if batch_size is None or not data.n:
             return net(_at_home(net, data.X))
         outs = [net(_at_home(net, Xb)) for Xb, _ in data.batches(check_batch_size(batch_size))]
-        return array_namespace(outs[0]).concat(outs, axis=0)
+        if isinstance(outs[0], tuple):  # several outputs
+            return tuple(map(_joined, zip(*outs, strict=True)))
+        return _joined(outs)
     finally:
         CURRENT.thread = before
 
@@ -116,7 +118,15 @@ def evaluate(
 class _Source:
     """Where batches come from: arrays, shuffled anew each epoch, or an iterable as it is."""
 
-    def __init__(self, X: Any, y: Any, batch_size: int, shuffle: bool):
+    def __init__(
+        self,
+        X: Any,
+        y: Any,
+        batch_size: int,
+        shuffle: bool,
+        validation_data: tuple[Any, Any] | None = None,
+    ):
+        self.validation = None if validation_data is None else Arrays(*validation_data)
         self.arrays = None if y is None else Arrays(X, y)
         if self.arrays is None and (is_array(X) or not hasattr(X, "__iter__")):
             raise DataError("y is missing: pass X and y, or an iterable of pairs (X, y)")
@@ -155,8 +165,10 @@ class _Source:
 
         Those in arrays are all checked at the first batch, on the host, before anything has changed.
         """
-        if self.arrays is not None and not self.checked:
-            loss_fn.check_targets(self.arrays.y, tuple(out.shape))
+        if not self.checked:
+            for arrays in (self.arrays, self.validation):
+                if arrays is not None:
+                    loss_fn.check_targets(arrays.y, tuple(out.shape))
             self.checked = True
         if self.arrays is None:
             yb = loss_fn.check_targets(yb, tuple(out.shape))
@@ -164,7 +176,7 @@ class _Source:
 
 
 class _Step:
-    """One update of the weights, from one batch or from several whose gradients are averaged."""
+    """One update of the weights, from one batch or from several that count as one."""
 
     def __init__(
         self,
@@ -176,30 +188,34 @@ class _Step:
         self.run = run
         self.source = source
         self.schedule = schedule
-        self.clip_norm = clip_norm
+        self.clip_norm = None if clip_norm is None else float(clip_norm)
 
     def __call__(self, group: list[tuple[Any, Any]], tally: _Tally) -> None:
         run, net, staged = self.run, self.run.net, CURRENT.thread.staged
         loss = None
+        n = sum(Xb.shape[0] for Xb, _ in group)
         for index, (Xb, yb) in enumerate(group):
             out = net(_at_home(net, Xb))
             targets = self.source.targets(net.loss_fn, yb, out)
             loss = _loss_of_checked(net, out, targets)
             tally.add(out, targets, loss)
-            net.backward(accumulate=index > 0)
+            if len(group) == 1:
+                net.backward()
+            else:  # each batch counts by its samples, so that the last may be smaller
+                net.backward(net.loss_gradient() * (Xb.shape[0] / n), accumulate=index > 0)
         if self.schedule is not None:
             run.optimizer.lr = self.schedule(run.step)
-        changes = run.optimizer.changes(net, self._scale(net, len(group)))
+        changes = run.optimizer.changes(net, self._scale(net))
         for f, buffers in staged.items():
             changes.set(f.buffer, buffers)
         changes.set(vars(run), {"step": run.step + 1, "loss": loss})
         changes.commit()
         staged.clear()
 
-    def _scale(self, net: Composition, batches: int) -> Any:
-        """The factor for all gradients: their average over the batches, then at most clip_norm long."""
+    def _scale(self, net: Composition) -> Any:
+        """The factor that makes all gradients together, as one vector, at most clip_norm long."""
         if self.clip_norm is None:
-            return None if batches == 1 else 1 / batches
+            return None
         squares = [
             array_namespace(dW).sum(dW * dW)
             for p in find_parameters(net).values()
@@ -208,8 +224,8 @@ class _Step:
         if not squares:
             return None
         xp = array_namespace(squares[0])
-        norm = xp.sqrt(sum(squares[1:], start=squares[0])) / batches
-        return xp.minimum(self.clip_norm / (norm + 1e-6), xp.ones_like(norm)) / batches
+        norm = xp.sqrt(sum(squares[1:], start=squares[0]))
+        return xp.minimum(self.clip_norm / (norm + 1e-6), xp.ones_like(norm))
 
 
 class _Tally:
@@ -226,7 +242,7 @@ class _Tally:
             self.metrics = named_metrics(self.wanted, labels=not is_floating(targets))
         n = out.shape[0]
         self.n += n
-        if loss.ndim:
+        if getattr(loss, "ndim", 0):
             loss = array_namespace(loss).mean(loss)
         self._add("loss", loss, n)
         for name, metric in self.metrics.items():
@@ -236,7 +252,7 @@ class _Tally:
         self.sums[name] = mean * n + self.sums[name] if name in self.sums else mean * n
 
     def means(self) -> dict[str, float]:
-        return {name: float(to_numpy(total)) / self.n for name, total in self.sums.items()}
+        return {name: float(to_numpy(total)) / max(1, self.n) for name, total in self.sums.items()}
 
 
 def _loss_of_checked(net: Composition, out: Any, targets: Any) -> Any:
@@ -265,6 +281,10 @@ def _at_home(net: Composition, X: Any) -> Any:
     """X where the net's weights live."""
     W = first_weight(net)
     return X if W is None else beside(W, X)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    return array_namespace(parts[0]).concat(list(parts), axis=0)
 
 
 def _draw_seed() -> int:

@@ -289,6 +289,24 @@ def test_a_net_with_several_outputs_takes_as_many_gradients():
     assert dc.gradcheck(net, X)
 
 
+def test_gradients_of_several_outputs_are_checked_and_cast_like_that_of_one():
+    net = Net([Linear(3, 4), Split()])
+    A, _ = net(normal(5, 3))
+    with pytest.raises(ShapeError, match=r"\(5, 2\), got \(5, 3\)"):
+        net.backward(A, np.ones((5, 3)))
+    assert net.backward(np.ones((5, 2)), np.ones((5, 2))).dtype == np.float32  # NumPy's ones are float64
+
+
+def test_as_many_gradients_as_outputs():
+    net, one = Net([Linear(3, 4), Split()]), Net([Linear(3, 4)])
+    A, B = net(normal(5, 3))
+    out = one(normal(5, 3))
+    for wrong in (lambda: net.backward(A), lambda: net.backward(A, B, B), lambda: one.backward(out, out)):
+        with pytest.raises(dc.DeepcoreError, match="backward"):
+            wrong()
+    assert net.backward(A, B).shape == one.backward(out).shape == (5, 3)
+
+
 @pytest.mark.parametrize(
     "container", [Sequential, lambda *layers: Net(list(layers))], ids=["Sequential", "Net"]
 )

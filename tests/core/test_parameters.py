@@ -635,6 +635,13 @@ class Hasty(Linear):
         super()._update_weights(2 * lr)
 
 
+class Plain(Linear):
+    """An override that changes nothing."""
+
+    def _update_weights(self, lr):
+        super()._update_weights(lr)
+
+
 class InPlace(Linear):
     def _update_weights(self, lr):
         self.weight["W"] -= lr * self.weight_update["W"]
@@ -666,11 +673,24 @@ def test_a_users_own_rule_may_call_super():
 
 
 def test_a_users_own_rule_may_work_in_place():
-    (own,) = square_layers(1, kind=InPlace)
+    """`W -= lr * dW` is what one writes in NumPy; all weights must still change together."""
+
+    class Failing(Linear):
+        def _update_weights(self, lr):
+            raise ValueError("no")
+
+    own, failing = *square_layers(1, kind=InPlace), *square_layers(1, kind=Failing)
     net = Net([own])
     one_pass(net)
     right = own.weight["W"] - 0.5 * own.weight_update["W"]
     net.update_weights(0.5)
+    np.testing.assert_allclose(own.weight["W"], right)
+    with pytest.raises(StateError, match="weights were updated"):
+        _ = own.grad
+    net.layers.append(failing)
+    one_pass(net)
+    with pytest.raises(ValueError, match="no"):
+        net.update_weights(0.5)
     np.testing.assert_allclose(own.weight["W"], right)
 
 
@@ -725,6 +745,21 @@ def test_a_users_own_rule_is_honoured_in_fit():
     net = Net([own], MSELoss())
     net.fit(normal(8, 3), normal(8, 3, seed=1), epochs=2)
     assert np.abs(own.weight["W"]).max() <= 0.1
+
+
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 4, "accumulate": 3}, {"batch_size": 12, "clip_norm": 0.01}]
+)
+def test_a_users_own_rule_gets_the_gradients_that_the_others_get_in_fit(settings):
+    """Averaged over the batches of a step, and clipped."""
+    X, Y = normal(12, 3), normal(12, 3, seed=1)
+    results = []
+    for kind in (Linear, Plain):
+        net = Net(square_layers(1, kind=kind), MSELoss())
+        net.fit(X, Y, shuffle=False, optimizer=dc.optim.SGD(0.1), **settings)
+        results.append(net.parameters())
+    for path, W in results[0].items():
+        np.testing.assert_allclose(results[1][path], W, rtol=0, atol=1e-12)
 
 
 # ---- update_weights

@@ -489,6 +489,14 @@ def test_a_direct_forward_leaves_the_last_calls_record_alone():
     np.testing.assert_allclose(f.weight_update["W"], X.T @ np.ones_like(Y), rtol=1e-6)
 
 
+@pytest.mark.parametrize("f", [Linear(2, 2), dc.Sigmoid(), BatchNorm2D(2)], ids=repr)
+def test_a_direct_forward_refuses_integers_as_a_call_does(f):
+    X = np.ones((3, 2, 1, 1) if isinstance(f, BatchNorm2D) else (3, 2), int)
+    for call in (f, f.forward):
+        with pytest.raises(dc.DTypeError, match="wanted floating-point numbers, got int64"):
+            call(X)
+
+
 def test_a_container_that_calls_a_childs_forward_directly_is_told():
     class Wrong(dc.Function):
         def __init__(self):
@@ -580,6 +588,52 @@ def test_inference_holds_in_one_thread_only():
         other.join()
 
 
+def test_inference_in_generators_that_take_turns():
+    """The one that began first ends first; what is left is neither."""
+
+    def job():  # in a thread of its own, lest a failure spoil the tests that follow
+        net = small_net()
+        X, y = small_data()
+
+        def predictions(n):
+            with dc.inference():
+                for _ in range(n):
+                    yield net(X)
+
+        first, second = predictions(1), predictions(2)
+        next(first), next(second)
+        assert len([*first, *second]) == 1
+        assert net.training
+        one_pass(net, X, y)
+
+    at_once(job)
+
+
+def test_an_inference_that_ends_in_another_thread_changes_nothing_there():
+    """A generator may be closed, or collected, by any thread, which may be predicting at that moment."""
+    net = Net([Linear(2, 3), Dropout(0.5)])
+    X, _ = small_data()
+    streams = []
+
+    def endless():
+        with dc.inference():
+            while True:
+                yield net(X)
+
+    def opens():
+        streams.append(endless())
+        next(streams[0])
+
+    def closes():
+        with dc.inference():
+            streams[0].close()
+            assert not net.training
+        assert net.training
+
+    at_once(opens)
+    at_once(closes)
+
+
 def test_evaluation_mode_keeps_records():
     X = normal(4, 3, 2, 2)
     net = Net([BatchNorm2D(3, dtype="float64"), Dropout(0.5)]).eval()
@@ -625,6 +679,20 @@ def test_two_threads_may_predict_with_one_net(busy):
 
     assert at_once(job(3), job(5)) == [0, 0]
     assert net.training
+
+
+def test_two_threads_may_predict_while_a_function_notes_something_on_itself(busy):
+    """Plain code does that: `self.shape = X.shape` in forward. It must not break a walk through the net."""
+
+    class Note(dc.Function):
+        def forward(self, X):
+            self.shape = X.shape
+            return X
+
+    X, _ = small_data()
+    for _ in range(100):
+        net = Net([Note() for _ in range(10)] + [Linear(2, 2)])
+        at_once(lambda net=net: net.predict(X), lambda net=net: net.predict(X))
 
 
 def test_one_thread_may_predict_while_another_trains_its_own_net(busy):
@@ -695,6 +763,21 @@ def test_a_record_belongs_to_one_thread():
     (loss,) = at_once(elsewhere)
     assert loss == float(net.loss(out, y))
     net.backward()
+
+
+def test_a_thread_that_has_ended_leaves_no_record():
+    net = small_net()
+    refs = []
+
+    def work():
+        X, y = small_data()
+        refs.append(weakref.ref(X))
+        one_pass(net, X, y)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert refs[0]() is None
 
 
 # ---- errors of order, in words

@@ -10,11 +10,11 @@ def as_index(y: np.ndarray) -> np.ndarray:
     return y if y.dtype is _INT64 else y.astype(np.int64)
 
 
-def first_bad_label(y: np.ndarray, c: int, ignore_index: int = -100) -> int:
+def all_within(y: np.ndarray, c: int) -> bool:
     """Read as unsigned, a negative label is huge: one reduction tells whether all is well."""
-    if y.dtype is _INT64 and (not y.size or np.maximum.reduce(y.view(np.uint64), axis=None) < c):
-        return -1
-    return NotImplemented
+    if y.dtype is not _INT64:
+        return NotImplemented
+    return not y.size or bool(np.maximum.reduce(y.view(np.uint64), axis=None) < c)
 
 
 _INT64 = np.dtype(np.int64)

@@ -22,12 +22,9 @@ def linear_backward(
     dY: np.ndarray, X: np.ndarray, W: np.ndarray, bias: bool = True
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """dX = dY W^T, dW = X^T dY, db = sum dY"""
-    if X.ndim < 2:
-        return NotImplemented
     i, o = W.shape
     dY = _in_c_order(dY)
-    dY_rows = dY if dY.ndim == 2 else dY.reshape(-1, o)
-    rows = _in_c_order(X) if X.ndim == 2 else X.reshape(-1, i)
+    dY_rows, rows = dY.reshape(-1, o), _in_c_order(X.reshape(-1, i))
     return dY @ W.T, rows.T @ dY_rows, column_sum(dY_rows) if bias else None
 
 

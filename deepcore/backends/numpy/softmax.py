@@ -52,7 +52,7 @@ def log_softmax(X: np.ndarray, axis: int = -1) -> np.ndarray:
         top = row_tops(x)
         np.subtract(x, x.take(top)[:, None], out=D)
         E = np.exp(D)
-        E.ravel()[top] = 0
+        E.ravel()[top] -= 1  # from 1 to 0, and NaN stays
         D -= np.log1p(_exact_row_sum(E))[:, None]
     return _unrows(Y, X, axis)
 
