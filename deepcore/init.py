@@ -117,7 +117,7 @@ def make(
     >>> make("zeros", (1, 3), 3, 3)
     array([[0., 0., 0.]], dtype=float32)
     """
-    if dtype is not None and not dtype_name(dtype) in FLOATS:
+    if dtype is not None and dtype_name(dtype) not in FLOATS:
         raise DTypeError(f"weights must be floating-point numbers, one of {', '.join(FLOATS)}, got {dtype!r}")
     if isinstance(init, str):
         if init not in _NAMED:

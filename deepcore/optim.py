@@ -78,11 +78,10 @@ class Optimizer:
             )
         new_state: dict[str, Any] = {}
 
-        def move(parameter: Parameter, dW: Any) -> Any:
-            return self._move(parameter, dW if scale is None else dW * scale, new_state)
-
         with quiet():
-            changes = new_weights(net, move, self.lr)
+            changes = new_weights(
+                net, lambda parameter, dW: self._move(parameter, dW, new_state), self.lr, scale
+            )
         changes.set(self.state, new_state)
         changes.set(self.progress, {"steps": self.steps + 1})
         self._net = weakref.ref(net)
@@ -184,9 +183,11 @@ class Adam(Optimizer):
     def _check(self, settings: dict[str, Any]) -> None:
         super()._check(settings)
         _check_range(self, settings, "eps", 0, math.inf)
-        if len(settings["betas"]) != 2 or not all(0 <= beta < 1 for beta in settings["betas"]):
+        betas = settings["betas"]
+        good = isinstance(betas, tuple) and len(betas) == 2
+        if not good or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in betas):
             raise ArgumentError(
-                f"{type(self).__name__}: betas must be two numbers 0 <= beta < 1, got {settings['betas']}"
+                f"{type(self).__name__}: betas must be two numbers 0 <= beta < 1, got {betas}"
             )
 
     def _rule(
@@ -220,7 +221,7 @@ class AdamW(Adam):
 
 
 def _check_range(optimizer: Optimizer, settings: dict[str, Any], name: str, low: float, high: float) -> None:
-    if not low <= settings[name] < high:
+    if not isinstance(settings[name], int | float) or not low <= settings[name] < high:
         raise ArgumentError(
             f"{type(optimizer).__name__}: {name} must be a finite number, {low} or more, got {settings[name]}"
         )
@@ -229,13 +230,16 @@ def _check_range(optimizer: Optimizer, settings: dict[str, Any], name: str, low:
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings as Python numbers: a NumPy float64 would widen the arrays that it meets."""
     return {
-        name: tuple(map(float, value)) if isinstance(value, tuple | list) else _plain_number(value)
+        name: tuple(map(_plain_number, value)) if isinstance(value, tuple | list) else _plain_number(value)
         for name, value in settings.items()
     }
 
 
 def _plain_number(value: Any) -> Any:
-    return value if type(value) in (bool, int) else float(value)
+    try:
+        return value if type(value) in (bool, int) else float(value)
+    except (TypeError, ValueError):
+        return value  # for _check to refuse
 
 
 def _beside(W: Any, value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from deepcore.backends.registry import array_namespace, backend_of, is_array
 from deepcore.backends.select import dtype_name, is_floating, quiet
-from deepcore.core.record import CURRENT, LastCall, Record, run_unrecorded
+from deepcore.core.record import CURRENT, LastCall, Record, Staged
 from deepcore.errors import DTypeError, MixedBackendError, ShapeError, StateError, UnsupportedError
 
 
@@ -108,7 +108,7 @@ class Function:
         record = Record(inputs)
         if self._has_weights or self.wants_floats:
             self._check_inputs(record)
-        if thread.records:
+        if thread.records and not thread.inference:
             if outer is not None:
                 outer.add(self, record)
             self._last.record = record
@@ -131,7 +131,7 @@ class Function:
 
     def _fail(self, thread: Any) -> None:
         """An outermost call has failed: forget what it staged and recorded."""
-        if thread.records:
+        if thread.records and not thread.inference:
             self._last.record = None
         if thread.commits:
             thread.staged.clear()
@@ -178,11 +178,15 @@ class Function:
 
         Raises, before anything has changed, if they are no arrays of the output's shape and library.
         """
-        Y = record.output
-        if not is_array(Y):  # several outputs: each has its own shape
-            Y = None
-        fitted = tuple(self._fit_one_gradient(Y, d) for d in dY)
-        return fitted, {name: self._fit_one_gradient(Y, d) for name, d in named.items()}
+        Ys = record.output if isinstance(record.output, tuple) else (record.output,)
+        if len(dY) + len(named) != len(Ys):
+            raise ShapeError(
+                f"{self._who()}.backward: wanted {len(Ys)} gradients, one for each output, "
+                f"got {len(dY) + len(named)}"
+            )
+        if named:  # in which order they come is for backward to know
+            return dY, named
+        return tuple(self._fit_one_gradient(Y, d) for Y, d in zip(Ys, dY, strict=True)), named
 
     def _fit_one_gradient(self, Y: Any, dY: Any) -> Any:
         if not is_array(dY):
@@ -190,7 +194,7 @@ class Function:
                 f"{self._who()}.backward: the gradient must be an array, got {type(dY).__name__}; "
                 "convert it with deepcore.asarray(dY)"
             )
-        if Y is None:
+        if not is_array(Y):
             return dY
         if tuple(dY.shape) != tuple(Y.shape):
             raise ShapeError(
@@ -245,7 +249,8 @@ class Function:
     @property
     def _recording(self) -> bool:
         """Whether the call that runs will be differentiated: False inside predict and inference()."""
-        return CURRENT.thread.records
+        thread = CURRENT.thread
+        return thread.records and not thread.inference
 
     def _add(self, backward: Callable[..., Any], dY: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Run backward, and add the gradients of this Function's own weights to those it already has."""
@@ -360,7 +365,7 @@ class _Structure:
     def __init__(self, f: Function):
         self.children: list[tuple[str, Function]] = []
         self.tables: list[tuple[list[Any] | dict[Any, Any], tuple[Any, ...]]] = []
-        for name, value in f.__dict__.items():
+        for name, value in list(f.__dict__.items()):  # another thread may set an attribute meanwhile
             if name not in _ARRAY_TABLES:
                 self._add("" if name == f._unnamed else name, value)
 
@@ -435,7 +440,17 @@ def _unrecorded_when_direct(forward: Callable[..., Any]) -> Callable[..., Any]:
             return forward(self, *inputs)
         if thread.running is None:
             inputs = self._admit(inputs)
-        return run_unrecorded(self, functools.partial(forward, self), inputs)
+        record = Record(inputs)
+        if self._has_weights or self.wants_floats:
+            self._check_inputs(record)
+        before = CURRENT.thread
+        CURRENT.thread = before.but(
+            running=record, who=self, records=False, staged=Staged(), commits=False
+        )
+        try:
+            return forward(self, *record.inputs)
+        finally:
+            CURRENT.thread = before
 
     wrapped._finds_record = True  # type: ignore[attr-defined]
     return wrapped

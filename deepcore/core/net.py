@@ -44,7 +44,7 @@ class Composition(Function):
         if self.loss_fn is None:
             raise StateError("this net has no loss; make it with Net(layers, loss=CrossEntropyLoss())")
         record = self._last.record
-        if record is None or not CURRENT.thread.records:
+        if record is None or CURRENT.thread.inference:
             return self.loss_fn(out, y)
         record.loss_taken = False
         if record.output is not out:

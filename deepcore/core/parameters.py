@@ -128,16 +128,19 @@ class Changes:
         commit(self.live, self.new)
 
 
-def new_weights(root: Function, rule: Callable[[Parameter, Any], Any], lr: float) -> Changes:
+def new_weights(
+    root: Function, rule: Callable[[Parameter, Any], Any], lr: float, scale: Any = None
+) -> Changes:
     """rule(parameter, gradient) -> new array, for each trainable weight that the last pass reached.
 
-    A layer that overrides `_update_weights` uses that instead, with the learning rate lr.
+    scale: a factor for all gradients, None for 1. A layer that overrides `_update_weights` uses that
+    instead of the rule, with the learning rate lr.
     Raises StateError, before any rule has run, if there is no gradient at all, ShapeError if one has not
     its weight's shape.
     """
     parameters = find_parameters(root)
     changes = Changes()
-    own: dict[Layer, dict[str, Parameter]] = {}
+    own: dict[Layer, dict[str, tuple[Parameter, Any]]] = {}
     reached = False
     for parameter in parameters.values():
         dW = parameter.gradient()
@@ -149,20 +152,22 @@ def new_weights(root: Function, rule: Callable[[Parameter, Any], Any], lr: float
         W = parameter.value
         if dW.shape != W.shape or dW.dtype is not W.dtype:
             dW = _fit(parameter, dW)
+        if scale is not None:
+            dW = dW * scale
         layer, name = parameter.places[0]
         if type(layer)._update_weights is Layer._update_weights:
             changes.set_parameter(parameter, rule(parameter, dW))
         else:
-            own.setdefault(layer, {})[name] = parameter
+            own.setdefault(layer, {})[name] = parameter, dW
     if parameters and not reached:
         raise StateError(
             "there are no gradients to update the weights with; call out = net(X), net.loss(out, y) "
             "and net.backward() first"
         )
-    for layer, its_parameters in own.items():
-        for name, W in _by_own_rule(layer, its_parameters, lr).items():
-            if name in its_parameters:
-                changes.set_parameter(its_parameters[name], W)
+    for layer, moved in own.items():
+        for name, W in _by_own_rule(layer, {name: dW for name, (_, dW) in moved.items()}, lr).items():
+            if name in moved:
+                changes.set_parameter(moved[name][0], W)
             else:
                 changes.set(layer.weight, {name: W})
     return changes
@@ -179,11 +184,11 @@ def _fit(parameter: Parameter, dW: Any) -> Any:
     return dW if dW.dtype == W.dtype else array_namespace(dW).astype(dW, W.dtype)
 
 
-def _by_own_rule(layer: Layer, parameters: dict[str, Parameter], lr: float) -> dict[str, Any]:
-    """The weights as the layer's own _update_weights leaves them; the layer itself is not touched."""
+def _by_own_rule(layer: Layer, gradients: dict[str, Any], lr: float) -> dict[str, Any]:
+    """The weights as the layer's own _update_weights leaves them; it works on copies."""
     live = layer.weight, layer.weight_update
-    layer.weight = dict(live[0])
-    layer.weight_update = live[1] | {name: parameter.gradient() for name, parameter in parameters.items()}
+    layer.weight = {name: array_namespace(W).asarray(W, copy=True) for name, W in live[0].items()}
+    layer.weight_update = live[1] | gradients
     try:
         layer._update_weights(lr)
         return layer.weight

@@ -76,7 +76,7 @@ class Thread:
     running: Record | None = None  # record of the call (forward or backward) that is running
     who: Any = None  # the Function whose call that is
     records = True  # whether calls leave records
-    inference = False  # whether `training` reads False
+    inference = 0  # how many `with inference()` hold: calls leave no records, `training` reads False
     drops = False  # whether backward drops each record that it has passed
     labels_checked = False  # whether somebody has checked the class labels already
     commits = True  # whether an outermost call commits the buffers that it staged
@@ -115,7 +115,7 @@ def modes(**changed: Any) -> Iterator[Thread]:
         CURRENT.thread = before
 
 
-def inference() -> contextlib.AbstractContextManager[Any]:
+class inference:  # noqa: N801 - used like a function
     """Inside a with-block, in this thread: calls keep no record, and `training` reads False.
 
     >>> from deepcore import ReLU
@@ -123,7 +123,13 @@ def inference() -> contextlib.AbstractContextManager[Any]:
     ...     ReLU().training
     False
     """
-    return modes(records=False, inference=True)
+
+    def __enter__(self) -> None:
+        self.thread = CURRENT.thread
+        self.thread.inference += 1
+
+    def __exit__(self, *error: Any) -> None:
+        self.thread.inference -= 1  # a count, because generators may leave their blocks in any order
 
 
 def staging() -> contextlib.AbstractContextManager[Thread]:
@@ -140,15 +146,3 @@ def run_inside(record: Record | None, who: Any, call: Callable[..., Any], *input
         return call(*inputs)
     finally:
         thread.running, thread.who = before, before_who
-
-
-def run_unrecorded(who: Any, call: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
-    """Run `call(*inputs)` in a record that nobody keeps."""
-    before = CURRENT.thread
-    CURRENT.thread = before.but(
-        running=Record(inputs), who=who, records=False, staged=Staged(), commits=False
-    )
-    try:
-        return call(*inputs)
-    finally:
-        CURRENT.thread = before

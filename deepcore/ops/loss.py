@@ -34,7 +34,10 @@ def cross_entropy(
     """
     xp = array_namespace(X)
     Z = row_major(X)
-    w = xp.ones((1, Z.shape[1]), dtype=Z.dtype, device=Z.device) if weight is None else xp.astype(weight, Z.dtype)[None, :]
+    if weight is None:
+        w = xp.ones((1, Z.shape[1]), dtype=Z.dtype, device=backend_of(X).device(X))
+    else:
+        w = xp.astype(weight, Z.dtype)[None, :]
     if y.ndim == 1:
         kept, T = _one_hot(y, Z, ignore_index)
         Z = xp.where(kept, Z, 0)  # what an ignored row holds, even NaN, must not matter

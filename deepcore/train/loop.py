@@ -84,7 +84,7 @@ def predict(net: Composition, X: Any, batch_size: int | None = None) -> Any:
     """The outputs for X; see Net.predict."""
     data = Arrays(X)
     before = CURRENT.thread
-    CURRENT.thread = before.but(records=False, inference=True)
+    CURRENT.thread = before.but(inference=before.inference + 1)
     try:
         if batch_size is None or not data.n:
             return net(_at_home(net, data.X))
@@ -104,7 +104,7 @@ def evaluate(
     source = _Source(X, y, check_batch_size(batch_size), shuffle=False)
     tally = _Tally(metrics)
     before = CURRENT.thread
-    CURRENT.thread = before.but(records=False, inference=True)
+    CURRENT.thread = before.but(inference=before.inference + 1)
     try:
         for Xb, yb in source.batches():
             out = net(_at_home(net, Xb))

@@ -327,7 +327,11 @@ def test_asarray_takes_a_dtype_and_leaves_arrays_that_fit():
         assert dc.asarray(x, device="device1").device == strict.Device("device1")
 
 
-@pytest.mark.parametrize("x", ["abc", ["a"], [object()], None, [[1.0], [1.0, 2.0]]], ids=repr)
+@pytest.mark.parametrize(
+    "x",
+    ["abc", ["a"], [object()], None, [[1.0], [1.0, 2.0]]],
+    ids=["text", "texts", "objects", "None", "ragged"],
+)
 def test_asarray_refuses_what_is_no_number(x):
     with pytest.raises((DTypeError, ValueError)):
         dc.asarray(x)

@@ -499,7 +499,11 @@ def test_inputs_that_are_no_floats_are_refused_with_the_fix(dtype):
         net(np.ones((4, 3), dtype))
 
 
-@pytest.mark.parametrize("X", [[[1.0, 2.0, 3.0]], None, 3.0, "abc", np.array([[object()] * 3])], ids=repr)
+@pytest.mark.parametrize(
+    "X",
+    [[[1.0, 2.0, 3.0]], None, 3.0, "abc", np.array([[object()] * 3])],
+    ids=["list", "None", "number", "text", "objects"],
+)
 def test_inputs_that_are_no_arrays_of_numbers_are_refused(X):
     for f in (Net([Linear(3, 2)]), Linear(3, 2), Tanh()):
         with pytest.raises(DTypeError):
