@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
-import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from deepcore.backends.registry import array_namespace, backend_of, is_array
 from deepcore.backends.select import dtype_name, is_floating, quiet
 from deepcore.core.record import CURRENT, LastCall, Record, Staged
+from deepcore.core.shown import Shown
+from deepcore.core.tree import Node
 from deepcore.errors import DTypeError, MixedBackendError, ShapeError, StateError, UnsupportedError
 
 
-class Function:
+class Function(Node, Shown):
     """A differentiable map Y = f(X), or Y = f(A, B, ...).
 
     Write `forward`, and either `local_grad` (if f acts on each element alone) or `backward`:
@@ -46,9 +46,7 @@ class Function:
     traceable: bool = False  # whether a compiled step may trace it: no host reads, no Python state
 
     _last: LastCall
-    _structure: _Structure | None = None
     _training: bool = True
-    _unnamed: str | None = None  # the attribute whose items have bare numbers for paths: "0", not "f.0"
     weight: Any = None  # a Layer's: dict name -> array
     _has_weights: bool = False  # whether `weight` and `weight_update` are a Layer's
     buffer: dict[str, Any]  # arrays kept with the weights, but not trained
@@ -146,7 +144,7 @@ class Function:
             if len(inputs) > 1:
                 array_namespace(*(x for x in inputs if x is not None))
             return inputs
-        X = inputs[0] if inputs else None
+        X: Any = inputs[0] if inputs else None
         if len(inputs) == 1 and type(X) is type(W) and X.dtype is W.dtype:  # nearly always
             return inputs
         return tuple(x if x is None and i else self._cast(x, W) for i, x in enumerate(inputs))
@@ -277,46 +275,6 @@ class Function:
 
     # ---- structure
 
-    def _children(self) -> Sequence[tuple[str, Function]]:
-        """The Functions directly inside this one, each with its path, such as "shortcut" or "layers.0".
-
-        They are found among the attributes, and in lists, tuples and dicts that are attributes. What was
-        found is kept until an attribute is set or one of those lists has changed.
-        """
-        structure = self._structure
-        if structure is None or not structure.holds():
-            structure = _Structure(self)
-            self.__dict__["_structure"] = structure
-        return structure.children
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name != "weight_update":
-            self.__dict__["_structure"] = None
-        super().__setattr__(name, value)
-
-    def __delattr__(self, name: str) -> None:
-        self.__dict__["_structure"] = None
-        super().__delattr__(name)
-
-    def _config(self) -> dict[str, Any]:
-        """The constructor's arguments, read from the attributes of the same names (as scikit-learn does)."""
-        return {name: getattr(self, name) for name in _constructor(type(self)) if hasattr(self, name)}
-
-    def __repr__(self) -> str:
-        config = self._config()
-        shown = []
-        for name, default in _constructor(type(self)).items():
-            if default is _REQUIRED:
-                shown.append(repr(_brief(config[name])) if name in config else "...")
-            elif name in config and not _equal(_brief(config[name]), default):
-                shown.append(f"{name}={_brief(config[name])!r}")
-        return f"{type(self).__name__}({', '.join(shown)})"
-
-    def _who(self) -> str:
-        """What error messages call this Function: its repr, unless that is long."""
-        text = repr(self)
-        return text if len(text) <= 60 else f"{type(self).__name__}(...)"
-
     @property
     def _weights(self) -> dict[str, Any]:
         """A Layer's weights by name; no other Function has any."""
@@ -352,42 +310,7 @@ class Function:
         return clone
 
 
-_ARRAY_TABLES = frozenset({"buffer", "weight", "weight_update"})  # dicts in which no Function stands
 _NEVER_COPIED = frozenset({"_last", "_structure"})
-_REQUIRED = inspect.Parameter.empty
-
-
-class _Structure:
-    """The children of a Function, and the lists and dicts they were found in, each as it was."""
-
-    __slots__ = ("children", "tables")
-
-    def __init__(self, f: Function):
-        self.children: list[tuple[str, Function]] = []
-        self.tables: list[tuple[list[Any] | dict[Any, Any], tuple[Any, ...]]] = []
-        for name, value in list(f.__dict__.items()):  # another thread may set an attribute meanwhile
-            if name not in _ARRAY_TABLES:
-                self._add("" if name == f._unnamed else name, value)
-
-    def _add(self, path: str, value: Any) -> None:
-        if isinstance(value, Function):
-            self.children.append((path, value))
-        elif isinstance(value, list | tuple | dict):
-            if not isinstance(value, tuple):
-                self.tables.append((value, tuple(_items(value))))
-            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-                self._add(f"{path}.{key}" if path else f"{key}", item)
-
-    def holds(self) -> bool:
-        """Whether the tables still hold the very same things."""
-        for value, before in self.tables:
-            if len(value) != len(before) or not all(map(operator.is_, _items(value), before)):
-                return False
-        return True
-
-
-def _items(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
 
 
 def _with_record(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -444,9 +367,7 @@ def _unrecorded_when_direct(forward: Callable[..., Any]) -> Callable[..., Any]:
         if self._has_weights or self.wants_floats:
             self._check_inputs(record)
         before = CURRENT.thread
-        CURRENT.thread = before.but(
-            running=record, who=self, records=False, staged=Staged(), commits=False
-        )
+        CURRENT.thread = before.but(running=record, who=self, records=False, staged=Staged(), commits=False)
         try:
             return forward(self, *record.inputs)
         finally:
@@ -511,29 +432,3 @@ def first_weight(root: Function) -> Any:
 def _same_arrays(a: tuple[Any, ...], b: Any) -> bool:
     b = tuple(b)
     return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
-
-
-@functools.cache
-def _constructor(cls: type) -> dict[str, Any]:
-    """Name -> default of each argument of the constructor."""
-    if cls.__init__ is Function.__init__:
-        return {}
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-    return {p.name: p.default for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-
-
-def _brief(value: Any) -> Any:
-    """3 for (3, 3): one number for all axes, as it may be given."""
-    if isinstance(value, tuple) and len(value) > 1 and all(type(v) is int and v == value[0] for v in value):
-        return value[0]
-    return _Brief(f"<{dtype_name(value)} {tuple(value.shape)}>") if is_array(value) else value
-
-
-class _Brief(str):
-    """A text that is its own repr."""
-
-    __repr__ = str.__str__
-
-
-def _equal(a: Any, b: Any) -> bool:
-    return a is b or (type(a) is type(b) and not is_array(a) and bool(a == b))

@@ -42,7 +42,7 @@ def named_metrics(
     if metrics is None:
         return dict(_NAMED) if labels else {}
     if isinstance(metrics, Mapping):
-        return dict(metrics)
+        return {str(name): metric for name, metric in metrics.items()}
     chosen: dict[str, Metric] = {}
     for metric in [metrics] if isinstance(metrics, str) else metrics:
         if not isinstance(metric, str):
