@@ -3,7 +3,7 @@
 A new Function, Layer, Loss or container joins by a line in CASES, with its formula written a second time;
 `tests/test_battery.py` then runs all its tests on it, everywhere. The formulas are slow and plain, in
 float64, and owe nothing to deepcore's own code. A library that deepcore cannot use yet, or that is not
-installed, is skipped with the reason, and joins by itself as soon as it can be used.
+installed, is skipped, with the reason (`test_places`); it joins by itself as soon as it can be used.
 """
 
 from __future__ import annotations
@@ -105,19 +105,13 @@ USABLE = [place for place in PLACES if place.why_not is None]
 
 
 def params(rows: list[Any], places: list[Place] = PLACES) -> list[Any]:
-    """pytest.param(row, place) for each pair, and one that is skipped for each place that can't be used."""
-    pairs = [
+    """pytest.param(row, place) for each pair whose place can be used."""
+    return [
         pytest.param(row, place, id=f"{getattr(row, 'name', row)}-{place.name}")
         for place in places
         if place in USABLE
         for row in rows
     ]
-    absent = [
-        pytest.param(None, place, id=place.name, marks=pytest.mark.skip(reason=place.why_not))
-        for place in places
-        if place not in USABLE
-    ]
-    return pairs + absent
 
 
 # ---- inputs: each draws a batch of n samples; floats are numbers that float32 holds exactly

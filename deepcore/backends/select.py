@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -83,8 +84,8 @@ def _resolve(name: str) -> Backend:
 
 
 def _from_environment() -> Backend:
-    name = os.environ.get("DEEPCORE_BACKEND", "numpy")
-    fallback = os.environ.get("DEEPCORE_FALLBACK", "warn")
+    name = os.environ.get("DEEPCORE_BACKEND") or "numpy"  # an empty variable is none
+    fallback = os.environ.get("DEEPCORE_FALLBACK") or "warn"
     if fallback not in ("error", "warn", "silent"):
         raise BackendUnavailable(f"DEEPCORE_FALLBACK must be error, warn or silent, got {fallback!r}")
     try:
@@ -97,9 +98,17 @@ def _from_environment() -> Backend:
                 f"DEEPCORE_BACKEND: {error}. Going on with numpy, on the CPU "
                 "(DEEPCORE_FALLBACK=error makes this an error, silent hides it).",
                 BackendFallbackWarning,
-                stacklevel=3,
+                stacklevel=_level_of_caller(),
             )
         return get_backend("numpy")
+
+
+def _level_of_caller() -> int:
+    """For warnings.warn: how far up the first line outside deepcore is."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "deepcore":
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def default_dtype() -> str:
@@ -172,6 +181,8 @@ def asarray(x: Any, dtype: Any = None, device: Any = None) -> Any:
 def put(x: Any, backend: Backend, dtype: Any = None, device: Any = None) -> Any:
     """Like `asarray`, for a backend that is given."""
     name = None if dtype is None else dtype_name(dtype)
+    if isinstance(x, np.generic):  # a NumPy scalar is no array yet
+        x = np.asarray(x)
     if is_array(x):
         source = backend_of(x)
         if source is backend:

@@ -7,10 +7,11 @@ from typing import Any
 from deepcore.backends.select import to_backend
 from deepcore.core.function import Function
 from deepcore.core.parameters import Changes, functions
+from deepcore.core.record import LastCall
 
 
 def move(root: Function, backend: str, device: Any = None) -> None:
-    """Move every weight and buffer at or below `root`, all at once; gradients are forgotten, ties stay.
+    """Move every weight and buffer at or below `root`, all at once. Ties stay; gradients and records go.
 
     Raises BackendUnavailable with the reason and the remedy; then nothing has moved.
     """
@@ -20,8 +21,7 @@ def move(root: Function, backend: str, device: Any = None) -> None:
         for table in (f._weights, f.buffer):
             if table:
                 changes.set(table, {name: _move_once(W, backend, device, moved) for name, W in table.items()})
-        if f._weights:
-            changes.set(vars(f), {"weight_update": {}})
+        changes.set(vars(f), {"_last": LastCall()} | ({"weight_update": {}} if f._weights else {}))
     changes.commit()
 
 

@@ -1193,9 +1193,14 @@ def test_memory_does_not_grow_over_twenty_thousand_steps():
 
     train(20)
     gc.collect()
-    before, objects = resident(), len(gc.get_objects())
-    train(200)
-    assert resident() - before <= 2**20
+    objects = len(gc.get_objects())
+    for _ in range(3):  # the allocator may take a page or two once; a leak grows every time
+        before = resident()
+        train(200)
+        grown = resident() - before
+        if grown <= 2**20:
+            break
+    assert grown <= 2**20
     gc.collect()
     assert len(gc.get_objects()) - objects < 100
 
