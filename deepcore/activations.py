@@ -118,6 +118,8 @@ class Softmax(Function):
         self.axis = axis
 
     def forward(self, X: Any) -> Any:
+        if not -X.ndim <= self.axis < X.ndim:
+            raise ShapeError(f"{self._who()}: there is no axis {self.axis} in X of shape {tuple(X.shape)}")
         self.cache["Y"] = Y = softmax.softmax(X, self.axis)
         return Y
 

@@ -132,6 +132,10 @@ def _train(arguments: argparse.Namespace) -> None:
     with backend, np.errstate(all="ignore"):  # a rate too high overflows: that is told once, in words
         data = load(arguments.data, size=arguments.size, seed=arguments.seed)
         picture = _picture_path(arguments, data.X)
+        if arguments.save is not None and (arguments.save == picture or arguments.save.is_dir()):
+            raise ArgumentError(
+                f"--save: {str(arguments.save)!r} is a folder, or the picture; name another file"
+            )
         _check_folder("--save", arguments.save)
         _check_folder("--picture", picture)
         arguments.epochs = arguments.epochs or (5 if data.X.ndim == 4 else 100)

@@ -11,7 +11,7 @@ from deepcore.backends.registry import backend_of
 from deepcore.backends.select import put, quiet
 from deepcore.core.function import Function
 from deepcore.core.layer import check_rate
-from deepcore.core.parameters import Changes, Parameter, new_weights
+from deepcore.core.parameters import Changes, Parameter, find_parameters, new_weights
 from deepcore.errors import ArgumentError, StateError
 from deepcore.ops import update
 
@@ -24,7 +24,8 @@ class Optimizer:
     {"*.b": {"weight_decay": 0}, "layers.0.*": {"lr": 1e-4}}; of several that match, the last counts.
     state: path -> what the rule remembers of that weight, and its number of steps.
 
-    A weight that got no gradient in the last pass stays as it is, its state too.
+    A weight that got no gradient in the last pass stays as it is, its state too. A Layer that overrides
+    `_update_weights` uses that rule, with this learning rate.
     """
 
     def __init__(self, *, overrides: dict[str, dict[str, Any]] | None = None, **settings: Any):
@@ -76,6 +77,8 @@ class Optimizer:
                 f"{type(self).__name__} belongs to another net, whose state it holds; "
                 "make a new optimizer for this one"
             )
+        if self._net is None:
+            self._check_overrides(net)
         new_state: dict[str, Any] = {}
 
         with quiet():
@@ -87,11 +90,26 @@ class Optimizer:
         self._net = weakref.ref(net)
         return changes
 
+    def _check_overrides(self, net: Function) -> None:
+        """Raise ArgumentError for a pattern that matches no weight: most likely a slip."""
+        paths = find_parameters(net)
+        for pattern in self.overrides:
+            if not any(fnmatchcase(path, pattern) for path in paths):
+                raise ArgumentError(
+                    f"{type(self).__name__}: overrides[{pattern!r}] matches no weight; the paths are "
+                    f"{', '.join(list(paths)[:6])}{', ...' if len(paths) > 6 else ''}"
+                )
+
     def _move(self, parameter: Parameter, dW: Any, new_state: dict[str, Any]) -> Any:
         path, W = parameter.path, parameter.value
         old = {name: _beside(W, value) for name, value in self.state.get(path, {}).items()}
         settings = self.settings_of(path)
         t = old.pop("step", 0) + 1
+        if any(getattr(value, "shape", W.shape) != W.shape for value in old.values()):
+            raise StateError(
+                f"{type(self).__name__}: its state for {path} is of another shape than the weight "
+                f"{tuple(W.shape)}; make a new optimizer after changing the net"
+            )
         W, remembered = self._rule(W, dW, old, t, settings)
         new_state[path] = {"step": t, **remembered}
         return W

@@ -21,7 +21,10 @@ parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--limit", type=int, help="train and test on so many images only")
 options = parser.parse_args()
 
-data, some = load(options.path), slice(options.limit)
+try:
+    data, some = load(options.path), slice(options.limit)
+except dc.DataError as error:
+    parser.error(str(error))
 X, y = data.X[some].astype("float32") / 255, data.y[some]  # (n, 1, 28, 28), 0 to 1
 X_test, y_test = data.X_test[some].astype("float32") / 255, data.y_test[some]
 

@@ -16,6 +16,8 @@ def chain_forward(functions: Sequence[Function], inputs: tuple[Any, ...], word: 
     for index, f in enumerate(functions):
         try:
             Y = f(*Y) if type(Y) is tuple else f(Y)
+            if Y is None:
+                raise DTypeError(f"{f._who()}: forward returned None; end it with return Y")
         except DeepcoreError as error:
             error.inside(f"{word} {index}")
             raise
@@ -25,8 +27,11 @@ def chain_forward(functions: Sequence[Function], inputs: tuple[Any, ...], word: 
 def chain_backward(functions: Sequence[Function], dY: tuple[Any, ...]) -> Any:
     """The gradients of chain_forward's inputs, given that of its output."""
     dX: Any = dY[0] if len(dY) == 1 else dY
-    for f in reversed(functions):
+    for index in range(len(functions) - 1, -1, -1):
+        f = functions[index]
         dX = f.backward(*dX) if type(dX) is tuple else f.backward(dX)
+        if dX is None and index:  # only the first function's input may have none, as labels and indices
+            raise DTypeError(f"{f._who()}: backward returned None; end it with return dX")
     return dX
 
 
@@ -128,6 +133,13 @@ class Concat(_Branched):
     def forward(self, X: Any) -> Any:
         xp = array_namespace(X)
         Ys = [f(X) for f in self.functions]
+        if len({(Y.ndim, *Y.shape[: self.axis], *Y.shape[self.axis :][1:]) for Y in Ys}) > 1:
+            raise ShapeError(
+                f"{self._who()}: the branches must agree in all axes but {self.axis}, got "
+                f"{', '.join(str(tuple(Y.shape)) for Y in Ys)}"
+            )
+        if not -Ys[0].ndim <= self.axis < Ys[0].ndim:
+            raise ShapeError(f"{self._who()}: there is no axis {self.axis} in {tuple(Ys[0].shape)}")
         self.cache["widths"] = [Y.shape[self.axis] for Y in Ys]
         return xp.concat(Ys, axis=self.axis)
 

@@ -76,6 +76,8 @@ class Function(Node, Shown):
 
     def local_grad(self, *inputs: Any) -> dict[str, Any]:
         """The local gradients at the inputs, such as {"X": 2 * X}: one entry an input, in their order."""
+        if type(self).backward is Function.backward:
+            raise UnsupportedError(f"{self._who()} has no gradient; write local_grad(X), or backward(dY)")
         raise UnsupportedError(
             f"{self._who()} has no local gradient of the input's order of size; "
             "its backward computes dX directly"

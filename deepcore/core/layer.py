@@ -80,8 +80,9 @@ class Layer(Function):
                 f"move the whole net with net.to({here.name!r})"
             )
         if W.dtype != X.dtype and is_floating(W):
+            dtypes = " and ".join(sorted({dtype_name(V) for V in self.weight.values()}))
             raise DTypeError(
-                f"{self._who()}: its weights are {dtype_name(W)}, its input is {dtype_name(X)}; "
+                f"{self._who()}: its weights are {dtypes}, its input is {dtype_name(X)}; "
                 "make every layer of a net with one dtype"
             )
 

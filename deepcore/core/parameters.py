@@ -139,6 +139,7 @@ def new_weights(
     its weight's shape.
     """
     parameters = find_parameters(root)
+    _refuse_strangers(parameters)
     changes = Changes()
     own: dict[Layer, dict[str, tuple[Parameter, Any]]] = {}
     reached = False
@@ -171,6 +172,18 @@ def new_weights(
             else:
                 changes.set(layer.weight, {name: W})
     return changes
+
+
+def _refuse_strangers(parameters: dict[str, Parameter]) -> None:
+    """Raise StateError for a gradient that no weight has the name of: it would be lost in silence."""
+    for parameter in parameters.values():
+        layer = parameter.places[0][0]
+        if not layer.weight_update.keys() <= layer.weight.keys():
+            strangers = sorted(layer.weight_update.keys() - layer.weight.keys())
+            raise StateError(
+                f"{layer._who()}: weight_update has {strangers}, weight has {list(layer.weight)}; "
+                "backward must give each gradient its weight's name"
+            )
 
 
 def _fit(parameter: Parameter, dW: Any) -> Any:

@@ -33,7 +33,7 @@ class Arrays:
                 rows: Any = slice(start, start + batch_size)
             else:
                 rows = order[start : start + batch_size]
-            yield _take(self.X, rows), None if self.y is None else _take(self.y, rows)
+            yield take_rows(self.X, rows), None if self.y is None else take_rows(self.y, rows)
 
 
 def _as_rows(x: Any, name: str) -> Any:
@@ -46,7 +46,7 @@ def _as_rows(x: Any, name: str) -> Any:
     return x
 
 
-def _take(x: Any, rows: Any) -> Any:
+def take_rows(x: Any, rows: Any) -> Any:
     """Some rows of x, on x's own library."""
     if isinstance(rows, slice) or isinstance(x, np.ndarray):
         return x[rows] if isinstance(x, np.ndarray) else x[rows, ...]

@@ -73,7 +73,7 @@ class BatchNorm(Layer):
         if m == 1:
             raise ShapeError(
                 f"{self._who()}: training needs more than one value per channel, got X: {tuple(X.shape)}; "
-                "use a larger batch, or net.eval()"
+                "use a larger batch (in fit, the last one may be smaller), or net.eval()"
             )
         Y, H, r, mean, var = norm.batch_norm(X, gamma, beta, self.epsilon)
         self.cache.update(H=H, r=r)

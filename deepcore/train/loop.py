@@ -7,15 +7,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from deepcore.backends.registry import array_namespace, is_array
 from deepcore.backends.select import is_floating, to_numpy
 from deepcore.core.function import first_weight
 from deepcore.core.net import Composition
-from deepcore.core.parameters import find_parameters
+from deepcore.core.parameters import find_parameters, functions
 from deepcore.core.random import Generator, check_seed, current_generator
 from deepcore.core.record import CURRENT, Staged
-from deepcore.data.batches import Arrays, beside, check_batch_size, pairs
-from deepcore.errors import ArgumentError, DataError, StateError
+from deepcore.data.batches import Arrays, beside, check_batch_size, pairs, take_rows
+from deepcore.errors import ArgumentError, DataError, DeepcoreError, DTypeError, StateError
 from deepcore.ops import random
 from deepcore.optim import SGD, Optimizer
 from deepcore.train.callbacks import Callback, History, Run
@@ -49,20 +51,32 @@ def fit(
     _check_count("accumulate", accumulate, least=1)
     if clip_norm is not None and not 0 < clip_norm < math.inf:
         raise ArgumentError(f"fit: clip_norm must be a finite number above 0, got {clip_norm}")
-    source = _Source(X, y, check_batch_size(batch_size), shuffle, validation_data)
+    optimizer = SGD() if optimizer is None else optimizer
+    _check_kinds(optimizer, schedule, callbacks)
+    source = _Source(X, y, check_batch_size(batch_size), shuffle)
+    if epochs > 1 and source.runs_once:
+        raise DataError(
+            "a generator can be run through once, so pass a list, or an object whose __iter__ starts anew, "
+            "for several epochs"
+        )
+    if validation_data is not None:
+        validation_data = _checked_validation(net, validation_data)
     generator = Generator(_draw_seed() if seed is None else check_seed(seed))
-    run = Run(net, optimizer or SGD(), epochs, source.count and math.ceil(source.count / accumulate))
+    run = Run(net, optimizer, epochs, source.count and math.ceil(source.count / accumulate))
     net.history = run.history  # type: ignore[attr-defined]
     step = _Step(run, source, schedule, clip_norm)
     callbacks = [*([Progress()] if _shows(progress) else []), *callbacks]
 
     _call(callbacks, "on_fit_start", run)
-    before = CURRENT.thread
+    before, evaluating = CURRENT.thread, not net.training
+    kept_modes = [(f, f.training) for f in functions(net)] if evaluating else []
     CURRENT.thread = before.but(generator=generator, staged=Staged(), commits=False, drops=True)
     try:
+        if evaluating:  # a net that was put into evaluation mode as a whole is trained all the same
+            net.train()
         while run.epoch < epochs and not run.stop:
             _call(callbacks, "on_epoch_start", run)
-            tally = _Tally(metrics)
+            tally = _Tally(metrics, net.loss_fn)
             for group in _groups(source.batches(run.epoch, generator.seed), accumulate):
                 step(group, tally)
                 _call(callbacks, "on_step_end", run)
@@ -76,6 +90,8 @@ def fit(
             _call(callbacks, "on_epoch_end", run)
     finally:
         CURRENT.thread = before
+        for f, mode in kept_modes:
+            f.training = mode
     _call(callbacks, "on_fit_end", run)
     return run.history
 
@@ -102,7 +118,7 @@ def evaluate(
     """The loss and the metrics over X and y; see Net.evaluate."""
     _require_loss(net, "evaluate")
     source = _Source(X, y, check_batch_size(batch_size), shuffle=False)
-    tally = _Tally(metrics)
+    tally = _Tally(metrics, net.loss_fn)
     before = CURRENT.thread
     CURRENT.thread = before.but(inference=before.inference + 1)
     try:
@@ -118,15 +134,7 @@ def evaluate(
 class _Source:
     """Where batches come from: arrays, shuffled anew each epoch, or an iterable as it is."""
 
-    def __init__(
-        self,
-        X: Any,
-        y: Any,
-        batch_size: int,
-        shuffle: bool,
-        validation_data: tuple[Any, Any] | None = None,
-    ):
-        self.validation = None if validation_data is None else Arrays(*validation_data)
+    def __init__(self, X: Any, y: Any, batch_size: int, shuffle: bool):
         self.arrays = None if y is None else Arrays(X, y)
         if self.arrays is None and (is_array(X) or not hasattr(X, "__iter__")):
             raise DataError("y is missing: pass X and y, or an iterable of pairs (X, y)")
@@ -136,6 +144,11 @@ class _Source:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.checked = False  # whether all targets are known to be good
+
+    @property
+    def runs_once(self) -> bool:
+        """Whether the stream is an iterator, which is empty when it has been run through."""
+        return self.arrays is None and iter(self.stream) is self.stream
 
     @property
     def count(self) -> int | None:
@@ -165,10 +178,8 @@ class _Source:
 
         Those in arrays are all checked at the first batch, on the host, before anything has changed.
         """
-        if not self.checked:
-            for arrays in (self.arrays, self.validation):
-                if arrays is not None:
-                    loss_fn.check_targets(arrays.y, tuple(out.shape))
+        if self.arrays is not None and not self.checked:
+            loss_fn.check_targets(self.arrays.y, tuple(out.shape))
             self.checked = True
         if self.arrays is None:
             yb = loss_fn.check_targets(yb, tuple(out.shape))
@@ -201,8 +212,9 @@ class _Step:
             tally.add(out, targets, loss)
             if len(group) == 1:
                 net.backward()
-            else:  # each batch counts by its samples, so that the last may be smaller
-                net.backward(net.loss_gradient() * (Xb.shape[0] / n), accumulate=index > 0)
+            else:  # in a mean each batch counts by its samples, so that the last may be smaller
+                share = Xb.shape[0] / n if _averages(net.loss_fn) else 1
+                net.backward(net.loss_gradient() * share, accumulate=index > 0)
         if self.schedule is not None:
             run.optimizer.lr = self.schedule(run.step)
         changes = run.optimizer.changes(net, self._scale(net))
@@ -231,28 +243,79 @@ class _Step:
 class _Tally:
     """Means over the samples of an epoch. They stay on the device until they are asked for."""
 
-    def __init__(self, metrics: Any):
+    def __init__(self, metrics: Any, loss_fn: Any):
         self.wanted = metrics
         self.metrics: dict[str, Any] | None = None
+        self.ignored = getattr(loss_fn, "ignore_index", None)
+        self.adds = getattr(loss_fn, "reduction", "mean") == "sum"
         self.sums: dict[str, Any] = {}
-        self.n = 0
+        self.counts: dict[str, Any] = {}
 
     def add(self, out: Any, targets: Any, loss: Any) -> None:
+        labels = not is_floating(targets)
         if self.metrics is None:
-            self.metrics = named_metrics(self.wanted, labels=not is_floating(targets))
-        n = out.shape[0]
-        self.n += n
+            self.metrics = named_metrics(self.wanted, labels)
+        n = out.shape[0] if not isinstance(out, tuple) else out[0].shape[0]
         if getattr(loss, "ndim", 0):
             loss = array_namespace(loss).mean(loss)
-        self._add("loss", loss, n)
+            self._add("loss", loss, n)
+        else:
+            self._add("loss", loss, 1 if self.adds else n)
+        if self.metrics and labels and self.ignored is not None:
+            out, targets, n = self._without_ignored(out, targets, n)
         for name, metric in self.metrics.items():
-            self._add(name, metric(out, targets), n)
+            if n:
+                self._add(name, metric(out, targets), n)
+
+    def _without_ignored(self, out: Any, y: Any, n: int) -> tuple[Any, Any, int]:
+        """The samples whose label counts: metrics, like the loss, leave the others out."""
+        if y.ndim > 1 and math.prod(y.shape) != n:  # a label for each place of an image
+            return out, y, n
+        y = array_namespace(y).reshape(y, (n,))
+        kept = to_numpy(y) != self.ignored
+        if kept.all():
+            return out, y, n
+        rows = np.flatnonzero(kept)
+        return take_rows(out, rows), take_rows(y, rows), len(rows)
 
     def _add(self, name: str, mean: Any, n: int) -> None:
         self.sums[name] = mean * n + self.sums[name] if name in self.sums else mean * n
+        self.counts[name] = self.counts.get(name, 0) + n
 
     def means(self) -> dict[str, float]:
-        return {name: float(to_numpy(total)) / max(1, self.n) for name, total in self.sums.items()}
+        """By name. The loss of a reduction "sum" is the sum over all samples."""
+        return {
+            name: float(to_numpy(total)) / (1 if self.adds and name == "loss" else self.counts[name])
+            for name, total in self.sums.items()
+        }
+
+
+def _averages(loss_fn: Any) -> bool:
+    """Whether the loss of a batch is a mean over it."""
+    return getattr(loss_fn, "reduction", "mean") == "mean"
+
+
+def _checked_validation(net: Composition, data: Any) -> tuple[Any, Any]:
+    """X and y that the net and its loss can take. Raises before anything has changed."""
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise ArgumentError(f"fit: validation_data must be a pair (X, y), got {type(data).__name__}")
+    try:
+        arrays = Arrays(*data)
+        out = predict(net, arrays.X[:1])
+        net.loss_fn.check_targets(arrays.y, tuple(out.shape))  # type: ignore[union-attr]
+    except DeepcoreError as error:
+        error.inside("validation_data")
+        raise
+    return arrays.X, arrays.y
+
+
+def _check_kinds(optimizer: Any, schedule: Any, callbacks: Any) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise DTypeError(f"fit: optimizer must be an Optimizer, such as optim.Adam(), got {optimizer!r}")
+    if schedule is not None and not callable(schedule):
+        raise DTypeError(f"fit: schedule must be a function step -> learning rate, got {schedule!r}")
+    if not isinstance(callbacks, list | tuple) or not all(isinstance(c, Callback) for c in callbacks):
+        raise DTypeError(f"fit: callbacks must be a list of Callbacks, got {callbacks!r}")
 
 
 def _loss_of_checked(net: Composition, out: Any, targets: Any) -> Any:
@@ -289,8 +352,6 @@ def _joined(parts: Sequence[Any]) -> Any:
 
 def _draw_seed() -> int:
     """A seed from the generator of dc.seed."""
-    import numpy as np
-
     generator = current_generator()
     call = generator.next_call("fit")
     words = random.random_bits(np.empty(0), (2,), generator.seed, "fit", call).view(np.uint32)

@@ -16,12 +16,18 @@ def accuracy(out: Any, y: Any) -> Any:
     """The fraction of samples whose largest output is the right class, as a 0-d array.
 
     out: (n, c) or (n, c, d1, ...)   y: labels (n,), (n, 1) or (n, d1, ...), or probabilities like out
+    Raises ArgumentError if there is only one output, as in regression.
 
     >>> import numpy as np
     >>> float(accuracy(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1])))
     0.5
     """
     xp = array_namespace(out)
+    if out.ndim < 2 or (out.shape[1] < 2 and is_floating(y)):
+        raise ArgumentError(
+            f"accuracy: wanted class labels, or probabilities of two or more classes, for an output of shape "
+            f"{tuple(out.shape)}; choose other metrics for a regression"
+        )
     guess = xp.argmax(out, axis=1)
     if is_floating(y):
         y = xp.argmax(y, axis=1)
@@ -41,6 +47,8 @@ def named_metrics(
     """
     if metrics is None:
         return dict(_NAMED) if labels else {}
+    if callable(metrics):
+        metrics = [metrics]
     if isinstance(metrics, Mapping):
         return {str(name): metric for name, metric in metrics.items()}
     chosen: dict[str, Metric] = {}
