@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 _ARRAY_TABLES = frozenset({"buffer", "weight", "weight_update"})  # dicts in which no Function stands
+_SHORT = 32  # items: comparing so many costs less than a microsecond
 
 
 class Node:
@@ -38,13 +40,13 @@ class Node:
 
 
 class _Structure:
-    """The children of a Function, and the lists and dicts they were found in, each as it was."""
+    """The children of a Node, and the lists and dicts in which it looked for them."""
 
     __slots__ = ("children", "tables")
 
     def __init__(self, f: Node):
         self.children: list[tuple[str, Any]] = []
-        self.tables: list[tuple[list[Any] | dict[Any, Any], tuple[Any, ...]]] = []
+        self.tables: list[_Table] = []
         for name, value in list(f.__dict__.items()):  # another thread may set an attribute meanwhile
             if name not in _ARRAY_TABLES:
                 self._add("" if name == f._unnamed else name, value)
@@ -53,16 +55,35 @@ class _Structure:
         if isinstance(value, Node):
             self.children.append((path, value))
         elif isinstance(value, list | tuple | dict):
-            if not isinstance(value, tuple):
-                self.tables.append((value, tuple(_items(value))))
+            found = len(self.children) + len(self.tables)
             for key, item in value.items() if isinstance(value, dict) else enumerate(value):
                 self._add(f"{path}.{key}" if path else f"{key}", item)
+            if not isinstance(value, tuple):
+                self.tables.append(_Table(value, watched=len(self.children) + len(self.tables) > found))
 
     def holds(self) -> bool:
-        """Whether the tables still hold the very same things."""
-        for value, before in self.tables:
-            if len(value) != len(before) or not all(map(operator.is_, _items(value), before)):
-                return False
+        """Whether looking again would find the same."""
+        return not self.tables or all(table.holds() for table in self.tables)
+
+
+class _Table:
+    """A list or dict as it was. In a long one without Nodes, only what is added is looked at."""
+
+    __slots__ = ("before", "size", "value")
+
+    def __init__(self, value: Any, watched: bool):
+        self.value = value
+        self.size = len(value)
+        self.before = tuple(_items(value)) if watched or self.size <= _SHORT else None
+
+    def holds(self) -> bool:
+        size = len(self.value)
+        if self.before is not None:
+            return size == self.size and all(map(operator.is_, _items(self.value), self.before))
+        added = itertools.islice(_items(self.value), self.size, None) if size != self.size else ()
+        if size < self.size or any(isinstance(item, Node | list | tuple | dict) for item in added):
+            return False
+        self.size = size
         return True
 
 

@@ -847,3 +847,29 @@ def test_a_loop_of_gradient_accumulation_by_hand_equals_a_large_batch():
         small.update_weights(0.1)
     for path, W in big.parameters().items():
         np.testing.assert_allclose(small.parameters()[path], W, rtol=1e-12)
+
+
+def test_a_long_list_is_not_compared_item_by_item():
+    """A vocabulary or a log among the attributes must not make every step cost its length."""
+
+    class Logging(dc.Function):
+        def __init__(self, f):
+            self.log = [f"word {i}" for i in range(1000)]
+            self.parts = [*self.log, f]
+
+        def forward(self, X):
+            self.log.append("called")
+            return self.parts[-1](X)
+
+        def backward(self, dY):
+            return self.parts[-1].backward(dY)
+
+    f, g = square_layers(2)
+    own = Logging(f)
+    net = Net([own])
+    one_pass(net)
+    (log,) = [table for table in own._structure.tables if table.value is own.log]
+    assert log.before is None  # nothing to compare
+    assert list(net.parameters()) == ["layers.0.parts.1000.W", "layers.0.parts.1000.b"]
+    own.log.append(g)
+    assert len(net.parameters()) == 4
