@@ -16,7 +16,7 @@ class Backend:
 
     name: str = ""
     aliases: tuple[str, ...] = ()
-    library: str = ""  # the module that defines the array type; looked up, never imported, to classify
+    package: str = ""  # the module that defines the array type; looked up, never imported, to classify
     namespace: str = ""  # the module that speaks the array API standard
     kernels: str | None = None
 
@@ -40,9 +40,9 @@ class Backend:
     def why_unusable(cls) -> str | None:
         """The reason and the remedy if this library cannot be used here, else None."""
         try:
-            importlib.import_module(cls.library)
+            importlib.import_module(cls.package)
         except ImportError as error:
-            return f"{error}; install it with: pip install {cls.library.replace('_', '-')}"
+            return f"{error}; install it with: pip install {cls.package.replace('_', '-')}"
         return None
 
     @classmethod

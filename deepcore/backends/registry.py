@@ -74,7 +74,7 @@ class _BackendOfType(dict[type, Backend]):
     def __missing__(self, kind: type) -> Backend:
         for name in backend_names():
             cls = _backend_class(name)
-            if cls.library in sys.modules and cls.owns(kind):
+            if cls.package in sys.modules and cls.owns(kind):
                 self[kind] = backend = get_backend(name)
                 return backend
         raise DTypeError(

@@ -17,7 +17,7 @@ class StrictBackend(Backend):
 
     name = "array_api_strict"
     aliases = ("strict",)
-    library = "array_api_strict"
+    package = "array_api_strict"
     namespace = "array_api_strict"
 
     @classmethod

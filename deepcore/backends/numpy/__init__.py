@@ -17,7 +17,7 @@ class NumpyBackend(Backend):
 
     name = "numpy"
     aliases = ("cpu",)
-    library = "numpy"
+    package = "numpy"
     namespace = "numpy"
     kernels = "deepcore.backends.numpy"
 
