@@ -138,7 +138,13 @@ class Function(Node, Shown):
 
     def _admit(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """The inputs of an outermost call, floating ones in the dtype of the weights."""
-        W = first_weight(self)
+        try:
+            W = first_weight(self)
+        except RecursionError:
+            raise StateError(
+                f"{type(self).__name__}: its Functions stand in each other too deeply; does one refer back "
+                "to a Function that it is part of? Keep such a reference in a weakref.ref"
+            ) from None
         if W is None:
             for i, x in enumerate(inputs):
                 if not is_array(x) and not (x is None and i):  # a later input may be None

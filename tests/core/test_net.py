@@ -606,3 +606,17 @@ def test_repr_is_the_code_that_makes_it():
     net = eval(text, vars(dc))
     assert repr(eval(repr(net), vars(dc))) == repr(net)
     assert "Linear(4, 4, bias=False)" in repr(net)
+
+
+def test_a_function_that_refers_back_to_its_net():
+    class Child(dc.Function):
+        def forward(self, X):
+            return X
+
+    child = Child()
+    net = Net([child, Linear(3, 2)])
+    child.net = net
+    with pytest.raises(dc.StateError, match="refer back to a Function that it is part of"):
+        net(np.ones((2, 3), "float32"))
+    del child.net
+    assert net(np.ones((2, 3), "float32")).shape == (2, 2)
