@@ -21,6 +21,7 @@ from deepcore import (
     Sigmoid,
     Tanh,
 )
+from tests.battery import Scale, Square
 
 
 def normal(*shape, seed=0, dtype="float64"):
@@ -30,31 +31,6 @@ def normal(*shape, seed=0, dtype="float64"):
 def linear64(i, o, seed=0):
     dc.seed(seed)
     return Linear(i, o, dtype="float64")
-
-
-class Square(dc.Function):
-    """As in DESIGN 2.1: no backward of its own."""
-
-    def forward(self, X):
-        return X * X
-
-    def local_grad(self, X):
-        return {"X": 2 * X}
-
-
-class Scale(dc.Layer):
-    def __init__(self):
-        super().__init__()
-        self.weight["s"] = dc.asarray([[1.0]])
-
-    def forward(self, X):
-        self.cache["X"] = X
-        return X * self.weight["s"]
-
-    def backward(self, dY):
-        xp = dc.array_namespace(dY)
-        self.weight_update["s"] = xp.reshape(xp.sum(dY * self.cache["X"]), (1, 1))
-        return dY * self.weight["s"]
 
 
 class Bilinear(dc.Function):

@@ -31,6 +31,7 @@ from deepcore import (
     StateError,
     Tanh,
 )
+from tests.battery import Scale, Square
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,29 +82,6 @@ class Siamese(dc.Function):
     def backward(self, dY):
         dB = self.f.backward(-dY)
         return self.f.backward(dY), dB
-
-
-class Square(dc.Function):
-    def forward(self, X):
-        return X * X
-
-    def local_grad(self, X):
-        return {"X": 2 * X}
-
-
-class Scale(dc.Layer):
-    def __init__(self):
-        super().__init__()
-        self.weight["s"] = dc.asarray([[1.0]])
-
-    def forward(self, X):
-        self.cache["X"] = X
-        return X * self.weight["s"]
-
-    def backward(self, dY):
-        xp = dc.array_namespace(dY)
-        self.weight_update["s"] = xp.reshape(xp.sum(dY * self.cache["X"]), (1, 1))
-        return dY * self.weight["s"]
 
 
 def assert_as_in_torch(torch, net, inputs, layers, reference):

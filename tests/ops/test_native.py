@@ -1,0 +1,81 @@
+"""Every native NumPy kernel against the reference that it stands in for. A new kernel joins by one line."""
+
+import importlib
+import pkgutil
+
+import numpy as np
+import pytest
+
+import deepcore.backends.numpy as native
+import deepcore.ops as ops
+from deepcore.ops.dispatch import OPS
+
+for module in pkgutil.iter_modules(ops.__path__, "deepcore.ops."):
+    importlib.import_module(module.name)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+X, G, Z = normal(7, 5), normal(7, 5, seed=1), normal(7, 4, seed=2)
+W, b = normal(5, 4, seed=3), normal(1, 4, seed=4)
+IMAGES, FILTERS = normal(3, 4, 7, 6), normal(8, 2, 3, 2, seed=1)
+GEOMETRY = ((2, 1), ((1, 0), (1, 2)), (1, 2), 2)  # stride, padding, dilation, groups
+Y = OPS["conv.conv"].reference(IMAGES, FILTERS, None, *GEOMETRY)
+POOLING = ((3, 2), (2, 1), ((1, 1), (0, 1)))  # kernel, stride, padding
+POOLED, INDEX = OPS["pool.max_pool"].reference(IMAGES, *POOLING)
+y = np.array([3, 0, -100, 1, 2, 2, 0])
+GAMMA, BETA = normal(1, 4, 1, 1, seed=5), normal(1, 4, 1, 1, seed=6)
+_, H, R, MEAN, VAR = OPS["norm.batch_norm"].reference(IMAGES, GAMMA, BETA, 1e-5)
+
+CASES = [  # op, arguments
+    ("activation.relu_backward", G, X),
+    *[("activation.leaky_relu", X, alpha) for alpha in (0.1, 3.0)],
+    ("activation.leaky_relu_grad", X, 0.1),
+    *[(f"activation.{name}", 5 * X) for name in ("sigmoid", "sigmoid_grad", "tanh_grad")],
+    ("conv.conv", IMAGES, FILTERS, normal(1, 8, 1, 1), *GEOMETRY),
+    ("conv.conv_dX", Y, FILTERS, IMAGES.shape, *GEOMETRY),
+    ("conv.conv_dW", Y, IMAGES, (3, 2), *GEOMETRY),
+    ("conv.channel_sum", Y),
+    ("embedding.scatter_add", np.array([[1, 4], [1, 0]]), normal(2, 2, 3), 6),
+    ("labels.as_index", y.astype("int32")),
+    ("labels.all_within", y, 4),
+    ("labels.all_within", abs(y) % 4, 4),
+    ("labels.all_within", np.array([0, 4]), 4),
+    *[("linear.linear", x, W, bias) for x in (X, X[0], normal(2, 3, 5)) for bias in (b, None)],
+    *[("linear.linear_backward", normal(*x.shape[:-1], 4), x, W, True) for x in (X, X[0], normal(2, 3, 5))],
+    *[("loss.cross_entropy", Z, y, None, -100, s, r) for s in (0.0, 0.1) for r in ("mean", "sum", "none")],
+    ("loss.cross_entropy", Z, y, np.array([1.0, 2, 0.5, 1], "float32")),
+    *[("loss.mean_square", X, G, per, r) for per in ("row", "element") for r in ("mean", "sum", "none")],
+    ("norm.batch_norm", IMAGES, GAMMA, BETA, 1e-5),
+    ("norm.batch_norm_backward", normal(3, 4, 7, 6, seed=7), H, R, GAMMA),
+    ("norm.batch_norm_inference", IMAGES, MEAN, VAR, GAMMA, BETA, 1e-5),
+    ("norm.batch_norm_inference_backward", normal(3, 4, 7, 6, seed=7), IMAGES, MEAN, VAR, GAMMA, 1e-5),
+    ("pool.max_pool", IMAGES, *POOLING),
+    ("pool.max_pool_backward", POOLED, INDEX, IMAGES.shape, *POOLING),
+    ("random.threefry", np.empty(0), 9, (3, 5), 2, 1),
+    ("reduce.column_sum", normal(1000, 3)),
+    *[(f"softmax.{name}", X, axis) for name in ("softmax", "log_softmax") for axis in (0, -1)],
+    *[(f"softmax.{name}_backward", G, X, axis) for name in ("softmax", "log_softmax") for axis in (0, -1)],
+]
+
+
+def kernel_of(op):
+    family, _, name = op.partition(".")
+    return native.NumpyBackend().kernel(family, name)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
+def test_a_native_kernel_gives_what_its_reference_gives(case):
+    op, *arguments = case
+    got, wanted = kernel_of(op)(*arguments), OPS[op].reference(*arguments)
+    assert got is not NotImplemented
+    for a, e in zip(*((r if isinstance(r, tuple) else (r,)) for r in (got, wanted)), strict=True):
+        assert np.shape(a) == np.shape(e) and np.result_type(a) == np.result_type(e)
+        np.testing.assert_allclose(a, e, rtol=2e-6, atol=2e-6)
+
+
+def test_every_native_kernel_has_a_case():
+    kernels = {op for op in OPS if kernel_of(op) is not None}
+    assert kernels == {case[0] for case in CASES}
