@@ -104,7 +104,8 @@ class CrossEntropyLoss(_Reduced):
     def forward(self, X: Any, y: Any) -> Any:
         gradient = self._recording
         self._check_output(X)
-        L, dX = self._loss_of_rows(_rows(X), *self._targets(X, y), gradient)
+        y, ignored = self._targets(X, y)
+        L, dX = self._loss_of_rows(_rows(X), y, ignored, gradient)
         if gradient:
             self.cache["dX"] = _unrows(dX, X.shape)
         return array_namespace(X).reshape(L, (X.shape[0], *X.shape[2:])) if self.reduction == "none" else L

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from deepcore.backends.registry import backend_of
-from deepcore.backends.select import put, quiet
+from deepcore.backends.select import put, quietly
 from deepcore.core.function import Function
 from deepcore.core.layer import check_rate
 from deepcore.core.parameters import Changes, Parameter, find_parameters, new_weights
@@ -70,6 +70,7 @@ class Optimizer:
         """
         self.changes(net).commit()
 
+    @quietly
     def changes(self, net: Function, scale: Any = None) -> Changes:
         """What `step` would change, not yet committed. scale: a factor for all gradients."""
         if self._net is not None and self._net() is not net:
@@ -81,10 +82,9 @@ class Optimizer:
             self._check_overrides(net)
         new_state: dict[str, Any] = {}
 
-        with quiet():
-            changes = new_weights(
-                net, lambda parameter, dW: self._move(parameter, dW, new_state), self.lr, scale
-            )
+        changes = new_weights(
+            net, lambda parameter, dW: self._move(parameter, dW, new_state), self.lr, scale
+        )
         changes.set(self.state, new_state)
         changes.set(self.progress, {"steps": self.steps + 1})
         self._net = weakref.ref(net)

@@ -213,9 +213,9 @@ def to_backend(x: Any, name: str, device: Any = None) -> Any:
     return put(x, _resolve(name), device=device)
 
 
-def quiet() -> contextlib.AbstractContextManager[Any]:
-    """Inside a with-block, NumPy doesn't warn of overflow and what follows: inf and NaN say it."""
-    return np.errstate(over="ignore", invalid="ignore")
+# A decorator: inside the function NumPy doesn't warn of overflow and what follows: inf and NaN say it.
+# (Half the time of `with np.errstate(...)`.)
+quietly = np.errstate(over="ignore", invalid="ignore")
 
 
 def synchronize() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from deepcore.backends.registry import array_namespace, backend_of, is_array
-from deepcore.backends.select import dtype_name, is_floating, quiet
+from deepcore.backends.select import dtype_name, is_floating, quietly
 from deepcore.core.record import CURRENT, LastCall, Record, Staged
 from deepcore.core.shown import Shown
 from deepcore.core.tree import Node
@@ -41,14 +41,12 @@ class Function(Node, Shown):
     array([ 2., 40.])
     """
 
-    trainable: bool = True  # False freezes the weights of this Function and of all inside it
     wants_floats: bool = False  # whether inputs of integers are refused, not just passed on
     traceable: bool = False  # whether a compiled step may trace it: no host reads, no Python state
 
     _last: LastCall
     _training: bool = True
     weight: Any = None  # a Layer's: dict name -> array
-    _has_weights: bool = False  # whether `weight` and `weight_update` are a Layer's
     buffer: dict[str, Any]  # arrays kept with the weights, but not trained
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
@@ -110,13 +108,12 @@ class Function(Node, Shown):
             self._check_inputs(record)
         if thread.records and not thread.inference:
             if outer is not None:
-                outer.add(self, record)
+                outer.calls.append((self, record))
             self._last.record = record
         thread.running, thread.who = record, self
         try:
             if outer is None:
-                with quiet():
-                    Y = record.output = self.forward(*record.inputs)
+                Y = record.output = _quietly(self.forward, *record.inputs)
             else:
                 Y = self.forward(*record.inputs)
         except BaseException:
@@ -138,13 +135,7 @@ class Function(Node, Shown):
 
     def _admit(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """The inputs of an outermost call, floating ones in the dtype of the weights."""
-        try:
-            W = first_weight(self)
-        except RecursionError:
-            raise StateError(
-                f"{type(self).__name__}: its Functions stand in each other too deeply; does one refer back "
-                "to a Function that it is part of? Keep such a reference in a weakref.ref"
-            ) from None
+        W = first_weight(self)
         if W is None:
             for i, x in enumerate(inputs):
                 if not is_array(x) and not (x is None and i):  # a later input may be None
@@ -302,10 +293,9 @@ class Function(Node, Shown):
 
     def _arrays(self) -> Iterator[Any]:
         """Every weight and buffer at or below this Function; a shared one several times."""
-        yield from self._weights.values()
-        yield from self.buffer.values()
-        for _, child in self._children():
-            yield from child._arrays()
+        for f in self._tree().nodes:
+            yield from f._weights.values()
+            yield from f.buffer.values()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in _NEVER_COPIED}
@@ -318,7 +308,12 @@ class Function(Node, Shown):
         return clone
 
 
-_NEVER_COPIED = frozenset({"_last", "_structure"})
+_NEVER_COPIED = frozenset({"_last", "_structure", "_grown"})
+
+
+@quietly
+def _quietly(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    return call(*arguments, **named)
 
 
 def _with_record(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -340,8 +335,10 @@ def _with_record(backward: Callable[..., Any]) -> Callable[..., Any]:
         thread.running, thread.who = record, self
         try:
             if outer is None:
-                with quiet():
-                    dX = backward(self, *dY, **named) if not accumulate else self._add(backward, dY, named)
+                if accumulate:
+                    dX = _quietly(self._add, backward, dY, named)
+                else:
+                    dX = _quietly(backward, self, *dY, **named)
             elif self._has_weights and self.weight_update:  # a second call of the layer in this pass
                 dX = self._add(backward, dY, named)
             else:
@@ -377,7 +374,7 @@ def _unrecorded_when_direct(forward: Callable[..., Any]) -> Callable[..., Any]:
         before = CURRENT.thread
         CURRENT.thread = before.but(running=record, who=self, records=False, staged=Staged(), commits=False)
         try:
-            return forward(self, *record.inputs)
+            return _quietly(forward, self, *record.inputs)
         finally:
             CURRENT.thread = before
 
@@ -420,19 +417,14 @@ def _nothing_to_undo(function: Function, record: Record | None, outer: Record | 
 
 def forget_gradients(root: Function) -> None:
     """Drop the weight gradients of every Layer at or below `root`."""
-    if root._has_weights:
-        root.__dict__["weight_update"] = {}  # a new dict: the caller may have kept the old one
-    for _, child in root._children():
-        forget_gradients(child)
+    for layer in root._tree().layers:
+        layer.__dict__["weight_update"] = {}  # a new dict: the caller may have kept the old one
 
 
 def first_weight(root: Function) -> Any:
     """The first weight at or below `root`, or None: it tells where a net lives, and its dtype."""
-    for W in root._weights.values():
-        return W
-    for _, child in root._children():
-        W = first_weight(child)
-        if W is not None:
+    for layer in root._tree().layers:
+        for W in layer.weight.values():
             return W
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from deepcore.backends.select import quiet
+from deepcore.backends.select import quietly
 from deepcore.core.containers import chain_backward, chain_forward, check_functions
 from deepcore.core.function import Function
 from deepcore.core.layer import check_rate
@@ -95,6 +95,7 @@ class Composition(Function):
 
     # ---- weights
 
+    @quietly
     def update_weights(self, lr: float) -> None:
         """One step of gradient descent on every trainable weight that the last backward gave a gradient.
 
@@ -102,8 +103,7 @@ class Composition(Function):
         Raises ArgumentError if lr is negative or not finite, StateError before backward.
         """
         lr = check_rate(lr)
-        with quiet():
-            new_weights(self, lambda parameter, dW: parameter.value - lr * dW, lr).commit()
+        new_weights(self, lambda parameter, dW: parameter.value - lr * dW, lr).commit()
 
     def parameters(self) -> dict[str, Any]:
         """Path -> weight, such as {"layers.0.W": ...}. A weight that layers share comes once."""

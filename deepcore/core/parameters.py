@@ -16,13 +16,18 @@ from deepcore.errors import ShapeError, StateError
 class Parameter:
     """One weight array, with every place where it stands: several, if layers share it."""
 
-    __slots__ = ("path", "places", "trainable", "value")
+    __slots__ = ("path", "places", "trainable")
 
-    def __init__(self, path: str, value: Any, trainable: bool = True):
+    def __init__(self, path: str, trainable: bool = True):
         self.path = path  # of its first place, such as "layers.0.W"
-        self.value = value
         self.places: list[tuple[Layer, str]] = []
         self.trainable = trainable  # whether none of its places is frozen
+
+    @property
+    def value(self) -> Any:
+        """The array."""
+        layer, name = self.places[0]
+        return layer.weight[name]
 
     def gradient(self) -> Any:
         """The sum of the gradients that its places got in the last pass, or None."""
@@ -34,21 +39,17 @@ class Parameter:
         return total
 
 
-def walk(root: Function, path: str = "", trainable: bool = True) -> list[tuple[str, Function, bool]]:
-    """Every Function at or below `root`: its path, itself, and whether nothing above it is frozen.
+def walk(root: Function) -> list[tuple[str, Function, bool]]:
+    """Every Function at or below `root`: its path, itself, and whether neither it nor one above is frozen.
 
     A Function that stands in several places comes once for each.
     """
-    trainable = trainable and root.trainable
-    found = [(path, root, trainable)]
-    for name, child in root._children():
-        found += walk(child, f"{path}.{name}" if path else name, trainable)
-    return found
+    return root._tree().places
 
 
 def functions(root: Function) -> list[Function]:
     """Every Function at or below `root`, once."""
-    return list(dict.fromkeys(f for _, f, _ in walk(root)))
+    return root._tree().nodes
 
 
 def find_parameters(root: Function) -> dict[str, Parameter]:
@@ -56,29 +57,44 @@ def find_parameters(root: Function) -> dict[str, Parameter]:
 
     Raises StateError for two weights that are different views of one memory: no update can keep them tied.
     """
+    tree = root._tree()
+    ties = _ties(tree.layers)
+    if tree.parameters is None or tree.parameters[0] != ties:
+        tree.parameters = ties, _find_parameters(tree.places)
+    found = tree.parameters[1]
+    _refuse_views(found)
+    return found
+
+
+def _ties(layers: list[Layer]) -> list[tuple[str, int]]:
+    """The name of each weight, and the first one in this list that is the same array."""
+    first: dict[int, int] = {}  # by id(array): sound, since the layers hold the arrays meanwhile
+    return [(name, first.setdefault(id(W), len(first))) for f in layers for name, W in f.weight.items()]
+
+
+def _find_parameters(places: list[tuple[str, Any, bool]]) -> dict[str, Parameter]:
     found: dict[str, Parameter] = {}
-    of_array: dict[int, Parameter] = {}  # by id(array): sound, since the layers hold the arrays meanwhile
+    of_array: dict[int, Parameter] = {}
     visited = set()
-    for path, f, trainable in walk(root):
+    for path, f, trainable in places:
         for name, W in f._weights.items():
             parameter = of_array.get(id(W))
             if parameter is None:
                 full = f"{path}.{name}" if path else name
                 if full in found:
                     raise StateError(f"two weights have the path {full}; give one of them another name")
-                found[full] = of_array[id(W)] = parameter = Parameter(full, W, trainable)
+                found[full] = of_array[id(W)] = parameter = Parameter(full, trainable)
             elif not trainable:
                 parameter.trainable = False
             if f not in visited:
-                parameter.places.append((f, name))  # type: ignore[arg-type]
+                parameter.places.append((f, name))
         visited.add(f)
-    _refuse_views([p for p in found.values() if getattr(p.value, "base", None) is not None], found)
     return found
 
 
-def _refuse_views(views: list[Parameter], parameters: dict[str, Parameter]) -> None:
+def _refuse_views(parameters: dict[str, Parameter]) -> None:
     """Raise StateError if a weight that is a view overlaps another weight in memory, as W and W.T do."""
-    if not views:
+    if all(getattr(parameter.value, "base", None) is None for parameter in parameters.values()):
         return
     neighbours: dict[int, list[Parameter]] = {}  # by the id of what owns the memory, which they hold
     for parameter in parameters.values():
@@ -139,7 +155,9 @@ def new_weights(
     its weight's shape.
     """
     parameters = find_parameters(root)
-    _refuse_strangers(parameters)
+    for layer in root._tree().layers:
+        if not layer.weight_update.keys() <= layer.weight.keys():
+            raise _strangers(layer)
     changes = Changes()
     own: dict[Layer, dict[str, tuple[Parameter, Any]]] = {}
     reached = False
@@ -150,12 +168,12 @@ def new_weights(
         reached = True
         if not parameter.trainable:
             continue
-        W = parameter.value
+        layer, name = parameter.places[0]
+        W = layer.weight[name]
         if dW.shape != W.shape or dW.dtype is not W.dtype:
             dW = _fit(parameter, dW)
         if scale is not None:
             dW = dW * scale
-        layer, name = parameter.places[0]
         if type(layer)._update_weights is Layer._update_weights:
             changes.set_parameter(parameter, rule(parameter, dW))
         else:
@@ -174,16 +192,13 @@ def new_weights(
     return changes
 
 
-def _refuse_strangers(parameters: dict[str, Parameter]) -> None:
-    """Raise StateError for a gradient that no weight has the name of: it would be lost in silence."""
-    for parameter in parameters.values():
-        layer = parameter.places[0][0]
-        if not layer.weight_update.keys() <= layer.weight.keys():
-            strangers = sorted(layer.weight_update.keys() - layer.weight.keys())
-            raise StateError(
-                f"{layer._who()}: weight_update has {strangers}, weight has {list(layer.weight)}; "
-                "backward must give each gradient its weight's name"
-            )
+def _strangers(layer: Layer) -> StateError:
+    """The error for a gradient that no weight has the name of: it would be lost in silence."""
+    strangers = sorted(layer.weight_update.keys() - layer.weight.keys())
+    return StateError(
+        f"{layer._who()}: weight_update has {strangers}, weight has {list(layer.weight)}; "
+        "backward must give each gradient its weight's name"
+    )
 
 
 def _fit(parameter: Parameter, dW: Any) -> Any:

@@ -14,13 +14,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from deepcore.backends.select import quietly
+
 
 class Record:
     """What one call of a Function leaves behind for its backward."""
 
     # defaults stand on the class: a record is made at every call, and most never need these
     weights: tuple[Any, ...] = ()  # the arrays that the call used: grad must not mix old and new
-    calls: list[tuple[Any, Record]] | None = None  # (Function, record) of each call inside this one
     grad: dict[str, Any] | None = None  # local gradients, once they are asked for
     output: Any = None  # of an outermost call only
     loss_taken: bool = False  # of a Net: the last loss was that of `output`
@@ -29,20 +30,16 @@ class Record:
     def __init__(self, inputs: tuple[Any, ...]):
         self.inputs = inputs
         self.cache: dict[str, Any] = {}
-
-    def add(self, function: Any, record: Record) -> None:
-        """Note a call of `function` inside this one."""
-        if self.calls is None:
-            self.calls = [(function, record)]
-        else:
-            self.calls.append((function, record))
+        self.calls: list[tuple[Any, Record]] = []  # (Function, record) of each call inside this one
 
     def take(self, function: Any) -> Record | None:
         """The last call of `function` inside this one that is not yet undone."""
-        calls = self.calls or ()
-        for index in range(len(calls) - 1, -1, -1):  # nearly always the very last
+        calls = self.calls
+        if calls and calls[-1][0] is function:  # nearly always
+            return calls.pop()[1]
+        for index in range(len(calls) - 1, -1, -1):
             if calls[index][0] is function:
-                return calls.pop(index)[1]  # type: ignore[union-attr]
+                return calls.pop(index)[1]
         return None
 
 
@@ -137,6 +134,7 @@ def staging() -> contextlib.AbstractContextManager[Thread]:
     return modes(staged=Staged(), commits=False)
 
 
+@quietly
 def run_inside(record: Record | None, who: Any, call: Callable[..., Any], *inputs: Any) -> Any:
     """Run `call(*inputs)` as a part of an earlier call of `who`, or, with record None, of no call."""
     thread = CURRENT.thread

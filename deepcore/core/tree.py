@@ -7,14 +7,21 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from deepcore.errors import StateError
+
 _ARRAY_TABLES = frozenset({"buffer", "weight", "weight_update"})  # dicts in which no Function stands
+_PLAIN = frozenset({bool, int, float, str, type(None)})  # values in which no Function stands
 _SHORT = 32  # items: comparing so many costs less than a microsecond
 
 
 class Node:
     """Something that may hold others of its kind in its attributes. Abstract: a Function is one."""
 
+    trainable: bool = True  # False freezes the weights of this Node and of all inside it
+
+    _has_weights: bool = False  # whether `weight` and `weight_update` are a Layer's
     _structure: _Structure | None = None
+    _grown: Tree | None = None
     _unnamed: str | None = None  # the attribute whose items have bare numbers for paths: "0", not "f.0"
 
     def _children(self) -> Sequence[tuple[str, Any]]:
@@ -23,20 +30,71 @@ class Node:
         They are found among the attributes, and in lists, tuples and dicts that are attributes. What was
         found is kept until an attribute is set or one of those lists has changed.
         """
+        return self._looked().children
+
+    def _looked(self) -> _Structure:
         structure = self._structure
         if structure is None or not structure.holds():
             structure = _Structure(self)
             self.__dict__["_structure"] = structure
-        return structure.children
+        return structure
+
+    def _tree(self) -> Tree:
+        """All Nodes at or below this one. Raises StateError if one of them stands inside itself."""
+        tree = self._grown
+        if tree is None or not tree.holds():
+            tree = Tree(self)
+            self.__dict__["_grown"] = tree
+        return tree
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name != "weight_update":
+        plain = type(value) in _PLAIN and type(self.__dict__.get(name)) in _PLAIN
+        if name != "weight_update" and (not plain or name == "trainable"):
             self.__dict__["_structure"] = None
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
         self.__dict__["_structure"] = None
         super().__delattr__(name)
+
+
+class Tree:
+    """All Nodes at or below a root. Looked for once, and kept until the structure of one has changed."""
+
+    __slots__ = ("layers", "nodes", "parameters", "places", "structures", "tables")
+
+    def __init__(self, root: Node):
+        self.places: list[tuple[str, Any, bool]] = []
+        self.structures: dict[Any, _Structure] = {}
+        self._add("", root, True, ())
+        self.nodes: list[Any] = list(self.structures)  # each once
+        self.tables = [table for structure in self.structures.values() for table in structure.tables]
+        self.layers = [node for node in self.nodes if node._has_weights]
+        self.parameters: Any = None  # for find_parameters to keep what it found
+
+    def _add(self, path: str, node: Any, trainable: bool, above: tuple[Any, ...]) -> None:
+        """Note the place of a Node: its path, itself, and whether neither it nor one above it is frozen."""
+        if any(node is other for other in above):
+            raise StateError(
+                f"{type(above[0]).__name__}: the {type(node).__name__} at {path} stands inside itself; does "
+                "something refer back to a Function that it is part of? Keep such a reference in a weakref.ref"
+            )
+        trainable = trainable and node.trainable
+        self.places.append((path, node, trainable))
+        structure = self.structures.get(node) or node._looked()
+        self.structures[node] = structure
+        for name, child in structure.children:
+            self._add(f"{path}.{name}" if path else name, child, trainable, (*above, node))
+
+    def holds(self) -> bool:
+        """Whether looking again would find the same."""
+        for node, structure in self.structures.items():
+            if node._structure is not structure:
+                return False
+        for table in self.tables:  # noqa: SIM110 - all() of a generator takes twice as long
+            if not table.holds():
+                return False
+        return True
 
 
 class _Structure:
@@ -63,7 +121,10 @@ class _Structure:
 
     def holds(self) -> bool:
         """Whether looking again would find the same."""
-        return not self.tables or all(table.holds() for table in self.tables)
+        for table in self.tables:  # noqa: SIM110 - all() of a generator takes twice as long
+            if not table.holds():
+                return False
+        return True
 
 
 class _Table:

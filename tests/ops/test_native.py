@@ -30,7 +30,8 @@ GAMMA, BETA = normal(1, 4, 1, 1, seed=5), normal(1, 4, 1, 1, seed=6)
 _, H, R, MEAN, VAR = OPS["norm.batch_norm"].reference(IMAGES, GAMMA, BETA, 1e-5)
 
 CASES = [  # op, arguments
-    ("activation.relu_backward", G, X),
+    *[("activation.relu", x) for x in (X, np.array([[np.nan, np.inf]], "float32"))],
+    *[("activation.relu_backward", *xs) for xs in ((G, X), (normal(40, 30), normal(40, 30, seed=1)))],
     *[("activation.leaky_relu", X, alpha) for alpha in (0.1, 3.0)],
     ("activation.leaky_relu_grad", X, 0.1),
     *[(f"activation.{name}", 5 * X) for name in ("sigmoid", "sigmoid_grad", "tanh_grad")],
@@ -55,7 +56,7 @@ CASES = [  # op, arguments
     ("pool.max_pool", IMAGES, *POOLING),
     ("pool.max_pool_backward", POOLED, INDEX, IMAGES.shape, *POOLING),
     ("random.threefry", np.empty(0), 9, (3, 5), 2, 1),
-    ("reduce.column_sum", normal(1000, 3)),
+    *[("reduce.column_sum", normal(n, 3)) for n in (1000, 9, 0)],
     *[(f"softmax.{name}", X, axis) for name in ("softmax", "log_softmax") for axis in (0, -1)],
     *[(f"softmax.{name}_backward", G, X, axis) for name in ("softmax", "log_softmax") for axis in (0, -1)],
 ]

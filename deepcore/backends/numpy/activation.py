@@ -8,6 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 _BITS = {np.dtype("f2"): np.int16, np.dtype("f4"): np.int32, np.dtype("f8"): np.int64}
+_ZERO = {dtype: np.zeros((), dtype) for dtype in _BITS}  # a Python number costs 0.3 us to convert
+_SMALL = 1024  # elements up to which the number of calls counts, not what they do
+
+
+def relu(X: np.ndarray) -> np.ndarray:
+    """Y = max(X, 0)"""
+    zero = _ZERO.get(X.dtype)
+    return NotImplemented if zero is None or X.ndim == 0 else np.maximum(X, zero)
 
 
 def relu_backward(dY: np.ndarray, X: np.ndarray) -> np.ndarray:
@@ -15,6 +23,9 @@ def relu_backward(dY: np.ndarray, X: np.ndarray) -> np.ndarray:
     bits = _BITS.get(dY.dtype)
     if bits is None or dY.ndim == 0:
         return NotImplemented
+    if dY.size <= _SMALL:
+        zero = _ZERO[dY.dtype]
+        return np.where(X <= zero, zero, dY)
     mask = (X <= 0).astype(bits)
     mask -= 1  # 0 -> -1, which is all ones
     mask &= dY.view(bits)

@@ -11,10 +11,13 @@ def as_index(y: np.ndarray) -> np.ndarray:
 
 
 def all_within(y: np.ndarray, c: int) -> bool:
-    """Read as unsigned, a negative label is huge: one reduction tells whether all is well."""
+    """Read as unsigned, a negative label is huge: the largest tells whether all is well."""
     if y.dtype is not _INT64:
         return NotImplemented
-    return not y.size or bool(np.maximum.reduce(y.view(np.uint64), axis=None) < c)
+    if not y.size:
+        return True
+    y = y.view(np.uint64)
+    return bool(y.item(y.argmax()) < c)  # argmax takes half the time of a reduction
 
 
 _INT64 = np.dtype(np.int64)

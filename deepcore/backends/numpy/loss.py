@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from deepcore.backends.numpy.softmax import row_blocks, row_starts, row_sum, row_tops
+from deepcore.backends.numpy.reduce import row_sum
+from deepcore.backends.numpy.softmax import row_blocks, row_starts, row_tops
 
 _ONE_BLOCK = 65536  # elements
+_ONE = {dtype: np.ones((), dtype) for dtype in (np.dtype("f4"), np.dtype("f8"))}  # sooner than a Python number
 
 
 @np.errstate(over="ignore")
@@ -78,10 +80,11 @@ def _label_losses(X: np.ndarray, y: np.ndarray, n: float, dX: np.ndarray | None)
     L = log(s + e^d) - d = log1p(s + expm1 d) - d, exact where y is the top and d = 0
     dX = e^D / (s + e^d), at y -s / (s + e^d): no digit is lost where the probability is near 1
     """
-    D = np.subtract(X, X.take(row_tops(X))[:, None], out=dX)
+    starts, one = row_starts(*X.shape), _ONE[X.dtype]
+    D = np.subtract(X, X.take(X.argmax(1) + starts)[:, None], out=dX)
     flat = D.ravel()
-    target = row_starts(*X.shape) + y
-    d = flat[target]
+    target = starts + y
+    d = flat.take(target)
     E = np.exp(D, out=D)
     flat[target] = 0
     s = row_sum(E)
@@ -91,7 +94,7 @@ def _label_losses(X: np.ndarray, y: np.ndarray, n: float, dX: np.ndarray | None)
     L -= d
     if dX is not None:
         flat[target] = -s
-        Z += 1
+        Z += one
         if n != 1:
             Z *= n
         E /= Z[:, None]

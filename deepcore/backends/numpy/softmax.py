@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from deepcore.backends.numpy.reduce import row_sum
+
 _BLOCK = 65536  # elements: 256 KiB in float32, a fraction of the level-2 cache
-_ONE_THREAD = 9216  # elements up to which OpenBLAS multiplies a matrix by a vector without waking threads
 
 
 @np.errstate(over="ignore")
@@ -85,13 +86,6 @@ def row_tops(X: np.ndarray) -> np.ndarray:
     return X.argmax(1) + row_starts(*X.shape)
 
 
-def row_sum(X: np.ndarray) -> np.ndarray:
-    """(n, C) -> (n,). np.add.reduce takes three times as long, for few columns and for many."""
-    if X.size <= _ONE_THREAD:
-        return X.dot(_ones(X.shape[1], X.dtype))
-    return np.einsum("ij->i", X)
-
-
 def _exact_row_sum(X: np.ndarray) -> np.ndarray:
     """(n, C) -> (n,), added in float64: in float32 the sums of softmax's rows are off by up to 6e-7."""
     return row_sum(X.astype(np.float64, copy=False)).astype(X.dtype, copy=False)
@@ -103,13 +97,6 @@ def row_starts(n: int, C: int) -> np.ndarray:
     starts = np.arange(0, n * C, C)
     starts.flags.writeable = False
     return starts
-
-
-@functools.lru_cache(maxsize=8)
-def _ones(C: int, dtype: np.dtype) -> np.ndarray:
-    ones = np.ones(C, dtype)
-    ones.flags.writeable = False
-    return ones
 
 
 def _native(X: np.ndarray) -> bool:
