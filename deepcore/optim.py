@@ -82,9 +82,7 @@ class Optimizer:
             self._check_overrides(net)
         new_state: dict[str, Any] = {}
 
-        changes = new_weights(
-            net, lambda parameter, dW: self._move(parameter, dW, new_state), self.lr, scale
-        )
+        changes = new_weights(net, lambda parameter, dW: self._move(parameter, dW, new_state), self.lr, scale)
         changes.set(self.state, new_state)
         changes.set(self.progress, {"steps": self.steps + 1})
         self._net = weakref.ref(net)

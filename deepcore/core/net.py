@@ -36,6 +36,7 @@ class Composition(Function):
         """The output of the last layer, given the inputs of the first."""
         return chain_forward(self.layers, inputs, "layer")
 
+    @quietly
     def loss(self, out: Any, y: Any) -> Any:
         """The loss of an output with respect to the targets: a 0-d array.
 
@@ -63,14 +64,18 @@ class Composition(Function):
         Raises StateError before forward, before loss, and for a second time.
         """
         if dY is None:
-            dY = self.loss_gradient()
+            dY = self._loss_gradient()
         return chain_backward(self.layers, (dY, *more))
 
+    @quietly
     def loss_gradient(self) -> Any:
         """dL/dout of the last loss. Call it once for each `net.loss`, and pass what you make of it on.
 
         net.backward(net.loss_gradient()) is net.backward().
         """
+        return self._loss_gradient()
+
+    def _loss_gradient(self) -> Any:
         if self.loss_fn is None:
             raise StateError("this net has no loss; make it with Net(layers, loss=CrossEntropyLoss())")
         return run_inside(self._record, self, self.loss_fn.backward)

@@ -10,6 +10,7 @@ from deepcore.backends.registry import array_namespace, backend_of
 from deepcore.core.function import Function
 from deepcore.core.layer import Layer
 from deepcore.core.record import commit
+from deepcore.core.tree import Tree
 from deepcore.errors import ShapeError, StateError
 
 
@@ -57,19 +58,24 @@ def find_parameters(root: Function) -> dict[str, Parameter]:
 
     Raises StateError for two weights that are different views of one memory: no update can keep them tied.
     """
-    tree = root._tree()
-    ties = _ties(tree.layers)
+    return _parameters_of(root._tree())
+
+
+def _parameters_of(tree: Tree) -> dict[str, Parameter]:
+    first: dict[int, int] = {}  # by id(array): sound, since the layers hold the arrays meanwhile
+    ties: list[tuple[str, int]] = []  # the name of each weight, and the first one that is the same array
+    views = False
+    for layer in tree.layers:
+        for name, W in layer.weight.items():
+            ties.append((name, first.setdefault(id(W), len(first))))
+            if getattr(W, "base", None) is not None:
+                views = True
     if tree.parameters is None or tree.parameters[0] != ties:
         tree.parameters = ties, _find_parameters(tree.places)
     found = tree.parameters[1]
-    _refuse_views(found)
+    if views:
+        _refuse_views(found)
     return found
-
-
-def _ties(layers: list[Layer]) -> list[tuple[str, int]]:
-    """The name of each weight, and the first one in this list that is the same array."""
-    first: dict[int, int] = {}  # by id(array): sound, since the layers hold the arrays meanwhile
-    return [(name, first.setdefault(id(W), len(first))) for f in layers for name, W in f.weight.items()]
 
 
 def _find_parameters(places: list[tuple[str, Any, bool]]) -> dict[str, Parameter]:
@@ -93,9 +99,7 @@ def _find_parameters(places: list[tuple[str, Any, bool]]) -> dict[str, Parameter
 
 
 def _refuse_views(parameters: dict[str, Parameter]) -> None:
-    """Raise StateError if a weight that is a view overlaps another weight in memory, as W and W.T do."""
-    if all(getattr(parameter.value, "base", None) is None for parameter in parameters.values()):
-        return
+    """Raise StateError if a weight overlaps another weight in memory, as W and W.T do."""
     neighbours: dict[int, list[Parameter]] = {}  # by the id of what owns the memory, which they hold
     for parameter in parameters.values():
         owner = backend_of(parameter.value).memory_owner(parameter.value)
@@ -137,7 +141,8 @@ class Changes:
     def set_parameter(self, parameter: Parameter, value: Any) -> None:
         """A new array in every place where a weight stands."""
         for layer, name in parameter.places:
-            self.set(layer.weight, {name: value})
+            self.live.append(layer.weight)
+            self.new.append({name: value})
 
     def commit(self) -> None:
         """Make all changes current, in a single step."""
@@ -154,8 +159,9 @@ def new_weights(
     Raises StateError, before any rule has run, if there is no gradient at all, ShapeError if one has not
     its weight's shape.
     """
-    parameters = find_parameters(root)
-    for layer in root._tree().layers:
+    tree = root._tree()
+    parameters = _parameters_of(tree)
+    for layer in tree.layers:
         if not layer.weight_update.keys() <= layer.weight.keys():
             raise _strangers(layer)
     changes = Changes()

@@ -14,8 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from deepcore.backends.select import quietly
-
 
 class Record:
     """What one call of a Function leaves behind for its backward."""
@@ -134,7 +132,6 @@ def staging() -> contextlib.AbstractContextManager[Thread]:
     return modes(staged=Staged(), commits=False)
 
 
-@quietly
 def run_inside(record: Record | None, who: Any, call: Callable[..., Any], *inputs: Any) -> Any:
     """Run `call(*inputs)` as a part of an earlier call of `who`, or, with record None, of no call."""
     thread = CURRENT.thread

@@ -77,7 +77,7 @@ class Tree:
         if any(node is other for other in above):
             raise StateError(
                 f"{type(above[0]).__name__}: the {type(node).__name__} at {path} stands inside itself; does "
-                "something refer back to a Function that it is part of? Keep such a reference in a weakref.ref"
+                "it refer back to a Function that it is part of? Keep such a reference in a weakref.ref"
             )
         trainable = trainable and node.trainable
         self.places.append((path, node, trainable))

@@ -596,3 +596,12 @@ def test_a_function_that_refers_back_to_its_net():
         net(np.ones((2, 3), "float32"))
     del child.net
     assert net(np.ones((2, 3), "float32")).shape == (2, 2)
+
+
+def test_a_function_that_refers_back_to_its_net_is_found_before_any_call():
+    child = ReLU()
+    net = Net([child, Linear(3, 2)])
+    child.net = net
+    for use in (net.parameters, net.train, net.state_dict):
+        with pytest.raises(dc.StateError, match="Net at layers.0.net stands inside itself"):
+            use()

@@ -25,7 +25,7 @@ def relu_backward(dY: np.ndarray, X: np.ndarray) -> np.ndarray:
         return NotImplemented
     if dY.size <= _SMALL:
         zero = _ZERO[dY.dtype]
-        return np.where(X <= zero, zero, dY)
+        return np.where(np.less_equal(X, zero), zero, dY)
     mask = (X <= 0).astype(bits)
     mask -= 1  # 0 -> -1, which is all ones
     mask &= dY.view(bits)

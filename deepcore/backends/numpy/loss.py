@@ -10,7 +10,9 @@ from deepcore.backends.numpy.reduce import row_sum
 from deepcore.backends.numpy.softmax import row_blocks, row_starts, row_tops
 
 _ONE_BLOCK = 65536  # elements
-_ONE = {dtype: np.ones((), dtype) for dtype in (np.dtype("f4"), np.dtype("f8"))}  # sooner than a Python number
+_ONE = {
+    dtype: np.ones((), dtype) for dtype in (np.dtype("f4"), np.dtype("f8"))
+}  # sooner than a Python number
 
 
 @np.errstate(over="ignore")
