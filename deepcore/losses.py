@@ -81,6 +81,8 @@ class CrossEntropyLoss(_Reduced):
     array([[ 0.5, -0.5]])
     """
 
+    traceable = True
+
     def __init__(
         self,
         ignore_index: int = -100,
@@ -154,6 +156,10 @@ class CrossEntropyLoss(_Reduced):
         """
         return self._checked(y, shape)[0]
 
+    def targets_fit(self, y: Any, shape: tuple[int, ...]) -> Any:
+        """Whether each label is 0 to c - 1 or ignore_index: a 0-d bool array; None for probabilities."""
+        return labels.all_fit(y, shape[1], self.ignore_index) if is_integer(y) else None
+
     def _checked(self, y: Any, shape: tuple[int, ...]) -> tuple[Any, int | None]:
         if not is_integer(y):
             if is_floating(y) and y.ndim == len(shape) and y.shape[1:] == shape[1:]:
@@ -223,6 +229,7 @@ class MeanSquareLoss(_Reduced):
     array([[2., 4.]])
     """
 
+    traceable = True
     _per = "row"
 
     def forward(self, X: Any, Y: Any) -> Any:

@@ -13,6 +13,7 @@ from deepcore.io import state
 from deepcore.io.architecture import register
 from deepcore.train import loop
 from deepcore.train.callbacks import Callback, History
+from deepcore.train.compiled import CompiledStep
 
 
 @register
@@ -51,6 +52,7 @@ class Net(Composition):
         seed: int | None = None,
         clip_norm: float | None = None,
         accumulate: int = 1,
+        compile: bool | str = "auto",
         progress: bool | None = None,
     ) -> History:
         """Train on samples X and targets y, or on an iterable of batches (X, y); returns the History.
@@ -63,6 +65,7 @@ class Net(Composition):
         seed: of shuffling and dropout; drawn from that of deepcore.seed unless given.
         clip_norm: longest that all gradients together, seen as one vector, may be.
         accumulate: batches whose gradients are averaged for one step.
+        compile: whether each step is compiled to one program, see Net.compile; "auto": if that is possible.
         progress: whether to show progress on stderr; None: where that is a terminal.
 
         NumPy arrays, memory maps and data frames are moved to the net batch by batch. Targets are checked
@@ -85,8 +88,29 @@ class Net(Composition):
             seed=seed,
             clip_norm=clip_norm,
             accumulate=accumulate,
+            compile=compile,
             progress=progress,
         )
+
+    def compile(self, optimizer: Any) -> CompiledStep:
+        """step(X, y) -> loss: forward, loss, backward and update by this optimizer as one program.
+
+        Compiled by the net's library if it can (JAX does), and if every Function is `traceable`: the built-in
+        ones are, your own say so in their class. Else the same step, call by call; the numbers are the same.
+        After it only weights, buffers, optimizer and loss are current: grad, cache and gradients() raise
+        StateError. An array that a Function keeps elsewhere than in `weight` and `buffer` counts as constant.
+        Raises StateError for a net without a loss.
+
+        >>> import numpy as np
+        >>> import deepcore as dc
+        >>> net = dc.Net([dc.Linear(2, 1, init="zeros")], dc.MSELoss())
+        >>> step = net.compile(dc.optim.SGD(lr=0.5))
+        >>> float(step(np.ones((1, 2), "float32"), np.ones((1, 1), "float32")))
+        1.0
+        >>> net.parameters()["layers.0.b"]
+        array([[1.]], dtype=float32)
+        """
+        return CompiledStep(self, optimizer)
 
     def predict(self, X: Any, batch_size: int | None = None) -> Any:
         """The raw outputs for X in inference mode, as arrays of the net's library; no record is kept.

@@ -7,7 +7,7 @@ import weakref
 from fnmatch import fnmatchcase
 from typing import Any
 
-from deepcore.backends.registry import backend_of
+from deepcore.backends.registry import array_namespace, backend_of
 from deepcore.backends.select import put, quietly
 from deepcore.core.function import Function
 from deepcore.core.layer import check_rate
@@ -71,25 +71,44 @@ class Optimizer:
         self.changes(net).commit()
 
     @quietly
-    def changes(self, net: Function, scale: Any = None) -> Changes:
-        """What `step` would change, not yet committed. scale: a factor for all gradients."""
-        if self._net is not None and self._net() is not net:
-            raise StateError(
-                f"{type(self).__name__} belongs to another net, whose state it holds; "
-                "make a new optimizer for this one"
-            )
-        if self._net is None:
-            self._check_overrides(net)
+    def changes(self, net: Function, scale: Any = None, numbers: Any = None) -> Changes:
+        """What `step` would change, not yet committed.
+
+        scale: a factor for all gradients.   numbers: path -> what `numbers` gives, as 0-d arrays: a compiled
+        step passes them in, because a Python number would stay what it was when the step was compiled.
+        """
+        self.check_net(net)
         new_state: dict[str, Any] = {}
 
-        changes = new_weights(net, lambda parameter, dW: self._move(parameter, dW, new_state), self.lr, scale)
+        def rule(parameter: Parameter, dW: Any) -> Any:
+            path, W = parameter.path, parameter.value
+            given = self.numbers(path) if numbers is None else numbers[path]
+            W, memory = self._rule(W, dW, self.memory(path, W), given, self.settings_of(path))
+            new_state[path] = {"step": self.steps_of(path) + 1, **memory}
+            return W
+
+        changes = new_weights(net, rule, self.lr, scale)
         changes.set(self.state, new_state)
         changes.set(self.progress, {"steps": self.steps + 1})
-        self._net = weakref.ref(net)
+        self.bind(net)
         return changes
 
-    def _check_overrides(self, net: Function) -> None:
-        """Raise ArgumentError for a pattern that matches no weight: most likely a slip."""
+    def bind(self, net: Function) -> None:
+        """From now on, refuse other nets."""
+        self._net = weakref.ref(net)
+
+    def check_net(self, net: Function) -> None:
+        """Raise StateError for another net than that of the first step.
+
+        Before that step, ArgumentError for an override that matches no weight: most likely a slip.
+        """
+        if self._net is not None:
+            if self._net() is not net:
+                raise StateError(
+                    f"{type(self).__name__} belongs to another net, whose state it holds; "
+                    "make a new optimizer for this one"
+                )
+            return
         paths = find_parameters(net)
         for pattern in self.overrides:
             if not any(fnmatchcase(path, pattern) for path in paths):
@@ -98,19 +117,29 @@ class Optimizer:
                     f"{', '.join(list(paths)[:6])}{', ...' if len(paths) > 6 else ''}"
                 )
 
-    def _move(self, parameter: Parameter, dW: Any, new_state: dict[str, Any]) -> Any:
-        path, W = parameter.path, parameter.value
-        old = {name: _beside(W, value) for name, value in self.state.get(path, {}).items()}
-        settings = self.settings_of(path)
-        t = old.pop("step", 0) + 1
-        if any(getattr(value, "shape", W.shape) != W.shape for value in old.values()):
-            raise StateError(
-                f"{type(self).__name__}: its state for {path} is of another shape than the weight "
-                f"{tuple(W.shape)}; make a new optimizer after changing the net"
-            )
-        W, remembered = self._rule(W, dW, old, t, settings)
-        new_state[path] = {"step": t, **remembered}
-        return W
+    def steps_of(self, path: str) -> int:
+        """How often the weight at this path has moved."""
+        return self.state[path]["step"] if path in self.state else 0
+
+    def memory(self, path: str, W: Any) -> dict[str, Any]:
+        """What the rule remembers of the weight W at this path, beside it; zeros at first.
+
+        Raises StateError if it is of another shape.
+        """
+        state = self.state.get(path, {})
+        memory = {}
+        for name in self._remembers(self.settings_of(path)):
+            memory[name] = value = _beside(W, state[name]) if name in state else _zeros_like(W)
+            if value.shape != W.shape:
+                raise StateError(
+                    f"{type(self).__name__}: its state for {path} is of another shape than the weight "
+                    f"{tuple(W.shape)}; make a new optimizer after changing the net"
+                )
+        return memory
+
+    def numbers(self, path: str) -> dict[str, float]:
+        """What differs from step to step in the rule for the weight at this path, for the coming step."""
+        return self._numbers(self.settings_of(path), self.steps_of(path) + 1)
 
     def settings_of(self, path: str) -> dict[str, Any]:
         """The settings for the weight at this path."""
@@ -120,10 +149,18 @@ class Optimizer:
                 settings = settings | changed
         return settings
 
+    def _remembers(self, settings: dict[str, Any]) -> tuple[str, ...]:
+        """The names of the arrays, of the weight's shape, that the rule keeps from step to step."""
+        raise NotImplementedError
+
+    def _numbers(self, settings: dict[str, Any], t: int) -> dict[str, float]:
+        """By name, what the rule needs to know of step t = 1, 2, ... of a weight."""
+        return {"lr": settings["lr"]}
+
     def _rule(
-        self, W: Any, dW: Any, state: dict[str, Any], t: int, settings: dict[str, Any]
+        self, W: Any, dW: Any, memory: dict[str, Any], numbers: dict[str, Any], settings: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        """The new weight and what to remember, at step t = 1, 2, ... of this weight."""
+        """The new weight and memory. What depends on lr or on the step comes from `numbers`."""
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
@@ -163,10 +200,13 @@ class SGD(Optimizer):
         if settings["nesterov"] and not settings["momentum"]:
             raise ArgumentError("SGD: nesterov needs a momentum above 0")
 
+    def _remembers(self, settings: dict[str, Any]) -> tuple[str, ...]:
+        return ("V",) if settings["momentum"] else ()
+
     def _rule(
-        self, W: Any, dW: Any, state: dict[str, Any], t: int, settings: dict[str, Any]
+        self, W: Any, dW: Any, memory: dict[str, Any], numbers: dict[str, Any], settings: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        W, V = update.sgd(W, dW, state.get("V"), **settings)
+        W, V = update.sgd(W, dW, memory.get("V"), **(settings | numbers))
         return W, {} if V is None else {"V": V}
 
 
@@ -206,10 +246,21 @@ class Adam(Optimizer):
                 f"{type(self).__name__}: betas must be two numbers 0 <= beta < 1, got {betas}"
             )
 
+    def _remembers(self, settings: dict[str, Any]) -> tuple[str, ...]:
+        return ("M", "V")
+
+    def _numbers(self, settings: dict[str, Any], t: int) -> dict[str, float]:
+        lr, (b1, b2) = settings["lr"], settings["betas"]
+        numbers = {"rate": lr / (1 - b1**t), "root": math.sqrt(1 - b2**t)}
+        return numbers | {"keep": 1 - lr * settings["weight_decay"]} if self._decoupled else numbers
+
     def _rule(
-        self, W: Any, dW: Any, state: dict[str, Any], t: int, settings: dict[str, Any]
+        self, W: Any, dW: Any, memory: dict[str, Any], numbers: dict[str, Any], settings: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        W, M, V = update.adam(W, dW, state.get("M"), state.get("V"), t, **settings, decoupled=self._decoupled)
+        decay = 0 if self._decoupled else settings["weight_decay"]
+        W, M, V = update.adam(
+            W, dW, **memory, **numbers, betas=settings["betas"], eps=settings["eps"], weight_decay=decay
+        )
         return W, {"M": M, "V": V}
 
 
@@ -258,9 +309,13 @@ def _plain_number(value: Any) -> Any:
         return value  # for _check to refuse
 
 
+def _zeros_like(W: Any) -> Any:
+    return array_namespace(W).zeros_like(W)
+
+
 def _beside(W: Any, value: Any) -> Any:
     """An array of the optimizer's state where W lives: the net may have moved since the last step."""
-    if type(value) is type(W) or isinstance(value, int):
+    if type(value) is type(W):
         return value
     backend = backend_of(W)
     return put(value, backend, device=backend.device(W))

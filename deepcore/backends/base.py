@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -73,6 +74,14 @@ class Backend:
     def share_memory(self, a: Any, b: Any) -> bool:
         """Whether `a` and `b` are different arrays over the same memory, as far as can be told."""
         return False
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any] | None:
+        """A function that does what `function` does, in one piece, or None if this library has no compiler.
+
+        `function` takes and returns dicts and tuples of arrays, nested, changes nothing else, and keeps no
+        number from call to call. It may be run on stand-ins for arrays, once for each set of shapes.
+        """
+        return None
 
     def synchronize(self) -> None:
         """Wait until all work that was started is done."""

@@ -42,7 +42,7 @@ class Function(Node, Shown):
     """
 
     wants_floats: bool = False  # whether inputs of integers are refused, not just passed on
-    traceable: bool = False  # whether a compiled step may trace it: no host reads, no Python state
+    traceable: bool = False  # whether a step with it may be compiled: array operations alone, no state
 
     _last: LastCall
     _training: bool = True
@@ -60,6 +60,8 @@ class Function(Node, Shown):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
+        if "traceable" not in vars(cls) and not vars(cls).keys().isdisjoint(_MATHEMATICS):
+            cls.traceable = False  # what holds of the base class need not hold of the new formulas
         # also those that come from a base class that is no Function
         if not hasattr(cls.forward, "_finds_record"):
             cls.forward = _unrecorded_when_direct(cls.forward)
@@ -211,7 +213,7 @@ class Function(Node, Shown):
         if record is None:
             raise StateError(
                 f"{self._who()} has no recorded call in this thread; call f(X) first "
-                "(f.forward(X), predict and inference() record nothing)"
+                "(f.forward(X), predict, inference() and compiled steps record nothing)"
             )
         return record
 
@@ -298,7 +300,7 @@ class Function(Node, Shown):
             yield from f.buffer.values()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in _NEVER_COPIED}
+        return {name: value for name, value in vars(self).items() if name not in NEVER_COPIED}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         clone = type(self).__new__(type(self))
@@ -308,7 +310,8 @@ class Function(Node, Shown):
         return clone
 
 
-_NEVER_COPIED = frozenset({"_last", "_structure", "_grown"})
+_MATHEMATICS = frozenset({"forward", "backward", "local_grad", "_update_weights"})
+NEVER_COPIED = frozenset({"_last", "_structure", "_grown", "_gradients_gone"})
 
 
 @quietly

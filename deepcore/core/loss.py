@@ -71,6 +71,13 @@ class Loss(Function):
         """
         return y
 
+    def targets_fit(self, y: Any, shape: tuple[int, ...]) -> Any:
+        """Whether the values of y are such as `check_targets` accepts: a 0-d bool array, or None for always.
+
+        A compiled step asks this, because it can't look at values and raise.
+        """
+        return None
+
     def _admit(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return inputs  # a loss has no weights whose dtype they should have
 

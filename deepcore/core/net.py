@@ -22,6 +22,7 @@ class Composition(Function):
     """
 
     traceable = True
+    _gradients_gone = False  # whether the last thing that happened is a compiled step
 
     def __init__(self, layers: Sequence[Function], loss: Loss | None = None):
         super().__init__()
@@ -115,9 +116,18 @@ class Composition(Function):
         return {path: parameter.value for path, parameter in find_parameters(self).items()}
 
     def gradients(self) -> dict[str, Any]:
-        """Path -> gradient of the loss by that weight, for those that the last backward reached."""
+        """Path -> gradient of the loss by that weight, for those that the last backward reached.
+
+        Raises StateError after a compiled step, which keeps none.
+        """
         found = {path: parameter.gradient() for path, parameter in find_parameters(self).items()}
-        return {path: dW for path, dW in found.items() if dW is not None}
+        found = {path: dW for path, dW in found.items() if dW is not None}
+        if self._gradients_gone and not found:
+            raise StateError(
+                "gradients: a compiled step keeps none; call net(X), net.loss(out, y) and net.backward(), "
+                "or fit with compile=False"
+            )
+        return found
 
     def buffers(self) -> dict[str, Any]:
         """Path -> buffer: arrays that are kept with the weights but not trained, such as running means."""

@@ -26,11 +26,20 @@ def all_within(y: Any, c: int) -> bool:
     return 0 in y.shape or bool(xp.all((y >= 0) & (y < c)))
 
 
+def all_fit(y: Any, c: int, ignore_index: int) -> Any:
+    """Whether every label is one of 0 to c - 1 or ignore_index: a 0-d bool array, which nobody waits for."""
+    return array_namespace(y).logical_not(array_namespace(y).any(_misfits(y, c, ignore_index)))
+
+
 def first_bad_label(y: Any, c: int, ignore_index: int) -> int:
     """Position, in reading order, of the first label that is neither 0 to c - 1 nor ignore_index; else -1."""
     xp = array_namespace(y)
+    bad = xp.reshape(_misfits(y, c, ignore_index), (-1,))
+    return int(xp.argmax(xp.astype(bad, xp.int8))) if bool(xp.any(bad)) else -1
+
+
+def _misfits(y: Any, c: int, ignore_index: int) -> Any:
     bad = (y < 0) | (y >= c)
     if ignore_index >= 0 or not dtype_name(y).startswith("u"):  # no unsigned number is negative
         bad = bad & (y != ignore_index)
-    bad = xp.reshape(bad, (-1,))
-    return int(xp.argmax(xp.astype(bad, xp.int8))) if bool(xp.any(bad)) else -1
+    return bad

@@ -54,10 +54,14 @@ class Run:
 class Callback:
     """Override what you need; each method gets the Run.
 
+    needs_gradients: whether it reads records or gradients, which a compiled step does not keep.
+
     >>> class StopWhenGood(Callback):
     ...     def on_epoch_end(self, run):
     ...         run.stop = run.numbers["loss"] < 0.01
     """
+
+    needs_gradients: bool = False
 
     def on_fit_start(self, run: Run) -> None:
         """Before the first step."""

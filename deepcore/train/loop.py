@@ -13,14 +13,15 @@ from deepcore.backends.registry import array_namespace, is_array
 from deepcore.backends.select import is_floating, to_numpy
 from deepcore.core.function import first_weight
 from deepcore.core.net import Composition
-from deepcore.core.parameters import find_parameters, functions
+from deepcore.core.parameters import Changes, find_parameters, functions
 from deepcore.core.random import Generator, check_seed, current_generator
 from deepcore.core.record import CURRENT, Staged
 from deepcore.data.batches import Arrays, beside, check_batch_size, pairs, take_rows
-from deepcore.errors import ArgumentError, DataError, DeepcoreError, DTypeError, StateError
+from deepcore.errors import ArgumentError, DataError, DeepcoreError, DTypeError, StateError, UnsupportedError
 from deepcore.ops import random
 from deepcore.optim import SGD, Optimizer
 from deepcore.train.callbacks import Callback, History, Run
+from deepcore.train.compiled import CompiledStep, compiler, why_not
 from deepcore.train.metrics import named_metrics
 from deepcore.train.progress import Progress
 
@@ -43,6 +44,7 @@ def fit(
     seed: int | None = None,
     clip_norm: float | None = None,
     accumulate: int = 1,
+    compile: bool | str = "auto",
     progress: bool | None = None,
 ) -> History:
     """Train a net; see Net.fit."""
@@ -53,6 +55,7 @@ def fit(
         raise ArgumentError(f"fit: clip_norm must be a finite number above 0, got {clip_norm}")
     optimizer = SGD() if optimizer is None else optimizer
     _check_kinds(optimizer, schedule, callbacks)
+    compiled = _whether_compiled(net, compile, accumulate, callbacks)
     source = _Source(X, y, check_batch_size(batch_size), shuffle)
     if epochs > 1 and source.runs_once:
         raise DataError(
@@ -64,7 +67,7 @@ def fit(
     generator = Generator(_draw_seed() if seed is None else check_seed(seed))
     run = Run(net, optimizer, epochs, source.count and math.ceil(source.count / accumulate))
     net.history = run.history  # type: ignore[attr-defined]
-    step = _Step(run, source, schedule, clip_norm)
+    step = _Step(run, source, schedule, clip_norm, compiled)
     callbacks = [*([Progress()] if _shows(progress) else []), *callbacks]
 
     _call(callbacks, "on_fit_start", run)
@@ -124,7 +127,7 @@ def evaluate(
     try:
         for Xb, yb in source.batches():
             out = net(_at_home(net, Xb))
-            targets = source.targets(net.loss_fn, yb, out)
+            targets = source.targets(net.loss_fn, yb, tuple(out.shape), out)
             tally.add(out, targets, _loss_of_checked(net, out, targets))
         return tally.means()
     finally:
@@ -173,17 +176,17 @@ class _Source:
                 "so pass a list, or an object whose __iter__ starts anew, for several epochs"
             )
 
-    def targets(self, loss_fn: Any, yb: Any, out: Any) -> Any:
-        """The targets of a batch beside the output, checked.
+    def targets(self, loss_fn: Any, yb: Any, shape: tuple[int, ...], home: Any) -> Any:
+        """The targets of a batch, checked, where the array `home` is.   shape: of the output
 
         Those in arrays are all checked at the first batch, on the host, before anything has changed.
         """
         if self.arrays is not None and not self.checked:
-            loss_fn.check_targets(self.arrays.y, tuple(out.shape))
+            loss_fn.check_targets(self.arrays.y, shape)
             self.checked = True
         if self.arrays is None:
-            yb = loss_fn.check_targets(yb, tuple(out.shape))
-        return beside(out, yb)
+            yb = loss_fn.check_targets(yb, shape)
+        return beside(home, yb)
 
 
 class _Step:
@@ -195,19 +198,31 @@ class _Step:
         source: _Source,
         schedule: Callable[[int], float] | None,
         clip_norm: float | None,
+        compiled: bool,
     ):
         self.run = run
         self.source = source
         self.schedule = schedule
         self.clip_norm = None if clip_norm is None else float(clip_norm)
+        self.compiled = CompiledStep(run.net, run.optimizer, self._scale, checked=True) if compiled else None
+        self.sample: tuple[int, ...] = ()  # the shape of the output for one sample
 
     def __call__(self, group: list[tuple[Any, Any]], tally: _Tally) -> None:
-        run, net, staged = self.run, self.run.net, CURRENT.thread.staged
+        run = self.run
+        changes, loss = (
+            self._call_by_call(group, tally) if self.compiled is None else self._at_once(group, tally)
+        )
+        changes.set(vars(run), {"step": run.step + 1, "loss": loss})
+        changes.commit()
+        CURRENT.thread.staged.clear()
+
+    def _call_by_call(self, group: list[tuple[Any, Any]], tally: _Tally) -> tuple[Changes, Any]:
+        run, net = self.run, self.run.net
         loss = None
         n = sum(Xb.shape[0] for Xb, _ in group)
         for index, (Xb, yb) in enumerate(group):
             out = net(_at_home(net, Xb))
-            targets = self.source.targets(net.loss_fn, yb, out)
+            targets = self.source.targets(net.loss_fn, yb, tuple(out.shape), out)
             loss = _loss_of_checked(net, out, targets)
             tally.add(out, targets, loss)
             if len(group) == 1:
@@ -215,14 +230,27 @@ class _Step:
             else:  # in a mean each batch counts by its samples, so that the last may be smaller
                 share = Xb.shape[0] / n if _averages(net.loss_fn) else 1
                 net.backward(net.loss_gradient() * share, accumulate=index > 0)
-        if self.schedule is not None:
-            run.optimizer.lr = self.schedule(run.step)
+        self._set_rate()
         changes = run.optimizer.changes(net, self._scale(net))
-        for f, buffers in staged.items():
+        for f, buffers in CURRENT.thread.staged.items():
             changes.set(f.buffer, buffers)
-        changes.set(vars(run), {"step": run.step + 1, "loss": loss})
-        changes.commit()
-        staged.clear()
+        return changes, loss
+
+    def _at_once(self, group: list[tuple[Any, Any]], tally: _Tally) -> tuple[Changes, Any]:
+        net = self.run.net
+        ((Xb, yb),) = group
+        Xb = _at_home(net, Xb)
+        if not self.sample:
+            self.sample = tuple(predict(net, Xb[:1, ...]).shape[1:])
+        targets = self.source.targets(net.loss_fn, yb, (Xb.shape[0], *self.sample), Xb)
+        self._set_rate()
+        changes, out, loss = self.compiled.changes(Xb, targets)  # type: ignore[union-attr]
+        tally.add(out, targets, loss)
+        return changes, loss
+
+    def _set_rate(self) -> None:
+        if self.schedule is not None:
+            self.run.optimizer.lr = self.schedule(self.run.step)
 
     def _scale(self, net: Composition) -> Any:
         """The factor that makes all gradients together, as one vector, at most clip_norm long."""
@@ -307,6 +335,27 @@ def _checked_validation(net: Composition, data: Any) -> tuple[Any, Any]:
         error.inside("validation_data")
         raise
     return arrays.X, arrays.y
+
+
+def _whether_compiled(net: Composition, wanted: Any, accumulate: int, callbacks: Sequence[Any]) -> bool:
+    """Whether the steps are compiled. Raises UnsupportedError, with the reason, if they can't but must be."""
+    if wanted not in (True, False, "auto"):
+        raise ArgumentError(f'fit: compile must be True, False or "auto", got {wanted!r}')
+    if wanted is False or (wanted == "auto" and compiler(net) is None):
+        return False
+    reason = why_not(net)
+    if accumulate > 1:
+        reason = "accumulate needs the gradients of several batches"
+    for callback in callbacks:
+        if getattr(callback, "needs_gradients", False):
+            reason = f"callback {type(callback).__name__} needs the gradients"
+    if reason and wanted is True:
+        raise UnsupportedError(f"fit(compile=True): {reason}; use compile=False")
+    if reason:
+        import logging  # 5 ms that few need
+
+        logging.getLogger("deepcore").debug("fit makes its steps call by call: %s", reason)
+    return not reason
 
 
 def _check_kinds(optimizer: Any, schedule: Any, callbacks: Any) -> None:

@@ -1,0 +1,355 @@
+"""Compiled steps: the same numbers as steps made call by call, on every library that compiles."""
+
+import numpy as np
+import pytest
+
+import deepcore as dc
+from deepcore import (
+    BatchNorm2D,
+    Conv2D,
+    CrossEntropyLoss,
+    Dropout,
+    Flatten,
+    LabelError,
+    Linear,
+    MaxPool2D,
+    MSELoss,
+    Net,
+    ReLU,
+    Residual,
+    Sequential,
+    StateError,
+    Tanh,
+    UnsupportedError,
+)
+from deepcore.backends import registry
+from deepcore.core.function import Function
+from deepcore.core.random import Generator, drawing_from
+from deepcore.optim import SGD, Adam, AdamW
+from deepcore.train.callbacks import Callback
+from tests.backends import replay
+from tests.battery import Scale
+
+STEPS = 6
+
+
+@pytest.fixture(autouse=True)
+def replays(monkeypatch):
+    """The stand-in library is one of deepcore's backends."""
+    monkeypatch.setitem(registry._HOMES, "replay", "tests.backends.replay:ReplayBackend")
+
+
+def put(x):
+    return dc.to_backend(x, "replay")
+
+
+def mlp(p=0.5, seed=0):
+    dc.seed(seed)
+    return Net([Linear(4, 8), Tanh(), Dropout(p), Residual(Sequential(Linear(8, 8), ReLU())), Linear(8, 3)],
+               CrossEntropyLoss())  # fmt: skip
+
+
+def cnn(seed=0):
+    dc.seed(seed)
+    layers = [Conv2D(1, 2, 3, padding=1), BatchNorm2D(2), ReLU(), MaxPool2D(2), Flatten(), Dropout(0.25)]
+    return Net([*layers, Linear(2 * 2 * 2, 3)], CrossEntropyLoss())
+
+
+def tied(seed=0):
+    dc.seed(seed)
+    a, b = Linear(4, 4), Linear(4, 4)
+    b.weight["W"] = a.weight["W"]
+    frozen = Linear(4, 4)
+    frozen.trainable = False
+    return Net([a, ReLU(), b, frozen, Linear(4, 3)], CrossEntropyLoss())
+
+
+NETS = {"mlp": (mlp, (4,)), "cnn": (cnn, (1, 4, 4)), "tied": (tied, (4,))}
+OPTIMIZERS = {
+    "sgd": lambda: SGD(0.1),
+    "momentum": lambda: SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "adam": lambda: Adam(0.01, weight_decay=0.01),
+    "adamw": lambda: AdamW(0.01, overrides={"*.b": {"weight_decay": 0.0}}),
+}
+
+
+def batches(shape, n=STEPS, size=8):
+    random = np.random.default_rng(1)
+    return [
+        (put(random.standard_normal((size, *shape)).astype("float32")), put(random.integers(0, 3, size)))
+        for _ in range(n)
+    ]
+
+
+def by_hand(net, optimizer, X, y):
+    loss = net.loss(net(X), y)
+    net.backward()
+    optimizer.step(net)
+    return loss
+
+
+def everything(net, optimizer):
+    state = {path: dc.to_numpy(x) for path, x in net.state_dict().items()}
+    for path, memory in optimizer.state.items():
+        state |= {f"{path} {name}": np.asarray(dc.to_numpy(x)) for name, x in memory.items()}
+    return state
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", NETS)
+def test_a_compiled_step_is_the_step_bit_for_bit(kind, optimizer):
+    make, shape = NETS[kind]
+    results = []
+    for compiled in (False, True):
+        net, rule = make().to("replay"), OPTIMIZERS[optimizer]()
+        step = net.compile(rule) if compiled else None
+        losses = []
+        with drawing_from(Generator(5)) as generator:
+            for index, (X, y) in enumerate(batches(shape)):
+                rule.lr = 0.1 / (1 + index)  # a rate that stayed what it was would show
+                losses.append(float(step(X, y) if compiled else by_hand(net, rule, X, y)))
+        results.append((losses, everything(net, rule), generator.calls, rule.steps))
+    (losses, state, calls, steps), (losses_c, state_c, calls_c, steps_c) = results
+    assert losses == losses_c
+    assert_same(state, state_c)
+    assert calls == calls_c and steps == steps_c == STEPS
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_fit_compiles_by_itself_and_gives_the_same(kind, monkeypatch):
+    make, shape = NETS[kind]
+    random = np.random.default_rng(0)
+    X, y = random.standard_normal((20, *shape)), random.integers(0, 3, 20)
+    notes = []
+    monkeypatch.setattr(replay, "note", lambda *given, note=replay.note: notes.append(1) or note(*given))
+    results = []
+    for compiled in (False, "auto"):
+        net, rule = make().to("replay"), Adam(0.02)
+        history = net.fit(X, y, epochs=3, batch_size=8, optimizer=rule, seed=3, clip_norm=0.5,
+                          schedule=lambda step: 0.02 / (1 + step), compile=compiled)  # fmt: skip
+        results.append((history.history, everything(net, rule)))
+    assert len(notes) == 2  # one for the full batches, one for the last
+    (a, state), (b, state_c) = results
+    assert a == b
+    assert_same(state, state_c)
+
+
+def test_replaced_weights_and_changed_settings_count():
+    results = []
+    for compiled in (False, True):
+        net, rule = mlp().to("replay"), SGD(0.1)
+        step = net.compile(rule) if compiled else lambda X, y, net=net, rule=rule: by_hand(net, rule, X, y)
+        data = iter(batches((4,), n=9))
+        losses = []
+        with drawing_from(Generator(5)):
+            for change in (
+                lambda net: None,
+                lambda net: net.layers[0].weight.update(W=put(np.ones((4, 8), "float32"))),
+                lambda net: setattr(net.layers[2], "p", 0.1),
+                lambda net: net.layers[4].weight.update(b=net.layers[4].weight["b"] + 1),
+                lambda net: setattr(net.layers[0], "trainable", False),
+                lambda net: net.layers.insert(2, ReLU()),
+                lambda net: net.layers.__setitem__(2, Tanh()),  # for a ReLU: none of the attributes differs
+                lambda net: net.eval(),
+            ):
+                change(net)
+                losses.append(float(step(*next(data))))
+        results.append((losses, everything(net, rule)))
+    assert results[0][0] == results[1][0]
+    assert_same(results[0][1], results[1][1])
+
+
+def test_after_a_compiled_step_records_and_gradients_are_gone():
+    for backend in ("replay", "numpy"):
+        net, (X, y) = mlp().to(backend), batches((4,), n=1)[0]
+        X, y = (dc.to_backend(x, backend) for x in (X, y))
+        by_hand(net, SGD(0.1), X, y)
+        net.compile(SGD(0.1))(X, y)
+        for read in (lambda net: net.layers[0].grad, lambda net: net.layers[0].cache, Net.gradients):
+            with pytest.raises(StateError, match="compiled step"):
+                read(net)
+        with pytest.raises(StateError):
+            net.update_weights(0.1)
+        by_hand(net, SGD(0.1), X, y)
+        assert net.gradients()
+
+
+def test_a_bad_label_changes_nothing_and_is_told():
+    net, rule = cnn().to("replay"), Adam(0.1)
+    step = net.compile(rule)
+    (X, y), (X2, y2) = batches((1, 4, 4), n=2)
+    step(X, y)
+    before = everything(net, rule)
+    bad = put(np.where(np.arange(8) == 5, 3, dc.to_numpy(y2)))
+    assert np.isnan(float(step(X2, bad)))
+    after = everything(net, rule)
+    for name in before:
+        if not name.endswith("step"):
+            np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+    with pytest.raises(LabelError, match="3 in row 5"):
+        step.check()
+    step.check()
+    assert np.isfinite(float(step(X, y)))
+
+
+def test_a_label_out_of_range_stops_fit_before_anything_has_changed():
+    net = cnn().to("replay")
+    before = everything(net, SGD())
+    with pytest.raises(LabelError, match="7 in row 9"):
+        net.fit(np.ones((10, 1, 4, 4)), np.array([0] * 9 + [7]), compile=True)
+    assert_same(before, everything(net, SGD()))
+
+
+class Counting(Function):
+    """Says that it may be traced, and may not: a Python number changes with every call."""
+
+    traceable = True
+
+    def __init__(self):
+        self.calls = 0
+
+    def forward(self, X):
+        self.calls += 1
+        return X * self.calls
+
+    def backward(self, dY):
+        return dY
+
+
+class Reading(Function):
+    """Says that it may be traced, and looks at a number."""
+
+    traceable = True
+
+    def forward(self, X):
+        return X if float(dc.array_namespace(X).sum(X)) > 0 else -X
+
+    def backward(self, dY):
+        return dY
+
+
+def losses_of(net, compiled, n=3):
+    rule = SGD(0.0)
+    step = net.compile(rule) if compiled else lambda X, y: by_hand(net, rule, X, y)
+    X, y = batches((4,), n=1)[0]
+    return [float(step(X, y)) for _ in range(n)]
+
+
+def test_the_stand_in_notices_a_frozen_number_and_a_look_at_one():
+    """What the tests above would not show, these would."""
+    with pytest.raises(replay.HostRead):
+        losses_of(Net([Reading(), Linear(4, 3)], CrossEntropyLoss()).to("replay"), compiled=True)
+
+    def make():
+        dc.seed(0)
+        return Net([Counting(), Linear(4, 3)], CrossEntropyLoss()).to("replay")
+
+    frozen, live = losses_of(make(), compiled=True), losses_of(make(), compiled=False)
+    assert frozen[0] == live[0] and frozen[1:] != live[1:]
+
+
+def test_what_is_not_traceable_runs_call_by_call(caplog):
+    dc.seed(0)
+    net = Net([Scale(), Linear(4, 3)], CrossEntropyLoss()).to("replay")
+    X, y = np.ones((8, 4)), np.zeros(8, int)
+    with caplog.at_level("DEBUG", logger="deepcore"):
+        net.fit(X, y)
+    assert [record.levelname for record in caplog.records] == ["DEBUG"]
+    assert "layers.0, Scale" in caplog.text and "traceable = True" in caplog.text
+    with pytest.raises(UnsupportedError, match=r"fit\(compile=True\): layers.0, Scale.* is not traceable"):
+        net.fit(X, y, compile=True)
+    assert np.isfinite(float(net.compile(SGD())(*batches((4,), n=1)[0])))
+
+
+def test_what_fit_cannot_compile():
+    net = mlp().to("replay")
+
+    class Reader(Callback):
+        needs_gradients = True
+
+        def on_step_end(self, run):
+            assert run.net.gradients()
+
+    X, y = np.ones((8, 4)), np.zeros(8, int)
+    net.fit(X, y, callbacks=[Reader()])
+    for options, reason in (
+        ({"callbacks": [Reader()]}, "callback Reader needs the gradients"),
+        ({"accumulate": 2}, "accumulate"),
+    ):
+        with pytest.raises(UnsupportedError, match=reason):
+            net.fit(X, y, compile=True, **options)
+    with pytest.raises(dc.ArgumentError, match='compile must be True, False or "auto"'):
+        net.fit(X, y, compile="yes")
+
+
+class OwnRule(Linear):
+    """Its update is its own."""
+
+    traceable = True
+
+    def _update_weights(self, lr):
+        self.weight["W"] = self.weight["W"] - lr
+
+
+class Cheaper(ReLU):
+    """Overrides a formula of a traceable class, and says nothing."""
+
+    def forward(self, X):
+        return X
+
+
+def test_what_a_subclass_inherits():
+    assert OwnRule.traceable and not Cheaper.traceable
+    net = Net([OwnRule(4, 3)], CrossEntropyLoss()).to("replay")
+    with pytest.raises(UnsupportedError, match="update rule of its own"):
+        net.fit(np.ones((8, 4)), np.zeros(8, int), compile=True)
+
+
+def test_all_built_in_functions_are_traceable():
+    built_in = [f for f in vars(dc).values() if isinstance(f, type) and issubclass(f, Function)]
+    abstract = {dc.Function, dc.Layer, dc.Loss}
+    assert [f for f in built_in if not f.traceable and f not in abstract] == []
+
+
+def test_wrong_use_of_compile():
+    with pytest.raises(StateError, match="no loss"):
+        Net([Linear(4, 3)]).compile(SGD())
+    net, rule = mlp().to("replay"), SGD(0.1)
+    X, y = batches((4,), n=1)[0]
+    net.compile(rule)(X, y)
+    with pytest.raises(StateError, match="belongs to another net"):
+        mlp().to("replay").compile(rule)(X, y)
+    with pytest.raises(dc.MixedBackendError):
+        net.compile(rule)(dc.to_numpy(X), y)
+    with pytest.raises(dc.ShapeError, match="must end in 4"):
+        net.compile(rule)(X[:, :3], y)
+    assert rule.steps == 1
+
+
+def test_targets_that_are_no_labels():
+    results = []
+    for compiled in (False, True):
+        dc.seed(0)
+        net, rule = Net([Linear(4, 2)], MSELoss()).to("replay"), SGD(0.1)
+        step = net.compile(rule) if compiled else lambda X, Y, net=net, rule=rule: by_hand(net, rule, X, Y)
+        random = np.random.default_rng(0)
+        X, Y = (
+            put(random.standard_normal((8, 4)).astype("f4")),
+            put(random.standard_normal((8, 2)).astype("f4")),
+        )
+        results.append([float(step(X, Y)) for _ in range(3)])
+    assert results[0] == results[1]
+
+
+def test_few_programs_are_kept():
+    net, rule = mlp().to("replay"), SGD(0.1)
+    step = net.compile(rule)
+    for size in range(1, 12):
+        step(*batches((4,), n=1, size=size)[0])
+    assert len(step._programs) <= 8
