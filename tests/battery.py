@@ -37,8 +37,10 @@ class Place:
     name: str
     backend: str
     device: str | None = None
-    float64: bool = True  # whether it has numbers of that width
+    dtypes: tuple[str, ...] = ("float32", "float64")  # which floating ones are tested here
     writeable: bool = True  # whether arrays here may be written to at all
+    wide_integers: bool = True  # whether it has integers of 64 bits
+    x64: bool = False  # whether JAX has numbers of 64 bits while a test runs (tests/conftest.py)
 
     @property
     def why_not(self) -> str | None:
@@ -52,9 +54,9 @@ class Place:
             return str(error)
         return None
 
-    @property
-    def dtypes(self) -> tuple[str, ...]:
-        return ("float32", "float64") if self.float64 else ("float32",)
+    def stored(self, dtype: str) -> str:
+        """The dtype that arrays of `dtype` get here."""
+        return dtype if self.wide_integers else {"int64": "int32", "uint64": "uint32"}.get(dtype, dtype)
 
     def array(self, values: Any, dtype: str | None = None) -> Any:
         """An array here. Without a dtype, floats become float32 and integers stay what they are.
@@ -94,14 +96,17 @@ NUMPY = Place("numpy", "numpy")
 READ_ONLY = Place("numpy-readonly", "numpy", writeable=False)
 STRICT = Place("strict", "array_api_strict", "CPU_DEVICE")
 DEVICE1 = Place("strict-device1", "array_api_strict", "device1")  # where nothing is by accident
-NO_FLOAT64 = Place("strict-no_float64", "array_api_strict", "no_float64", float64=False)
+NO_FLOAT64 = Place("strict-no_float64", "array_api_strict", "no_float64", dtypes=("float32",))
 TORCH = Place("torch", "torch", "cpu")
-JAX = Place("jax", "jax", float64=False)  # deepcore never sets jax_enable_x64
+META = Place("torch-meta", "torch", "meta")  # shapes without numbers, where nothing is by accident either
+JAX = Place("jax", "jax", dtypes=("float32",), wide_integers=False)  # deepcore never sets jax_enable_x64
+JAX_X64 = Place("jax-x64", "jax", dtypes=("float64",), x64=True)
 CUPY = Place("cupy", "cupy")
 
 PLACES = [NUMPY, READ_ONLY, STRICT, DEVICE1, NO_FLOAT64, TORCH, JAX, CUPY]
 EACH_LIBRARY = [NUMPY, DEVICE1, TORCH, JAX, CUPY]  # where a place more of the same library adds nothing
-USABLE = [place for place in PLACES if place.why_not is None]
+IN_FLOAT64 = [p for p in [*PLACES, JAX_X64] if "float64" in p.dtypes]
+USABLE = [place for place in [*PLACES, META, JAX_X64] if place.why_not is None]
 
 
 def params(rows: list[Any], places: list[Place] = PLACES) -> list[Any]:

@@ -12,6 +12,9 @@ import numpy as np
 from deepcore.backends.base import Backend
 
 
+_DEVICES = ("CPU_DEVICE", "device1", "device2", "no_float64", "no_x64")
+
+
 class StrictBackend(Backend):
     """Arrays for tests, on CPU_DEVICE, device1, device2 or no_float64."""
 
@@ -19,13 +22,18 @@ class StrictBackend(Backend):
     aliases = ("strict",)
     package = "array_api_strict"
     namespace = "array_api_strict"
+    install = "array-api-strict"
 
     @classmethod
     def owns(cls, kind: type) -> bool:
         return kind.__module__.partition(".")[0] == "array_api_strict"
 
     def asarray(self, x: Any, dtype: str | None = None, device: Any = None) -> Any:
-        device = self.xp.Device(device) if isinstance(device, str) else device
+        if device is not None and not isinstance(device, self.xp.Device):
+            try:
+                device = self.xp.Device(device)
+            except (ValueError, TypeError) as error:
+                raise self.no_device(device, _DEVICES) from error
         return super().asarray(x, dtype, device)
 
     def to_numpy(self, x: Any) -> np.ndarray:
