@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from deepcore.backends.select import quiet
+from deepcore.backends.select import is_tracked, quiet
 from deepcore.core.containers import chain_backward, chain_forward, check_functions
-from deepcore.core.function import Function
+from deepcore.core.function import Function, tracked
 from deepcore.core.layer import check_rate
 from deepcore.core.loss import Loss
 from deepcore.core.parameters import find_buffers, find_parameters, functions, new_weights
@@ -51,6 +51,8 @@ class Composition(Function):
             return self.loss_fn(out, y)
         record.take(self.loss_fn)  # the loss may be taken twice; the last counts
         value = run_inside(record, self, self.loss_fn, out, y)
+        if is_tracked(value):
+            raise tracked(self.loss_fn, "the target")
         record.loss_taken = True
         return value
 

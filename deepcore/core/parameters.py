@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from deepcore.backends.registry import array_namespace, backend_of
+from deepcore.backends.registry import array_namespace, backend_of, backend_of_type
 from deepcore.core.function import Function
 from deepcore.core.layer import Layer
 from deepcore.core.record import commit
@@ -72,7 +72,10 @@ def find_parameters(root: Function) -> dict[str, Parameter]:
             if f not in visited:
                 parameter.places.append((f, name))  # type: ignore[arg-type]
         visited.add(f)
-    _refuse_views([p for p in found.values() if getattr(p.value, "base", None) is not None], found)
+    first = next(iter(found.values()), None)
+    if first is not None:
+        view_of = backend_of_type(type(first.value)).view_of
+        _refuse_views([p for p in found.values() if getattr(p.value, view_of, None) is not None], found)
     return found
 
 
