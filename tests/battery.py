@@ -109,14 +109,24 @@ IN_FLOAT64 = [p for p in [*PLACES, JAX_X64] if "float64" in p.dtypes]
 USABLE = [place for place in [*PLACES, META, JAX_X64] if place.why_not is None]
 
 
-def params(rows: list[Any], places: list[Place] = PLACES) -> list[Any]:
-    """pytest.param(row, place) for each pair whose place can be used."""
+def params(rows: list[Any], places: list[Place] = PLACES, every: bool = False) -> list[Any]:
+    """pytest.param(row, place) for each pair whose place can be used.
+
+    JAX compiles every operation anew for every shape, half a second a test. So, unless `every` is True,
+    it gets the first case of each class: what their settings change is tested with the values.
+    """
     return [
         pytest.param(row, place, id=f"{getattr(row, 'name', row)}-{place.name}")
         for place in places
         if place in USABLE
-        for row in rows
+        for row in (rows if every or place.backend != "jax" else first_of_each_class(rows))
     ]
+
+
+def first_of_each_class(rows: list[Any]) -> list[Any]:
+    """The rows without the cases whose class has had one; what is no case stays."""
+    classes = {row.kind: row for row in reversed(rows) if isinstance(row, Case)}
+    return [row for row in rows if not isinstance(row, Case) or classes[row.kind] is row]
 
 
 # ---- inputs: each draws a batch of n samples; floats are numbers that float32 holds exactly

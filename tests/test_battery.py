@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import deepcore as dc
+from deepcore.core.record import modes
 from tests.battery import (
     CASES,
     EACH_LIBRARY,
@@ -42,7 +43,7 @@ TOLERANCE = {  # of values and of gradients; those of the reference are differen
 }
 WITH_DTYPES = [
     pytest.param(*p.values, dtype, id=f"{p.id}-{dtype}")
-    for p in params(CASES, [*PLACES, JAX_X64])
+    for p in params(CASES, [*PLACES, JAX_X64], every=True)
     for dtype in p.values[1].dtypes
 ]
 
@@ -265,6 +266,25 @@ def test_new_weights_are_made_where_the_backend_says_and_are_the_same_everywhere
     assert all(dc.backend_of(W).name == place.backend for W in made.values())
 
 
+@pytest.mark.parametrize("case, place", params(CASES, [META]))
+def test_shapes_and_devices_without_numbers(case, place):
+    """An array that is made without a device would be elsewhere, and a look at a number would fail."""
+    f = case.build(place)
+    host = case.draw()
+    with modes(labels_checked=True):
+        Y = f(*put(place, host))
+        dY = () if case.scalar else (place.array(case.draw_dY(case.value(*host))),)
+        dX = as_tuple(f.backward(*dY))
+    wanted, expected = case.value(*host), case.expected_gradients
+    assert tuple(Y.shape) == wanted.shape
+    assert [tuple(g.shape) for g in dX] == [g.shape for g in expected[0]]
+    assert {path: tuple(dW.shape) for path, dW in gradients(f).items()} == {
+        path: dW.shape for path, dW in expected[1].items()
+    }
+    for x in [Y, *dX, *gradients(f).values(), *tables(f).values()]:
+        assert place.holds(x) and str(x.dtype) == "torch.float32"
+
+
 # ---- memory layouts, on NumPy: the standard has no strides
 
 
@@ -387,7 +407,9 @@ def test_twice_in_one_net(case):
     _assert_gradients_are_sums(shared, first, second)
 
 
-@pytest.mark.parametrize("case, place", params(OF_ONE_INPUT, [p for p in IN_FLOAT64 if p in (*EACH_LIBRARY, JAX_X64)]))
+@pytest.mark.parametrize(
+    "case, place", params(OF_ONE_INPUT, [p for p in IN_FLOAT64 if p in (*EACH_LIBRARY, JAX_X64)])
+)
 def test_called_twice_by_a_container_of_the_users_own(case, place):
     shared = case.build(place, "float64")
     first, second = case.build(place, "float64"), case.build(place, "float64")

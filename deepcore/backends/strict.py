@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from deepcore.backends.base import Backend
-
+from deepcore.errors import DTypeError
 
 _DEVICES = ("CPU_DEVICE", "device1", "device2", "no_float64", "no_x64")
 
@@ -34,7 +34,10 @@ class StrictBackend(Backend):
                 device = self.xp.Device(device)
             except (ValueError, TypeError) as error:
                 raise self.no_device(device, _DEVICES) from error
-        return super().asarray(x, dtype, device)
+        try:
+            return super().asarray(x, dtype, device)
+        except ValueError as error:  # a device without float64
+            raise DTypeError(f"backend {self.name!r}: {error}") from error
 
     def to_numpy(self, x: Any) -> np.ndarray:
         return np.asarray(x.to_device(self.xp.Device("CPU_DEVICE")))

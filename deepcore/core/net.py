@@ -43,6 +43,8 @@ class Composition(Function):
         """
         if self.loss_fn is None:
             raise StateError("this net has no loss; make it with Net(layers, loss=CrossEntropyLoss())")
+        if is_tracked(y):
+            raise tracked(self.loss_fn, "the target")
         record = self._last.record
         if record is None or CURRENT.thread.inference:
             return self.loss_fn(out, y)
@@ -51,8 +53,6 @@ class Composition(Function):
             return self.loss_fn(out, y)
         record.take(self.loss_fn)  # the loss may be taken twice; the last counts
         value = run_inside(record, self, self.loss_fn, out, y)
-        if is_tracked(value):
-            raise tracked(self.loss_fn, "the target")
         record.loss_taken = True
         return value
 

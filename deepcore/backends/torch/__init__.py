@@ -41,7 +41,10 @@ class TorchBackend(Backend):
             return x
         try:
             return x.to(device)
-        except (RuntimeError, AssertionError) as error:  # out of memory too: only the device's own fault counts
+        except (
+            RuntimeError,
+            AssertionError,
+        ) as error:  # out of memory too: only the device's own fault counts
             self._check_device(device, error)
             raise
 
