@@ -37,8 +37,10 @@ class Place:
     name: str
     backend: str
     device: str | None = None
-    float64: bool = True  # whether it has numbers of that width
+    dtypes: tuple[str, ...] = ("float32", "float64")  # which floating ones are tested here
     writeable: bool = True  # whether arrays here may be written to at all
+    wide_integers: bool = True  # whether it has integers of 64 bits
+    x64: bool = False  # whether JAX has numbers of 64 bits while a test runs (tests/conftest.py)
 
     @property
     def why_not(self) -> str | None:
@@ -52,9 +54,9 @@ class Place:
             return str(error)
         return None
 
-    @property
-    def dtypes(self) -> tuple[str, ...]:
-        return ("float32", "float64") if self.float64 else ("float32",)
+    def stored(self, dtype: str) -> str:
+        """The dtype that arrays of `dtype` get here."""
+        return dtype if self.wide_integers else {"int64": "int32", "uint64": "uint32"}.get(dtype, dtype)
 
     def array(self, values: Any, dtype: str | None = None) -> Any:
         """An array here. Without a dtype, floats become float32 and integers stay what they are.
@@ -94,24 +96,37 @@ NUMPY = Place("numpy", "numpy")
 READ_ONLY = Place("numpy-readonly", "numpy", writeable=False)
 STRICT = Place("strict", "array_api_strict", "CPU_DEVICE")
 DEVICE1 = Place("strict-device1", "array_api_strict", "device1")  # where nothing is by accident
-NO_FLOAT64 = Place("strict-no_float64", "array_api_strict", "no_float64", float64=False)
+NO_FLOAT64 = Place("strict-no_float64", "array_api_strict", "no_float64", dtypes=("float32",))
 TORCH = Place("torch", "torch", "cpu")
-JAX = Place("jax", "jax", float64=False)  # deepcore never sets jax_enable_x64
+META = Place("torch-meta", "torch", "meta")  # shapes without numbers, where nothing is by accident either
+JAX = Place("jax", "jax", dtypes=("float32",), wide_integers=False)  # deepcore never sets jax_enable_x64
+JAX_X64 = Place("jax-x64", "jax", dtypes=("float64",), x64=True)
 CUPY = Place("cupy", "cupy")
 
 PLACES = [NUMPY, READ_ONLY, STRICT, DEVICE1, NO_FLOAT64, TORCH, JAX, CUPY]
 EACH_LIBRARY = [NUMPY, DEVICE1, TORCH, JAX, CUPY]  # where a place more of the same library adds nothing
-USABLE = [place for place in PLACES if place.why_not is None]
+IN_FLOAT64 = [p for p in [*PLACES, JAX_X64] if "float64" in p.dtypes]
+USABLE = [place for place in [*PLACES, META, JAX_X64] if place.why_not is None]
 
 
-def params(rows: list[Any], places: list[Place] = PLACES) -> list[Any]:
-    """pytest.param(row, place) for each pair whose place can be used."""
+def params(rows: list[Any], places: list[Place] = PLACES, every: bool = False) -> list[Any]:
+    """pytest.param(row, place) for each pair whose place can be used.
+
+    JAX compiles every operation anew for every shape, half a second a test. So, unless `every` is True,
+    it gets the first case of each class: what their settings change is tested with the values.
+    """
     return [
         pytest.param(row, place, id=f"{getattr(row, 'name', row)}-{place.name}")
         for place in places
         if place in USABLE
-        for row in rows
+        for row in (rows if every or place.backend != "jax" else first_of_each_class(rows))
     ]
+
+
+def first_of_each_class(rows: list[Any]) -> list[Any]:
+    """The rows without the cases whose class has had one; what is no case stays."""
+    classes = {row.kind: row for row in reversed(rows) if isinstance(row, Case)}
+    return [row for row in rows if not isinstance(row, Case) or classes[row.kind] is row]
 
 
 # ---- inputs: each draws a batch of n samples; floats are numbers that float32 holds exactly

@@ -14,9 +14,13 @@ import numpy as np
 import pytest
 
 import deepcore as dc
+from deepcore.core.record import modes
 from tests.battery import (
     CASES,
     EACH_LIBRARY,
+    IN_FLOAT64,
+    JAX_X64,
+    META,
     NUMPY,
     PLACES,
     Difference,
@@ -39,7 +43,7 @@ TOLERANCE = {  # of values and of gradients; those of the reference are differen
 }
 WITH_DTYPES = [
     pytest.param(*p.values, dtype, id=f"{p.id}-{dtype}")
-    for p in params(CASES)
+    for p in params(CASES, [*PLACES, JAX_X64], every=True)
     for dtype in p.values[1].dtypes
 ]
 
@@ -120,7 +124,7 @@ def test_no_two_cases_have_one_name():
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("place", PLACES, ids=[place.name for place in PLACES])
+@pytest.mark.parametrize("place", [*PLACES, JAX_X64], ids=lambda place: place.name)
 def test_places(place):
     """Here it shows which libraries the battery could not run on, and why."""
     if place.why_not:
@@ -128,9 +132,8 @@ def test_places(place):
     for dtype in (*place.dtypes, "int64", "uint8", "bool"):
         x = place.array(np.array([[0, 1, 2]]), dtype)
         assert place.holds(x)
-        assert (
-            place.back(x).dtype == dtype and place.back(x).tolist() == np.array([[0, 1, 2]], dtype).tolist()
-        )
+        assert place.back(x).dtype == place.stored(dtype)
+        assert place.back(x).tolist() == np.array([[0, 1, 2]], dtype).tolist()
         others = [p for p in PLACES if p.backend == place.backend and p.device != place.device]
         assert not any(other.holds(x) for other in others)
 
@@ -159,7 +162,7 @@ def test_values_and_gradients_are_the_references(case, place, dtype):
     assert all(place.holds(W) and place.back(W).dtype == dtype for W in tables(f).values())
 
 
-@pytest.mark.parametrize("case, place", params(SMOOTH, [p for p in PLACES if p.float64 and p.writeable]))
+@pytest.mark.parametrize("case, place", params(SMOOTH, [p for p in IN_FLOAT64 if p.writeable]))
 def test_gradcheck(case, place):
     f = case.build(place)
     before = {path: bits(W) for path, W in tables(f).items()}
@@ -261,6 +264,25 @@ def test_new_weights_are_made_where_the_backend_says_and_are_the_same_everywhere
         made = tables(case.make())
     assert {path: bits(W) for path, W in made.items()} == wanted
     assert all(dc.backend_of(W).name == place.backend for W in made.values())
+
+
+@pytest.mark.parametrize("case, place", params(CASES, [META]))
+def test_shapes_and_devices_without_numbers(case, place):
+    """An array that is made without a device would be elsewhere, and a look at a number would fail."""
+    f = case.build(place)
+    host = case.draw()
+    with modes(labels_checked=True):
+        Y = f(*put(place, host))
+        dY = () if case.scalar else (place.array(case.draw_dY(case.value(*host))),)
+        dX = as_tuple(f.backward(*dY))
+    wanted, expected = case.value(*host), case.expected_gradients
+    assert tuple(Y.shape) == wanted.shape
+    assert [tuple(g.shape) for g in dX] == [g.shape for g in expected[0]]
+    assert {path: tuple(dW.shape) for path, dW in gradients(f).items()} == {
+        path: dW.shape for path, dW in expected[1].items()
+    }
+    for x in [Y, *dX, *gradients(f).values(), *tables(f).values()]:
+        assert place.holds(x) and str(x.dtype) == "torch.float32"
 
 
 # ---- memory layouts, on NumPy: the standard has no strides
@@ -385,7 +407,9 @@ def test_twice_in_one_net(case):
     _assert_gradients_are_sums(shared, first, second)
 
 
-@pytest.mark.parametrize("case, place", params(OF_ONE_INPUT, [p for p in EACH_LIBRARY if p.float64]))
+@pytest.mark.parametrize(
+    "case, place", params(OF_ONE_INPUT, [p for p in IN_FLOAT64 if p in (*EACH_LIBRARY, JAX_X64)])
+)
 def test_called_twice_by_a_container_of_the_users_own(case, place):
     shared = case.build(place, "float64")
     first, second = case.build(place, "float64"), case.build(place, "float64")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
+
+from deepcore.errors import BackendUnavailable, DTypeError
 
 
 class Backend:
@@ -19,7 +21,9 @@ class Backend:
     aliases: tuple[str, ...] = ()
     package: str = ""  # the module that defines the array type; looked up, never imported, to classify
     namespace: str = ""  # the module that speaks the array API standard
+    install: str = ""  # what pip installs to have the library; its package unless given
     kernels: str | None = None
+    view_of: str = "base"  # the attribute of a view that names the array whose memory it shows
 
     def __init__(self) -> None:
         self.xp: Any = importlib.import_module(self.namespace)
@@ -42,8 +46,9 @@ class Backend:
         """The reason and the remedy if this library cannot be used here, else None."""
         try:
             importlib.import_module(cls.package)
-        except ImportError as error:
-            return f"{error}; install it with: pip install {cls.package.replace('_', '-')}"
+        except Exception as error:  # a library that is there but broken may raise anything
+            reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+            return f"{reason}; install it with: pip install {cls.install or cls.package}"
         return None
 
     @classmethod
@@ -60,12 +65,21 @@ class Backend:
         raise NotImplementedError
 
     def dtype(self, name: str) -> Any:
-        """This library's dtype called `name`, such as "float32"."""
-        return getattr(self.xp, name)
+        """This library's dtype called `name`, such as "float32". Raises DTypeError if it has none."""
+        try:
+            return getattr(self.xp, name)
+        except AttributeError:
+            raise DTypeError(f"backend {self.name!r}: there is no dtype {name!r}") from None
 
     def device(self, x: Any) -> Any:
         """Where `x` lives, in the form that `asarray(device=)` takes."""
         return x.device
+
+    def no_device(self, device: Any, there: Sequence[str]) -> BackendUnavailable:
+        """The error for a device that this library cannot use here, naming those that it can."""
+        return BackendUnavailable(
+            f"backend {self.name!r} has no device {device!r} here; choose one of: {', '.join(there)}"
+        )
 
     def memory_owner(self, x: Any) -> Any:
         """The object whose memory `x` lies in: `x` itself, unless it is known to be a view."""

@@ -18,6 +18,8 @@ from deepcore.errors import BackendUnavailable, DTypeError, MixedBackendError
 # name -> where its class is; a module is imported when its backend is first wanted
 _HOMES = {
     "numpy": "deepcore.backends.numpy:NumpyBackend",
+    "torch": "deepcore.backends.torch:TorchBackend",
+    "jax": "deepcore.backends.jax:JaxBackend",
     "array_api_strict": "deepcore.backends.strict:StrictBackend",
 }
 _ALIASES = {"cpu": "numpy", "strict": "array_api_strict"}
@@ -74,7 +76,7 @@ class _BackendOfType(dict[type, Backend]):
     def __missing__(self, kind: type) -> Backend:
         for name in backend_names():
             cls = _backend_class(name)
-            if cls.package in sys.modules and cls.owns(kind):
+            if sys.modules.get(cls.package) is not None and cls.owns(kind):
                 self[kind] = backend = get_backend(name)
                 return backend
         raise DTypeError(

@@ -157,6 +157,11 @@ def is_integer(x: Any) -> bool:
     return _integer(type(x), x.dtype)
 
 
+def is_tracked(x: Any) -> bool:
+    """Whether x's own library notes what is done with it, to differentiate it: torch's requires_grad."""
+    return getattr(x, "requires_grad", False)
+
+
 @functools.cache
 def _integer(kind: type, dtype: Any) -> bool:
     return dtype_name(dtype).lstrip("u").startswith("int")
@@ -187,10 +192,13 @@ def put(x: Any, backend: Backend, dtype: Any = None, device: Any = None) -> Any:
         source = backend_of(x)
         if source is backend:
             same = name is None or dtype_name(x) == name
-            if same and (device is None or source.device(x) == device):
+            if same and (device is None or source.device(x) == device) and not is_tracked(x):
                 return x
             return backend.asarray(x, name, device)
-        return backend.asarray(source.to_numpy(x), name, device)
+        host = source.to_numpy(x)
+        if name is None and backend.name != "numpy":  # bfloat16 may have become float32 on its way
+            name = dtype_name(x)
+        return backend.asarray(host, name, device)
     host = get_backend("numpy").xp.asarray(x)
     if host.dtype.kind not in "biufc":
         raise DTypeError(f"asarray: wanted numbers, got {type(x).__name__} of dtype {host.dtype}")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from deepcore.backends.registry import array_namespace, backend_of, is_array
-from deepcore.backends.select import dtype_name, is_floating, quietly
+from deepcore.backends.select import dtype_name, is_floating, is_tracked, quietly
 from deepcore.core.record import CURRENT, LastCall, Record, Staged
 from deepcore.core.shown import Shown
 from deepcore.core.tree import Node
@@ -116,6 +116,8 @@ class Function(Node, Shown):
         try:
             if outer is None:
                 Y = record.output = _quietly(self.forward, *record.inputs)
+                if is_tracked(Y):
+                    raise tracked(self, "an input or a weight")
             else:
                 Y = self.forward(*record.inputs)
         except BaseException:
@@ -200,6 +202,8 @@ class Function(Node, Shown):
                 f"{self._who()}.backward: dY must have the shape of the output, {tuple(Y.shape)}, "
                 f"got {tuple(dY.shape)}"
             )
+        if is_tracked(dY):
+            raise tracked(self, "dY")
         xp = array_namespace(Y, dY)
         return xp.astype(dY, Y.dtype) if is_floating(Y) and dY.dtype != Y.dtype else dY
 
@@ -398,6 +402,14 @@ def wants_floats(function: Function, X: Any) -> DTypeError:
     return DTypeError(
         f"{function._who()}: wanted floating-point numbers, got {dtype_name(X)}; "
         'convert them first, images for example with X.astype("float32") / 255'
+    )
+
+
+def tracked(function: Function, what: str) -> DTypeError:
+    """The error for an array that its own library keeps a record of, to differentiate it."""
+    return DTypeError(
+        f"{function._who()}: {what} requires grad; deepcore computes gradients itself, "
+        "and a record beside its own would only grow: pass x.detach()"
     )
 
 

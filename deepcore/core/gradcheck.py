@@ -43,8 +43,12 @@ def gradcheck(f: Function, *inputs: Any, step: float = 1e-6, rtol: float = 1e-5,
                 f"gradcheck: inputs must be arrays, got {type(x).__name__}; use deepcore.asarray(x)"
             )
     f = copy.deepcopy(f)
-    _widen_weights(f)
-    xs = [_widen(x) for x in inputs]
+    try:
+        _widen_weights(f)
+        xs = [_widen(x) for x in inputs]
+    except DTypeError as error:  # a library or a device without float64
+        error.inside("gradcheck works in float64")
+        raise
     with _unchanged():
         Y = f(*xs)
         dY = _random_gradient(Y)

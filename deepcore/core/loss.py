@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from deepcore.backends.registry import array_namespace, backend_of, is_array
-from deepcore.backends.select import is_floating
-from deepcore.core.function import Function
+from deepcore.backends.select import is_floating, is_tracked
+from deepcore.core.function import Function, tracked
 from deepcore.core.record import Record
 from deepcore.errors import DTypeError, MixedBackendError
 
@@ -79,6 +79,8 @@ class Loss(Function):
         return None
 
     def _admit(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        if any(map(is_tracked, inputs)):
+            raise tracked(self, "X or the target")
         return inputs  # a loss has no weights whose dtype they should have
 
     def _fit_gradient(self, record: Record, dY: Any, named: Any) -> Any:

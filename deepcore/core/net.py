@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from deepcore.backends.select import quietly
+from deepcore.backends.select import is_tracked, quietly
 from deepcore.core.containers import chain_backward, chain_forward, check_functions
-from deepcore.core.function import Function
+from deepcore.core.function import Function, tracked
 from deepcore.core.layer import check_rate
 from deepcore.core.loss import Loss
 from deepcore.core.parameters import find_buffers, find_parameters, functions, new_weights
@@ -45,6 +45,8 @@ class Composition(Function):
         """
         if self.loss_fn is None:
             raise StateError("this net has no loss; make it with Net(layers, loss=CrossEntropyLoss())")
+        if is_tracked(y):
+            raise tracked(self.loss_fn, "the target")
         record = self._last.record
         if record is None or CURRENT.thread.inference:
             return self.loss_fn(out, y)

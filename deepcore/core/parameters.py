@@ -64,11 +64,12 @@ def find_parameters(root: Function) -> dict[str, Parameter]:
 def _parameters_of(tree: Tree) -> dict[str, Parameter]:
     first: dict[int, int] = {}  # by id(array): sound, since the layers hold the arrays meanwhile
     ties: list[tuple[str, int]] = []  # the name of each weight, and the first one that is the same array
-    views = False
+    views, view_of = False, ""
     for layer in tree.layers:
         for name, W in layer.weight.items():
+            view_of = view_of or backend_of(W).view_of
             ties.append((name, first.setdefault(id(W), len(first))))
-            if getattr(W, "base", None) is not None:
+            if getattr(W, view_of, None) is not None:
                 views = True
     if tree.parameters is None or tree.parameters[0] != ties:
         tree.parameters = ties, _find_parameters(tree.places)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deepcore.backends.registry import array_namespace, backend_of, is_array
-from deepcore.backends.select import put
+from deepcore.backends.select import is_floating, put
 from deepcore.errors import ArgumentError, DataError, DTypeError
 
 
@@ -54,9 +54,13 @@ def take_rows(x: Any, rows: Any) -> Any:
 
 
 def beside(target: Any, x: Any) -> Any:
-    """x as an array where `target` lives."""
+    """x as an array where `target` lives; floating numbers in its dtype, if that is floating too.
+
+    (The net would cast them anyway; but not every library has the float64 that NumPy gives.)
+    """
     backend = backend_of(target)
-    return put(x, backend, device=backend.device(target))
+    dtype = target.dtype if is_floating(target) and is_floating(x) else None
+    return put(x, backend, dtype, backend.device(target))
 
 
 def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepcore.backends.registry import array_namespace
+from deepcore.backends.registry import array_namespace, backend_of
 from deepcore.backends.select import dtype_name
 from deepcore.ops.dispatch import op
 
@@ -13,7 +13,8 @@ from deepcore.ops.dispatch import op
 def as_index(y: Any) -> Any:
     """Integer labels in the signed type that indexing wants: ignore_index -100 in uint8 would be 156."""
     xp = array_namespace(y)
-    return xp.astype(y, xp.__array_namespace_info__().default_dtypes(device=y.device)["indexing"])
+    device = backend_of(y).device(y)
+    return xp.astype(y, xp.__array_namespace_info__().default_dtypes(device=device)["indexing"])
 
 
 @op
@@ -22,8 +23,8 @@ def all_within(y: Any, c: int) -> bool:
 
     By arithmetic, because indexing says nothing: a GPU wraps, JAX clamps, NumPy takes -1 for the last.
     """
-    xp = array_namespace(y)
-    return 0 in y.shape or bool(xp.all((y >= 0) & (y < c)))
+    i = as_index(y)  # torch compares no uint64; what wraps in int64 is negative there, so out of range too
+    return 0 in y.shape or bool(array_namespace(y).all((i >= 0) & (i < c)))
 
 
 def all_fit(y: Any, c: int, ignore_index: int) -> Any:
@@ -39,7 +40,8 @@ def first_bad_label(y: Any, c: int, ignore_index: int) -> int:
 
 
 def _misfits(y: Any, c: int, ignore_index: int) -> Any:
-    bad = (y < 0) | (y >= c)
+    i = as_index(y)
+    bad = (i < 0) | (i >= c)
     if ignore_index >= 0 or not dtype_name(y).startswith("u"):  # no unsigned number is negative
-        bad = bad & (y != ignore_index)
+        bad = bad & (i != ignore_index)
     return bad

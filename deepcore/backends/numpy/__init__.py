@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from deepcore.backends.base import Backend
+from deepcore.backends.base import Backend, import_optional
+from deepcore.errors import DTypeError
 
 
 class NumpyBackend(Backend):
@@ -25,8 +26,22 @@ class NumpyBackend(Backend):
     def owns(cls, kind: type) -> bool:
         return issubclass(kind, np.ndarray | np.generic)
 
+    def asarray(self, x: Any, dtype: str | None = None, device: Any = None) -> np.ndarray:
+        if device not in (None, "cpu"):
+            raise self.no_device(device, ["cpu"])
+        return np.asarray(x, dtype=None if dtype is None else self.dtype(dtype))
+
     def to_numpy(self, x: Any) -> np.ndarray:
         return np.asarray(x)
+
+    def dtype(self, name: str) -> Any:
+        """NumPy's dtype called `name`; bfloat16 is that of ml_dtypes, where this is installed."""
+        if name != "bfloat16":
+            return super().dtype(name)
+        dtype = bfloat16()
+        if dtype is None:
+            raise DTypeError("NumPy has no bfloat16 of its own; add it with: pip install ml_dtypes")
+        return dtype
 
     def device(self, x: Any) -> str:
         return "cpu"
@@ -38,3 +53,9 @@ class NumpyBackend(Backend):
 
     def share_memory(self, a: Any, b: Any) -> bool:
         return a is not b and np.shares_memory(a, b)
+
+
+def bfloat16() -> np.dtype | None:
+    """The dtype that the package ml_dtypes adds to NumPy, or None where that is not installed."""
+    ml_dtypes = import_optional("ml_dtypes")
+    return None if ml_dtypes is None else np.dtype(ml_dtypes.bfloat16)
