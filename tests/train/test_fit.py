@@ -984,8 +984,9 @@ def test_interrupts_leave_one_whole_step(interrupts, settings):
         while done < interrupts:
             net, optimizer = copy.deepcopy(start), Adam()
             try:
-                # again every 50 ms: a handler that runs inside a finaliser is ignored
-                signal.setitimer(signal.ITIMER_REAL, moments.uniform(0.1, 16) * step_seconds, 0.05)
+                # again every 2 s: a handler that runs inside a finaliser is ignored. (Much sooner, and on a
+                # busy machine the second comes before the first has been dealt with.)
+                signal.setitimer(signal.ITIMER_REAL, moments.uniform(0.1, 16) * step_seconds, 2.0)
                 net.fit(X, y, optimizer=optimizer, callbacks=[Watch(last)], **settings)
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except KeyboardInterrupt:
