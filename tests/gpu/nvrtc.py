@@ -1,4 +1,4 @@
-"""NVRTC, NVIDIA's run-time compiler, by its C interface: it compiles for any GPU, with no driver and no GPU."""
+"""NVRTC, NVIDIA's run-time compiler, by its C interface: it compiles for any GPU, with no driver."""
 
 import ctypes
 import functools

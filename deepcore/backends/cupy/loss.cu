@@ -103,14 +103,20 @@ __device__ void sum_losses(const A* L, const double* sums, T* total, long long n
     if (threadIdx.x == 0) *total = narrow<T>(sum / (mean && sums[0] != 0 ? sums[0] : 1));
 }
 
-#define KERNELS(T, NAME)                                                                                     \
-    extern "C" __global__ void __launch_bounds__(512) label_weights_##NAME(                                 \
-        const long long* y, const T* w, double* sums, long long n, long long C, long long ignored)           \
-    { label_weights(y, w, sums, n, C, ignored); }                                                            \
-    extern "C" __global__ void __launch_bounds__(512) cross_entropy_##NAME(                                 \
-        const T* X, const long long* y, const T* w, const double* sums, T* dX, Wide<T>::type* L,             \
-        long long n, long long C, long long ignored, double smoothing, long long mean)                       \
-    { cross_entropy(X, y, w, sums, dX, L, n, C, ignored, smoothing, mean); }                                 \
-    extern "C" __global__ void __launch_bounds__(512) sum_losses_##NAME(                                    \
-        const Wide<T>::type* L, const double* sums, T* total, long long n, long long mean)                   \
-    { sum_losses(L, sums, total, n, mean); }
+#define KERNELS(T, NAME)                                                                          \
+    KERNEL label_weights_##NAME(const long long* y, const T* w, double* sums, long long n,        \
+                                long long C, long long ignored)                                   \
+    {                                                                                             \
+        label_weights(y, w, sums, n, C, ignored);                                                 \
+    }                                                                                             \
+    KERNEL cross_entropy_##NAME(const T* X, const long long* y, const T* w, const double* sums,   \
+                                T* dX, Wide<T>::type* L, long long n, long long C,                \
+                                long long ignored, double smoothing, long long mean)              \
+    {                                                                                             \
+        cross_entropy(X, y, w, sums, dX, L, n, C, ignored, smoothing, mean);                      \
+    }                                                                                             \
+    KERNEL sum_losses_##NAME(const Wide<T>::type* L, const double* sums, T* total, long long n,   \
+                             long long mean)                                                      \
+    {                                                                                             \
+        sum_losses(L, sums, total, n, mean);                                                      \
+    }

@@ -13,6 +13,7 @@
 // NVRTC alone compiles this; tests/gpu/emulation.h gives it a meaning in C++.
 
 const int HELD = 4;
+#define KERNEL extern "C" __global__ void __launch_bounds__(512, 1)
 
 struct float16 { unsigned short bits; };
 struct bfloat16 { unsigned short bits; };

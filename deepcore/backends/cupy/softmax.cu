@@ -100,14 +100,14 @@ __device__ void softmax_backward(const T* dY, const T* Y, T* dX, long long n, lo
     }
 }
 
-#define KERNELS(T, NAME)                                                                                     \
-    extern "C" __global__ void __launch_bounds__(512)                                                       \
-        softmax_##NAME(const T* X, T* Y, long long n, long long C) { softmax<T, false>(X, Y, n, C); }        \
-    extern "C" __global__ void __launch_bounds__(512)                                                       \
-        log_softmax_##NAME(const T* X, T* Y, long long n, long long C) { softmax<T, true>(X, Y, n, C); }     \
-    extern "C" __global__ void __launch_bounds__(512)                                                       \
-        softmax_backward_##NAME(const T* dY, const T* Y, T* dX, long long n, long long C)                    \
-    { softmax_backward<T, false>(dY, Y, dX, n, C); }                                                         \
-    extern "C" __global__ void __launch_bounds__(512)                                                       \
-        log_softmax_backward_##NAME(const T* dY, const T* Y, T* dX, long long n, long long C)                \
-    { softmax_backward<T, true>(dY, Y, dX, n, C); }
+#define KERNELS(T, NAME)                                                                                \
+    KERNEL softmax_##NAME(const T* X, T* Y, long long n, long long C) { softmax<T, false>(X, Y, n, C); }    \
+    KERNEL log_softmax_##NAME(const T* X, T* Y, long long n, long long C) { softmax<T, true>(X, Y, n, C); } \
+    KERNEL softmax_backward_##NAME(const T* dY, const T* Y, T* dX, long long n, long long C)                \
+    {                                                                                                       \
+        softmax_backward<T, false>(dY, Y, dX, n, C);                                                        \
+    }                                                                                                       \
+    KERNEL log_softmax_backward_##NAME(const T* dY, const T* Y, T* dX, long long n, long long C)            \
+    {                                                                                                       \
+        softmax_backward<T, true>(dY, Y, dX, n, C);                                                         \
+    }
