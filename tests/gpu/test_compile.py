@@ -1,4 +1,4 @@
-"""The CUDA kernels compile for each generation of GPUs, and nothing spills out of the registers. With no GPU."""
+"""The CUDA kernels compile for each generation of GPUs, with no GPU, and no register is spilled."""
 
 import pytest
 

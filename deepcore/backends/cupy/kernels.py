@@ -50,7 +50,7 @@ def _module(family: str, dtype: str) -> Any:
 
 
 def row_launch(n: int, C: int, itemsize: int) -> tuple[tuple[int], tuple[int, int]]:
-    """Grid and block for a kernel on the rows of (n, C): threads enough to hold a row in a chunk, if they can.
+    """Grid and block for a kernel on the rows of (n, C): enough threads to hold a row in a chunk, if any.
 
     >>> row_launch(8, 1000, 4)  # 250 vectors, 4 a thread
     ((8,), (64, 1))
