@@ -22,7 +22,7 @@ def asked_anew(monkeypatch):
     monkeypatch.delenv("DEEPCORE_BACKEND", raising=False)
     monkeypatch.delenv("DEEPCORE_FALLBACK", raising=False)
     monkeypatch.setattr(select, "_selected", None)
-    monkeypatch.setattr(registry, "_live", {k: b for k, b in registry._live.items() if k != "cupy"})
+    monkeypatch.delitem(registry._live, "cupy", raising=False)
     backend._why_unusable.cache_clear()
     yield
     backend._why_unusable.cache_clear()
