@@ -60,3 +60,10 @@ def tests_backends(session: nox.Session) -> None:
     """The same suite with torch and JAX beside it, so that nothing skips for want of them."""
     session.install("-e", ".[test]", "torch==2.13.0", "jax")
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def kernels(session: nox.Session) -> None:
+    """The CUDA kernels with no GPU: compiled by NVRTC, with the registers that each uses, and run by g++."""
+    session.install("-e", ".[test,kernels]")
+    session.run("pytest", "-rP", "tests/gpu/test_compile.py", "tests/gpu/test_emulation.py", *session.posargs)

@@ -18,11 +18,12 @@ from deepcore.errors import BackendUnavailable, DTypeError, MixedBackendError
 # name -> where its class is; a module is imported when its backend is first wanted
 _HOMES = {
     "numpy": "deepcore.backends.numpy:NumpyBackend",
+    "cupy": "deepcore.backends.cupy:CupyBackend",
     "torch": "deepcore.backends.torch:TorchBackend",
     "jax": "deepcore.backends.jax:JaxBackend",
     "array_api_strict": "deepcore.backends.strict:StrictBackend",
 }
-_ALIASES = {"cpu": "numpy", "strict": "array_api_strict"}
+_ALIASES = {"cpu": "numpy", "gpu": "cupy", "cuda": "cupy", "strict": "array_api_strict"}
 _ENTRY_POINTS = "deepcore.backends"
 
 _live: dict[str, Backend] = {}

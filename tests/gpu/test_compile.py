@@ -1,0 +1,42 @@
+"""The CUDA kernels compile for each generation of GPUs, with no GPU, and no register is spilled."""
+
+import pytest
+
+from deepcore.backends.cupy.kernels import CTYPE, FAMILIES, source
+
+from . import nvrtc
+from .emulation import kernel_names
+
+pytestmark = pytest.mark.skipif(
+    nvrtc.library() is None, reason='needs NVIDIA\'s compiler: pip install "deepcore[kernels]"'
+)
+
+THREADS = 512  # of a block, so that each has 65536 / 512 registers at the most
+
+
+@pytest.mark.parametrize("architecture", [80, 90, 100, 120])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", CTYPE)
+def test_kernels_compile_and_spill_nothing(family, dtype, architecture, record_property):
+    if architecture not in nvrtc.architectures():
+        pytest.skip(f"this NVRTC knows {nvrtc.architectures()}, not sm_{architecture}")
+    text = source(family, dtype)
+    kernels = nvrtc.compile(text, architecture)
+    assert set(kernels) == {f"{name}_{dtype}" for name in kernel_names(text)}
+    for name, kernel in kernels.items():
+        print(f"sm_{architecture} {name}: {kernel.registers} registers, {kernel.spilled} bytes spilled")
+        record_property(f"sm_{architecture} {name} registers", kernel.registers)
+    assert not [name for name, kernel in kernels.items() if kernel.spilled]
+    assert all(kernel.registers <= 65536 // THREADS for kernel in kernels.values())
+
+
+def test_a_fault_in_a_kernel_is_told_with_its_file_and_line():
+    text = source("loss", "float32").replace("return row_sum(sum);", "return row_summ(sum);")
+    with pytest.raises(nvrtc.CompileError, match=r'loss\.cu\(\d+\): error: identifier "row_summ"'):
+        nvrtc.compile(text, 90)
+
+
+def test_a_spill_is_seen():
+    many = "__launch_bounds__(512, 1)", "__launch_bounds__(512, 4)"  # 32 registers a thread
+    kernels = nvrtc.compile(source("loss", "bfloat16").replace(*many), 90)
+    assert kernels["cross_entropy_bfloat16"].spilled

@@ -1,0 +1,216 @@
+"""On a GPU: each native kernel against its reference in float64, over sizes and dtypes; `pytest -m gpu`.
+
+Everything else that deepcore promises is tested on CuPy by the battery (tests/battery.py), which it joins by
+itself where it works.
+"""
+
+import importlib
+import pickle
+import pkgutil
+
+import numpy as np
+import pytest
+
+import deepcore as dc
+import deepcore.ops as ops
+from deepcore.backends.registry import get_backend
+from deepcore.ops.dispatch import OPS
+from tests.battery import CUPY
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(CUPY.why_not is not None, reason=str(CUPY.why_not)),
+    pytest.mark.filterwarnings("default"),  # CuPy's own, of a library that it lacks, say
+]
+
+for module in pkgutil.iter_modules(ops.__path__, "deepcore.ops."):
+    importlib.import_module(module.name)
+
+# a few units in the last place: of the dtype, times what the sums are deep
+TOLERANCE = {"float64": 1e-13, "float32": 5e-6, "float16": 4e-3, "bfloat16": 3e-2}
+DTYPES = list(TOLERANCE)
+SIZES = [(1, 1), (4, 3), (7, 10), (129, 10), (33, 1003), (8, 4101), (3, 50257), (2, 128256)]
+LAYERS = [(1, 1, 1), (7, 5, 3), (129, 784, 128), (512, 1025, 1000)]
+
+
+def normal(*shape, seed=0, scale=1.0):
+    return scale * np.random.default_rng(seed).standard_normal(shape)
+
+
+def targets(n, C, ignore=True):
+    y = np.random.default_rng(n * C).integers(0, C, n)
+    if ignore:
+        y[:: max(n // 3, 2)] = -100
+    return y
+
+
+CASES = [
+    *[
+        (f"softmax.{name}", normal(*shape, scale=4.0), axis)
+        for name in ("softmax", "log_softmax")
+        for shape in SIZES
+        for axis in (-1, 0)
+        if axis == -1 or shape[0] > 1
+    ],
+    *[
+        (
+            f"softmax.{name}_backward",
+            normal(*shape, seed=1),
+            OPS[f"softmax.{name}"].reference(normal(*shape)),
+        )
+        for name in ("softmax", "log_softmax")
+        for shape in SIZES
+    ],
+    *[
+        ("loss.cross_entropy", normal(*shape, scale=4.0), targets(*shape), w, -100, smoothing, reduction)
+        for shape in SIZES
+        for smoothing in (0.0, 0.1)
+        for reduction in ("mean", "sum", "none")
+        for w in (None, np.linspace(0.0, 2.0, shape[1]) if shape[1] > 1 else None)
+    ],
+    ("loss.cross_entropy", normal(9, 5), targets(9, 5, ignore=False), None, None),
+    *[
+        ("linear.linear", normal(n, i), normal(i, o, seed=1), b)
+        for n, i, o in LAYERS
+        for b in (normal(1, o), None)
+    ],
+    ("linear.linear", normal(5), normal(5, 3), normal(1, 3)),
+    ("linear.linear", normal(2, 4, 5), normal(5, 3), normal(1, 3)),
+    *[("linear.linear_backward", normal(n, o), normal(n, i), normal(i, o, seed=1)) for n, i, o in LAYERS],
+    ("linear.linear_backward", normal(2, 4, 3), normal(2, 4, 5), normal(5, 3)),
+    *[("reduce.column_sum", normal(*shape)) for shape in [(1, 1), (1000, 3), (100003, 17), (31, 4096)]],
+]
+
+
+def kernel_of(op):
+    family, _, name = op.partition(".")
+    return get_backend("cupy").kernel(family, name)
+
+
+def there(x, dtype):
+    """An argument as it is handed to CuPy, and as float64 holds the very same numbers."""
+    if not isinstance(x, np.ndarray):
+        return x, x
+    if x.dtype.kind != "f":
+        return dc.to_backend(x, "cupy"), x
+    on_gpu = get_backend("cupy").asarray(x, dtype)
+    return on_gpu, dc.to_numpy(on_gpu).astype(np.float64)
+
+
+def results(x):
+    return [r for r in (x if isinstance(x, tuple) else (x,)) if r is not None]
+
+
+def host(x):
+    return dc.to_numpy(x).astype(np.float64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{'x'.join(map(str, case[1].shape))}")
+def test_a_kernel_gives_what_the_reference_gives_in_float64(case, dtype):
+    op, *arguments = case
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes", reason="CuPy's bfloat16 needs ml_dtypes")
+    pairs = [there(x, dtype) for x in arguments]
+    got = kernel_of(op)(*(x for x, _ in pairs))
+    if got is NotImplemented:
+        pytest.skip(f"the kernel leaves {dtype} to the reference")
+    wanted = OPS[op].reference(*(x for _, x in pairs))
+    for a, e in zip(results(got), results(wanted), strict=True):
+        assert a.shape == np.shape(e) and a.dtype.name == dtype
+        atol = TOLERANCE[dtype] * max(float(np.abs(e).max()), 1e-30)
+        np.testing.assert_allclose(host(a), e, rtol=TOLERANCE[dtype], atol=atol)
+
+
+@pytest.mark.parametrize("op", sorted({case[0] for case in CASES}))
+def test_a_reference_runs_on_cupy_too(op):
+    """It is what takes over where a kernel answers NotImplemented."""
+    _, *arguments = next(case for case in CASES if case[0] == op and case[1].size > 20)
+    pairs = [there(x, "float32") for x in arguments]
+    got = OPS[op].reference(*(x for x, _ in pairs))
+    wanted = OPS[op].reference(*(x for _, x in pairs))
+    for a, e in zip(results(got), results(wanted), strict=True):
+        np.testing.assert_allclose(host(a), e, rtol=1e-5, atol=1e-5 * np.abs(e).max())
+
+
+def test_every_kernel_has_a_case():
+    assert {op for op in OPS if kernel_of(op) is not None} == {case[0] for case in CASES}
+
+
+def test_arrays_that_are_views():
+    """Off a 16-byte boundary, transposed, with steps: the same bits as of a copy."""
+    import cupy
+
+    base = cupy.asarray(normal(1 + 6 * 77).astype("float32"))
+    softmax = kernel_of("softmax.softmax")
+    views = [base[1:].reshape(6, 77), base[1:].reshape(77, 6).T, base[: 6 * 76].reshape(6, 76)[:, ::-2]]
+    for X in views:
+        assert bool((softmax(X) == softmax(cupy.array(X, order="C"))).all())
+
+
+@pytest.mark.parametrize("d", [10, 15, 20, 40, 80])
+def test_cross_entropy_where_the_label_is_nearly_certain(d):
+    X, y = (
+        dc.to_backend(np.array([[d, 0, 0]], "float32"), "cupy"),
+        dc.to_backend(np.zeros(1, "int64"), "cupy"),
+    )
+    L, dX = kernel_of("loss.cross_entropy")(X, y)
+    s = 2 * np.exp(-float(d))
+    assert abs(float(L) / np.log1p(s) - 1) < 5e-7
+    assert abs(float(dX[0, 0]) / (-s / (1 + s)) - 1) < 5e-7
+
+
+def test_cross_entropy_waits_for_nothing():
+    """Ten losses of a large batch are launched in less time than one takes."""
+    import cupy
+
+    X = cupy.ones((8192, 32000), "float32")
+    y = cupy.zeros(8192, "int64")
+    cross_entropy = kernel_of("loss.cross_entropy")
+    cross_entropy(X, y)
+    start, launched, done = (cupy.cuda.Event() for _ in range(3))
+    cupy.cuda.Device().synchronize()
+    start.record()
+    for _ in range(10):
+        cross_entropy(X, y)
+    launched.record()
+    assert not launched.done  # the host is here, the device isn't
+    done.record()
+    done.synchronize()
+
+
+def test_the_order_is_always_the_same():
+    X = dc.to_backend(normal(64, 50257).astype("float32"), "cupy")
+    softmax = kernel_of("softmax.softmax")
+    first = softmax(X)
+    assert all(bool((softmax(X) == first).all()) for _ in range(5))
+
+
+def test_a_net_trains_there_as_on_numpy_and_comes_back():
+    X, y = normal(64, 20).astype("float32"), targets(64, 5)
+
+    def train(place):
+        dc.seed(0)
+        net = dc.Net([dc.Linear(20, 32), dc.ReLU(), dc.Linear(32, 5)], dc.CrossEntropyLoss())
+        net.to(place, **({} if place == "numpy" else {"device": 0}))
+        net.fit(X, y, epochs=3, batch_size=16, seed=1)
+        return net
+
+    here, gpu = train("numpy"), train("cupy")
+    for path, W in gpu.parameters().items():
+        assert dc.backend_of(W) == "cupy" and get_backend("cupy").device(W) == 0
+        np.testing.assert_allclose(host(W), here.parameters()[path], rtol=1e-4, atol=1e-5)
+    opened = pickle.loads(pickle.dumps(gpu))
+    assert all(dc.backend_of(W) == "numpy" for W in opened.parameters().values())
+    assert all(dc.backend_of(W) == "numpy" for W in gpu.to("numpy").parameters().values())
+    with pytest.raises(dc.BackendUnavailable, match="wanted device 99, but there are"):
+        gpu.to("cupy", device=99)
+
+
+def test_views_of_one_memory():
+    import cupy
+
+    backend, A = get_backend("cupy"), cupy.zeros((4, 6), "float32")
+    assert backend.memory_owner(A[1:].T) is A
+    assert backend.share_memory(A, A.T) and not backend.share_memory(A[:, :3], A[:, 3:])
+    assert not backend.share_memory(A, A.copy())
