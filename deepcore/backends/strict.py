@@ -28,5 +28,8 @@ class StrictBackend(Backend):
         device = self.xp.Device(device) if isinstance(device, str) else device
         return super().asarray(x, dtype, device)
 
+    def devices(self) -> list[str]:
+        return [text.split("'")[1] for text in super().devices()]  # "array_api_strict.Device('device1')"
+
     def to_numpy(self, x: Any) -> np.ndarray:
         return np.asarray(x.to_device(self.xp.Device("CPU_DEVICE")))
