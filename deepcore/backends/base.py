@@ -73,7 +73,8 @@ class Backend:
 
     def devices(self) -> list[str]:
         """Each device that arrays can live on, in words; a library of GPUs adds their model and memory."""
-        return [str(device) for device in self.xp.__array_namespace_info__().devices()]
+        devices = self.xp.__array_namespace_info__().devices()
+        return [str(device) for device in devices if device is not None]  # JAX's None: wherever it likes
 
     def memory_owner(self, x: Any) -> Any:
         """The object whose memory `x` lies in: `x` itself, unless it is known to be a view."""

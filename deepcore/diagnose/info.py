@@ -92,7 +92,7 @@ def look_at(name: str) -> Probe:
 def _told(found: Probe) -> str:
     version = found.version or ""
     if found.problem is None:
-        return f"{version:10s} {', '.join(found.devices)}"
+        return f"{version:12s} {', '.join(found.devices)}"
     return " ".join(filter(None, [version, f"not usable: {found.problem}"]))
 
 
@@ -179,4 +179,4 @@ def _blas_threads() -> str:
     except ImportError:
         return "threads unknown (pip install threadpoolctl)"
     pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
-    return f"{pools[0]} threads" if pools else "threads unknown"
+    return f"threads: {pools[0]}" if pools else "threads unknown"

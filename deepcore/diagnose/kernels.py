@@ -195,7 +195,7 @@ CASES = [
     ),
     _native("pool.max_pool", "32x64x32x32", lambda: (_normal(*_IMAGES), *_POOLING)),
     _native("pool.max_pool_backward", "32x64x32x32", _pooled),
-    _native("random.threefry", "100000", lambda: (np.empty(0), 100_000, (3, 5), 2, 1)),
+    _native("random.threefry", "100000", lambda: (np.empty(0, np.float32), 100_000, (3, 5), 2, 1)),
     _native("reduce.column_sum", "4096x1000", lambda: (_normal(4096, 1000),)),
     _native("softmax.softmax", "256x1000", lambda: _rows(1)),
     _native("softmax.softmax_backward", "256x1000", lambda: _rows(1, 2)),
