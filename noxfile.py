@@ -60,3 +60,14 @@ def tests_backends(session: nox.Session) -> None:
     """The same suite with torch and JAX beside it, so that nothing skips for want of them."""
     session.install("-e", ".[test]", "torch==2.13.0", "jax")
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The kernels' times, table and picture; `nox -s bench -- --quick` only looks, and writes none."""
+    session.install("-e", ".[bench]", "array-api-strict>=2.3")
+    if session.posargs:
+        session.run("pytest", "bench", *session.posargs)
+        return
+    session.run("pytest", "bench", "--benchmark-json=bench/results/kernels.json")
+    session.run("python", "bench/report.py")

@@ -171,7 +171,9 @@ def time_in_turn(
 
 
 def relative_error(got: list[Any], wanted: list[Any]) -> float:
-    """The largest difference, relative to the largest value; infinite for another shape, or NaN."""
+    """The largest difference, relative to the largest value; infinite for NaN, another number or shape."""
+    if len(got) != len(wanted):
+        return math.inf
     worst = 0.0
     for a, e in zip(got, wanted, strict=True):
         a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
