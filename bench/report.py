@@ -127,6 +127,7 @@ def picture(report, path):
                 va="bottom",
                 rotation=90,
                 fontsize=7.5,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},  # over the line of the limit
             )
         axes.axhline(100, color="#222222", linewidth=1, linestyle="--")
         axes.set_xticks(range(len(sizes)), sizes)
