@@ -67,3 +67,14 @@ def kernels(session: nox.Session) -> None:
     """The CUDA kernels with no GPU: compiled by NVRTC, with the registers that each uses, and run by g++."""
     session.install("-e", ".[test,kernels]")
     session.run("pytest", "-rP", "tests/gpu/test_compile.py", "tests/gpu/test_emulation.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The kernels' times, table and picture; `nox -s bench -- --quick` only looks, and writes none."""
+    session.install("-e", ".[bench]", "array-api-strict>=2.3")
+    if session.posargs:
+        session.run("pytest", "bench", *session.posargs)
+        return
+    session.run("pytest", "bench", "--benchmark-json=bench/results/kernels.json")
+    session.run("python", "bench/report.py")

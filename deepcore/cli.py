@@ -1,4 +1,4 @@
-"""The command line: reads the arguments of `python -m deepcore train`, and prints what comes of them."""
+"""The command line: reads the arguments of `python -m deepcore`, and prints what comes of them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ import deepcore as dc
 from deepcore import BatchNorm2D, Conv2D, CrossEntropyLoss, Flatten, Linear, MaxPool2D, Net, ReLU
 from deepcore.data.prepare import column_scale, scale_images, split
 from deepcore.data.sets import DataSet, load
+from deepcore.diagnose.bench import bench
+from deepcore.diagnose.info import info
 from deepcore.errors import ArgumentError, DeepcoreError, UnsupportedError
 from deepcore.plots import decision_boundary, draw_boundary
 
@@ -36,7 +38,10 @@ layer. Test samples that the data set has not set apart are 15 % of it, chosen b
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns 0, or 2 if the user has to change something, 130 if interrupted."""
+    """Run a command line.
+
+    Returns 0, or 1 if a benchmark failed, 2 if the user has to change something, 130 if interrupted.
+    """
     parser = _parser()
     try:
         arguments = parser.parse_args(argv)
@@ -46,14 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     try:
-        _train(arguments)
+        return arguments.run(arguments)
     except (DeepcoreError, OSError) as error:
-        print(f"deepcore train: {error}", file=sys.stderr)
+        print(f"deepcore {arguments.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ndeepcore train: interrupted", file=sys.stderr)
+        print(f"\ndeepcore {arguments.command}: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 # ---- arguments
@@ -70,12 +74,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="deepcore", description="Neural networks on every array library.")
     parser.add_argument("--version", action="version", version=f"deepcore {dc.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_train(commands)
+    about = "what deepcore runs on: versions, machine, backends"
+    commands.add_parser("info", help=about, description=about).set_defaults(run=_info)
+    _add_bench(commands)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
     train = commands.add_parser(
         "train",
         help="train a small net on a data set",
         description=_ABOUT_TRAIN,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    train.set_defaults(run=_train)
     add = train.add_argument
     add(
         "--data", default="ring", metavar="NAME|PATH", help="ring, digits, FILE.npz or FOLDER (default: ring)"
@@ -99,7 +112,28 @@ def _parser() -> argparse.ArgumentParser:
         help="where to draw the decision boundary of two-column data (default: ring.png, "
         "named like the data; in the terminal if matplotlib is missing)",
     )
-    return parser
+
+
+def _add_bench(commands: Any) -> None:
+    about = "time the kernels on every backend, native beside reference, against the machine's limit"
+    command = commands.add_parser("bench", help=about, description=about)
+    command.set_defaults(run=_bench)
+    add = command.add_argument
+    add(
+        "--backend",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="array libraries (default: all that there are)",
+    )
+    add(
+        "--op",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="ops, such as linear or conv.conv (default: linear, linear_backward and cross_entropy)",
+    )
+    add("--quick", action="store_true", help="the smallest size of each op, few rounds: no measurement")
 
 
 def _count(text: str) -> int:
@@ -124,10 +158,22 @@ def _number(kind: Any, text: str, good: Any, wanted: str) -> Any:
     return value
 
 
+# ---- info and bench
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    print(info())
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    return 0 if bench(arguments.backend, arguments.op, arguments.quick) else 1
+
+
 # ---- train
 
 
-def _train(arguments: argparse.Namespace) -> None:
+def _train(arguments: argparse.Namespace) -> int:
     backend = dc.use_backend(arguments.backend) if arguments.backend else contextlib.nullcontext()
     with backend, np.errstate(all="ignore"):  # a rate too high overflows: that is told once, in words
         data = load(arguments.data, size=arguments.size, seed=arguments.seed)
@@ -151,6 +197,7 @@ def _train(arguments: argparse.Namespace) -> None:
             print(f"net: {arguments.save}")
         if picture:
             print(_boundary(net, data, picture, asked_for=arguments.picture is not None))
+    return 0
 
 
 class _Parts(NamedTuple):

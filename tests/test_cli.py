@@ -42,6 +42,18 @@ def train(capsys):
     return train
 
 
+def python(*arguments):
+    """A fresh interpreter, in the current folder, with this checkout's deepcore."""
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, *arguments], env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
+    )
+
+
+def as_a_module(*arguments):
+    return python("-m", "deepcore", *arguments)
+
+
 def accuracy(out, part="train"):
     return float(re.search(rf"{part} accuracy ([\d.]+) %", out)[1])
 
@@ -303,6 +315,55 @@ def test_a_picture_of_more_than_two_columns(train):
     assert code == 2 and "only data of two columns can be drawn, got samples of shape (3,)" in err
 
 
+class TestInfo:
+    def test_it_tells_of_every_backend(self, capsys):
+        assert main(["info"]) == 0
+        out, err = capsys.readouterr()
+        assert f"deepcore          {dc.__version__}\n" in out and err == ""
+        for name in ("numpy", "array_api_strict"):
+            assert f"\n  {name} " in out
+
+    def test_in_a_pipe_as_a_module(self, here):
+        done = as_a_module("info")
+        assert done.returncode == 0 and done.stderr == ""
+        assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+class TestBench:
+    def test_what_is_asked_for_is_timed(self, here):
+        done = as_a_module("bench", "--backend", "numpy", "--op", "linear", "sigmoid", "--quick")
+        assert done.returncode == 0 and done.stderr == ""
+        blocks = done.stdout.split("\n\n")[1:]
+        assert [block.split()[0] for block in blocks] == ["linear.linear", "activation.sigmoid"]
+        assert not list(here.iterdir())
+
+    def test_a_failure_is_told_by_the_exit_code(self, monkeypatch):
+        asked = []
+        monkeypatch.setattr("deepcore.cli.bench", lambda *arguments: asked.append(arguments))
+        assert main(["bench", "--backend", "numpy", "--op", "conv.conv"]) == 1
+        assert asked == [(["numpy"], ["conv.conv"], False)]
+
+    @pytest.mark.parametrize(
+        ("arguments", "text"),
+        [
+            (["--op", "relu6"], "there is no benchmark of an op 'relu6'; choose from: linear.linear, "),
+            (["--backend", "abacus"], "there is no backend 'abacus'; choose one of: numpy, "),
+        ],
+    )
+    def test_what_the_user_has_to_change(self, capsys, arguments, text):
+        assert main(["bench", *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("deepcore bench: ") and text in err
+
+    def test_interrupted(self, capsys, monkeypatch):
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("deepcore.cli.bench", interrupt)
+        assert main(["bench"]) == 130
+        assert capsys.readouterr().err == "\ndeepcore bench: interrupted\n"
+
+
 def test_no_command(capsys):
     assert main([]) == 2
     assert "usage: deepcore" in capsys.readouterr().err
@@ -328,12 +389,6 @@ def test_as_a_module_that_imports_nothing_heavy(here):
         "except SystemExit as done:\n    assert not done.code\n"
         "print(sorted({'matplotlib', 'PIL', 'sklearn', 'array_api_strict'} & set(sys.modules)))\n"
     )
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
     assert "train a small net" in done.stdout and done.stdout.endswith("\n[]\n")

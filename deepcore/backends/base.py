@@ -52,6 +52,11 @@ class Backend:
         return None
 
     @classmethod
+    def version(cls) -> str:
+        """The version of the installed library. Importing it raises whatever a broken library raises."""
+        return str(getattr(importlib.import_module(cls.package), "__version__", "unknown"))
+
+    @classmethod
     def owns(cls, kind: type) -> bool:
         """Whether `kind` is an array type of this library. Called only when the library is imported."""
         raise NotImplementedError
@@ -81,6 +86,11 @@ class Backend:
             f"backend {self.name!r} has no device {device!r} here; choose one of: {', '.join(there)}"
         )
 
+    def devices(self) -> list[str]:
+        """Each device that arrays can live on, in words; a library of GPUs adds their model and memory."""
+        devices = self.xp.__array_namespace_info__().devices()
+        return [str(device) for device in devices if device is not None]  # JAX's None: wherever it likes
+
     def memory_owner(self, x: Any) -> Any:
         """The object whose memory `x` lies in: `x` itself, unless it is known to be a view."""
         return x
@@ -99,6 +109,17 @@ class Backend:
 
     def synchronize(self) -> None:
         """Wait until all work that was started is done."""
+
+    def wait_for(self, *results: Any) -> None:
+        """Wait until these hold their numbers: arrays, or whatever else an op returns.
+
+        By `synchronize`, and by asking each array that is only a promise so far (JAX's say so themselves).
+        """
+        self.synchronize()
+        for x in results:
+            block = getattr(x, "block_until_ready", None)
+            if block is not None:
+                block()
 
     def kernel(self, family: str, name: str) -> Any:
         """This library's own version of an op, or None."""

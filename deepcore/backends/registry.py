@@ -45,7 +45,7 @@ def get_backend(name: str) -> Backend:
         return _live[name]
     with _lock:
         if name not in _live:
-            cls = _backend_class(name)
+            cls = backend_class(name)
             reason = cls.why_unusable()
             if reason:
                 raise BackendUnavailable(f"backend {name!r} is not usable here: {reason}")
@@ -60,7 +60,9 @@ def _entry_points() -> dict[str, Any]:
     return {entry.name: entry for entry in entry_points(group=_ENTRY_POINTS)}
 
 
-def _backend_class(name: str) -> type[Backend]:
+def backend_class(name: str) -> type[Backend]:
+    """The class of the backend called `name`, usable or not."""
+    name = _ALIASES.get(name, name)
     if name in _HOMES:
         module, _, attribute = _HOMES[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
@@ -76,7 +78,7 @@ class _BackendOfType(dict[type, Backend]):
 
     def __missing__(self, kind: type) -> Backend:
         for name in backend_names():
-            cls = _backend_class(name)
+            cls = backend_class(name)
             if sys.modules.get(cls.package) is not None and cls.owns(kind):
                 self[kind] = backend = get_backend(name)
                 return backend

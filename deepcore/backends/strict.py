@@ -39,5 +39,8 @@ class StrictBackend(Backend):
         except ValueError as error:  # a device without float64
             raise DTypeError(f"backend {self.name!r}: {error}") from error
 
+    def devices(self) -> list[str]:
+        return [text.split("'")[1] for text in super().devices()]  # "array_api_strict.Device('device1')"
+
     def to_numpy(self, x: Any) -> np.ndarray:
         return np.asarray(x.to_device(self.xp.Device("CPU_DEVICE")))
