@@ -85,6 +85,11 @@ class JaxBackend(Backend):
         except (RuntimeError, KeyError, ValueError) as error:
             raise self.no_device(device, [f"{d.platform}:{d.id}" for d in jax.devices()]) from error
 
+    def compile(self, function: Any) -> Any:
+        import jax
+
+        return jax.jit(function)
+
     def synchronize(self) -> None:
         import jax
 
