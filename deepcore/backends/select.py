@@ -196,8 +196,8 @@ def put(x: Any, backend: Backend, dtype: Any = None, device: Any = None) -> Any:
                 return x
             return backend.asarray(x, name, device)
         host = source.to_numpy(x)
-        if name is None and backend.name != "numpy":  # bfloat16 may have become float32 on its way
-            name = dtype_name(x)
+        if name is None and backend.name != "numpy":
+            name = dtype_name(x)  # its bytes may be in another order; a bfloat16 may have become float32
         return backend.asarray(host, name, device)
     host = get_backend("numpy").xp.asarray(x)
     if host.dtype.kind not in "biufc":

@@ -30,7 +30,7 @@ class Arrays:
         """(X, y) of batch_size samples each, the last maybe smaller, in reading order or in another."""
         for start in range(0, self.n, batch_size):
             if order is None:
-                rows: Any = slice(start, start + batch_size)
+                rows: Any = slice(start, min(start + batch_size, self.n))
             else:
                 rows = order[start : start + batch_size]
             yield take_rows(self.X, rows), None if self.y is None else take_rows(self.y, rows)

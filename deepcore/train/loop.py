@@ -329,7 +329,7 @@ def _checked_validation(net: Composition, data: Any) -> tuple[Any, Any]:
         raise ArgumentError(f"fit: validation_data must be a pair (X, y), got {type(data).__name__}")
     try:
         arrays = Arrays(*data)
-        out = predict(net, arrays.X[:1, ...])
+        out = predict(net, take_rows(arrays.X, slice(1)))
         net.loss_fn.check_targets(arrays.y, tuple(out.shape))  # type: ignore[union-attr]
     except DeepcoreError as error:
         error.inside("validation_data")
