@@ -148,6 +148,7 @@ CASES = [
     *[_linear(*size) for size in _LINEAR_SIZES],
     *[_linear_backward(*size) for size in _LINEAR_SIZES],
     *[_cross_entropy(*size) for size in [(128, 10), (4096, 1000), (1024, 32000)]],
+    _native("activation.relu", "256x1000", lambda: _rows(1)),
     _native("activation.relu_backward", "256x1000", lambda: _rows(1, 2)),
     _native("activation.leaky_relu", "256x1000", lambda: (*_rows(1), 0.1)),
     _native("activation.leaky_relu_grad", "256x1000", lambda: (*_rows(1), 0.1)),

@@ -959,6 +959,9 @@ class Watch(Callback):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs SIGALRM")
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # lost in a collector's callback
 @pytest.mark.parametrize(
     ("interrupts", "settings"),
     [(300, {}), (100, {"accumulate": 2, "clip_norm": 0.5})],
