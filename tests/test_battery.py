@@ -15,25 +15,10 @@ import pytest
 
 import deepcore as dc
 from deepcore.core.record import modes
-from tests.battery import (
-    CASES,
-    EACH_LIBRARY,
-    IN_FLOAT64,
-    JAX_X64,
-    META,
-    NUMPY,
-    PLACES,
-    Difference,
-    Product,
-    Scale,
-    Square,
-    buffers,
-    differences,
-    gradients,
-    params,
-    single,
-    weights,
-)
+from tests.battery import CASES
+from tests.case import buffers, differences, gradients, params, single, weights
+from tests.places import EACH_LIBRARY, IN_FLOAT64, JAX_X64, META, NUMPY, PLACES
+from tests.users import Difference, Product, Scale, Square
 
 SMOOTH = [case for case in CASES if case.gradient is None]
 OF_ONE_INPUT = [case for case in CASES if len(case.inputs) == 1]
@@ -112,7 +97,7 @@ def test_every_function_that_deepcore_exports_has_a_case():
         if inspect.isclass(exported := getattr(dc, name)) and issubclass(exported, dc.Function)
     }
     missing = public - abstract - {case.kind for case in CASES}
-    assert not missing, f"give each a line in tests/battery.py: {sorted(c.__name__ for c in missing)}"
+    assert not missing, f"give each a line in tests/cases/: {sorted(c.__name__ for c in missing)}"
 
 
 def test_the_users_own_classes_have_a_case():

@@ -30,7 +30,9 @@ from deepcore import (
     Tanh,
     init,
 )
-from tests.battery import PLACES, USABLE, Product, Square, buffers, params, weights
+from tests.case import buffers, params, weights
+from tests.places import PLACES, USABLE
+from tests.users import Product, Square
 
 WRITEABLE = [place for place in PLACES if place.writeable]
 

@@ -8,7 +8,8 @@ import pytest
 import deepcore as dc
 from deepcore import BatchNorm2D, Conv2D, Dropout, Flatten, Linear, MaxPool2D, Net, ReLU
 from deepcore.core.random import Generator, drawing_from
-from tests.battery import EACH_LIBRARY, NUMPY, USABLE, Scale, Square
+from tests.places import EACH_LIBRARY, NUMPY, USABLE
+from tests.users import Scale, Square
 
 STEPS, BATCH = 20, 16
 LIBRARIES = [place for place in EACH_LIBRARY if place in USABLE]

@@ -14,7 +14,8 @@ import deepcore as dc
 from deepcore import BackendUnavailable, CrossEntropyLoss, DTypeError, Linear, MixedBackendError, Net
 from deepcore.backends import registry
 from deepcore.backends.base import Backend
-from tests.battery import JAX, STRICT, TORCH, Product
+from tests.places import JAX, STRICT, TORCH
+from tests.users import Product
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,8 @@ import deepcore as dc
 from deepcore import DTypeError, Linear, Net
 from deepcore.backends.registry import get_backend
 from deepcore.backends.select import dtype_name
-from tests.battery import JAX_X64, PLACES, USABLE, Scale
+from tests.places import JAX_X64, PLACES, USABLE
+from tests.users import Scale
 
 ml_dtypes = pytest.importorskip("ml_dtypes", reason="bfloat16 on NumPy needs ml_dtypes")
 

@@ -21,7 +21,7 @@ from deepcore import (
     Sigmoid,
     Tanh,
 )
-from tests.battery import Scale, Square
+from tests.users import Scale, Square
 
 
 def normal(*shape, seed=0, dtype="float64"):

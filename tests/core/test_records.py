@@ -31,7 +31,7 @@ from deepcore import (
     StateError,
     Tanh,
 )
-from tests.battery import Scale, Square
+from tests.users import Scale, Square
 
 ROOT = Path(__file__).resolve().parents[2]
 

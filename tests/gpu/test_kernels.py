@@ -15,7 +15,7 @@ import deepcore as dc
 import deepcore.ops as ops
 from deepcore.backends.registry import get_backend
 from deepcore.ops.dispatch import OPS
-from tests.battery import CUPY
+from tests.places import CUPY
 
 pytestmark = [
     pytest.mark.gpu,

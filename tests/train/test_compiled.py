@@ -29,7 +29,8 @@ from deepcore.optim import SGD, Adam, AdamW
 from deepcore.train.callbacks import Callback
 from deepcore.train.compiled import _Program
 from tests.backends import replay
-from tests.battery import JAX, Scale
+from tests.places import JAX
+from tests.users import Scale
 
 STEPS = 6
 

@@ -959,9 +959,7 @@ class Watch(Callback):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs SIGALRM")
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # lost in a collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # lost in a collector
 @pytest.mark.parametrize(
     ("interrupts", "settings"),
     [(300, {}), (100, {"accumulate": 2, "clip_norm": 0.5})],

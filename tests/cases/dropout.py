@@ -1,0 +1,9 @@
+"""Dropout where it does nothing: what it draws is tested in tests/ops/test_random.py."""
+
+import deepcore as dc
+from tests.case import Case, normal
+
+CASES = [
+    Case("Dropout p=0", lambda: dc.Dropout(0), [normal(4)], lambda w, X: X, elementwise=True),
+    Case("Dropout evaluation", dc.Dropout, [normal(4)], lambda w, X: X, evaluation=True, elementwise=True),
+]  # fmt: skip
