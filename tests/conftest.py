@@ -1,8 +1,12 @@
-"""What every test here has around it."""
+"""What every test here has around it, and the table of what was tested where."""
 
 import contextlib
+from collections import Counter
+from pathlib import Path
 
 import pytest
+
+from tests.table import table_of_places
 
 
 @pytest.fixture(autouse=True)
@@ -18,3 +22,33 @@ def _numbers_of_64_bits(request):
         context = contextlib.nullcontext()
     with context:
         yield
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--places-table",
+        type=Path,
+        metavar="FILE",
+        help="write the table of the battery, class by place, as docs/backends.md has it",
+    )
+
+
+def pytest_configure(config):
+    path = config.getoption("--places-table")
+    if path and not hasattr(config, "workerinput"):  # under xdist, the process that hears all reports
+        config.pluginmanager.register(_Table(path))
+
+
+class _Table:
+    """Counts the battery's tests as their reports come in."""
+
+    def __init__(self, path):
+        self.path = path
+        self.outcomes = Counter()
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "call" or report.failed:
+            self.outcomes[report.nodeid, report.outcome] += 1
+
+    def pytest_sessionfinish(self):
+        self.path.write_text(table_of_places(self.outcomes), "utf-8")

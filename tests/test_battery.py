@@ -9,6 +9,7 @@ import sys
 import threading
 import tracemalloc
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +99,13 @@ def test_every_function_that_deepcore_exports_has_a_case():
     }
     missing = public - abstract - {case.kind for case in CASES}
     assert not missing, f"give each a line in tests/cases/: {sorted(c.__name__ for c in missing)}"
+
+
+def test_the_table_in_the_docs_names_every_class_and_no_failure():
+    table = (Path(__file__).parents[1] / "docs" / "backends.md").read_text("utf-8")
+    rows = {line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")}
+    assert rows - {"class"} == {case.kind.__name__ for case in CASES}, "see the top of docs/backends.md"
+    assert "**" not in table
 
 
 def test_the_users_own_classes_have_a_case():

@@ -8,7 +8,7 @@ import pytest
 import deepcore as dc
 from deepcore import BatchNorm2D, Conv2D, Dropout, Flatten, Linear, MaxPool2D, Net, ReLU
 from deepcore.core.random import Generator, drawing_from
-from tests.places import EACH_LIBRARY, NUMPY, USABLE
+from tests.places import EACH_LIBRARY, JAX, NUMPY, USABLE
 from tests.users import Scale, Square
 
 STEPS, BATCH = 20, 16
@@ -100,6 +100,16 @@ def test_the_first_losses_agree(make, place):
     assert scores["accuracy"] == pytest.approx(right[3]["accuracy"], abs=2 / len(images()[1]))
     assert scores["loss"] == pytest.approx(right[3]["loss"], abs=1e-3)
     np.testing.assert_allclose(out, right[4], atol=1e-2)
+
+
+@pytest.mark.skipif(JAX not in USABLE, reason=str(JAX.why_not))
+def test_the_first_losses_agree_when_the_steps_are_compiled():
+    dc.seed(3)
+    net, watch = cnn().to("jax"), Watch()
+    optimizer = dc.optim.SGD(lr=0.02, momentum=0.9)
+    net.fit(*images(), batch_size=BATCH, optimizer=optimizer, seed=5, callbacks=[watch], compile=True)
+    assert len(watch.losses) == STEPS
+    np.testing.assert_allclose(watch.losses, train(cnn, NUMPY)[2], atol=1e-4, rtol=0)
 
 
 @each_library
