@@ -14,6 +14,7 @@ from deepcore.io.architecture import register
 from deepcore.train import loop
 from deepcore.train.callbacks import Callback, History
 from deepcore.train.compiled import CompiledStep
+from deepcore.train.predict import predict
 
 
 @register
@@ -117,7 +118,7 @@ class Net(Composition):
 
         batch_size: samples at a time; None: all at once. Several threads may call it at once.
         """
-        return loop.predict(self, X, batch_size)
+        return predict(self, X, batch_size)
 
     def evaluate(self, X: Any, y: Any, *, batch_size: int = 1024, metrics: Any = None) -> dict[str, float]:
         """{"loss": ..., "accuracy": ...}: means over the samples, in inference mode.

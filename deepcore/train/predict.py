@@ -1,0 +1,38 @@
+"""Prediction: a net's outputs, in inference mode, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from deepcore.backends.registry import array_namespace
+from deepcore.core.function import first_weight
+from deepcore.core.net import Composition
+from deepcore.core.record import CURRENT
+from deepcore.data.batches import Arrays, beside, check_batch_size
+
+
+def predict(net: Composition, X: Any, batch_size: int | None = None) -> Any:
+    """The outputs for X; see Net.predict."""
+    data = Arrays(X)
+    before = CURRENT.thread
+    CURRENT.thread = before.but(inference=before.inference + 1)
+    try:
+        if batch_size is None or not data.n:
+            return net(at_home(net, data.X))
+        outs = [net(at_home(net, Xb)) for Xb, _ in data.batches(check_batch_size(batch_size))]
+        if isinstance(outs[0], tuple):  # several outputs
+            return tuple(map(_joined, zip(*outs, strict=True)))
+        return _joined(outs)
+    finally:
+        CURRENT.thread = before
+
+
+def at_home(net: Composition, X: Any) -> Any:
+    """X where the net's weights live."""
+    W = first_weight(net)
+    return X if W is None else beside(W, X)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    return array_namespace(parts[0]).concat(list(parts), axis=0)
