@@ -164,7 +164,7 @@ class _Describer:
         config = {
             name: self.value(value, f"{cls.__name__}({name}=)")
             for name, value in _arguments(f).items()
-            if name != "init" or isinstance(value, str) or type(value) in _INITIALISERS.values()
+            if name != "init" or not callable(value) or type(value) in _INITIALISERS.values()
         }
         self.done[f] = len(self.done)
         return {"class": cls.__name__, "config": config}
