@@ -40,7 +40,19 @@ from deepcore.errors import (
 )
 from deepcore.io.architecture import register
 from deepcore.io.state import load
-from deepcore.layers import BatchNorm2D, Conv2D, Dropout, Flatten, Linear, MaxPool2D
+from deepcore.layers import (
+    BatchNorm2D,
+    Conv1D,
+    Conv2D,
+    Conv3D,
+    ConvTranspose1D,
+    ConvTranspose2D,
+    ConvTranspose3D,
+    Dropout,
+    Flatten,
+    Linear,
+    MaxPool2D,
+)
 from deepcore.losses import CrossEntropyLoss, MeanSquareLoss, MSELoss
 from deepcore.net import Net
 from deepcore.train.callbacks import Callback, History
@@ -56,7 +68,12 @@ __all__ = [
     "Callback",
     "CheckpointError",
     "Concat",
+    "Conv1D",
     "Conv2D",
+    "Conv3D",
+    "ConvTranspose1D",
+    "ConvTranspose2D",
+    "ConvTranspose3D",
     "CrossEntropyLoss",
     "DTypeError",
     "DataError",

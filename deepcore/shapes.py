@@ -111,6 +111,32 @@ def conv_output_shape(
     return (X_shape[0], f, *spatial_output(X_shape[2:], kernel, stride, padding, dilation, who))
 
 
+def conv_transpose_output_shape(
+    X_shape: Sequence[int],
+    W_shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Padding,
+    dilation: Sequence[int],
+    groups: int = 1,
+    who: Any = "conv_transpose",
+) -> tuple[int, ...]:
+    """X: (n, c, *sizes)   W: (c, f/groups, *kernel) -> (n, f, *out): what a convolution takes to X's sizes.
+
+    Raises ShapeError if the axes or the channels don't match, or if the padding leaves nothing.
+    """
+    c, filters, *kernel = W_shape
+    if len(X_shape) != len(W_shape) or X_shape[1] != c:
+        wanted = ", ".join(["n", str(c), *"dhw"[3 - len(kernel) :]])
+        raise ShapeError(f"{who}: X must have shape ({wanted}), got {tuple(X_shape)}")
+    axes = zip(X_shape[2:], kernel, stride, padding, dilation, strict=True)
+    out = [s * (size - 1) + window_span(k, d) - lo - hi for size, k, s, (lo, hi), d in axes]
+    if min(out) < 1 or 0 in X_shape[2:]:
+        raise ShapeError(
+            f"{who}: of a {_by(X_shape[2:])} input the padding would leave {_by(out)}; use less padding"
+        )
+    return (X_shape[0], filters * groups, *out)
+
+
 def pool_output_shape(
     X_shape: Sequence[int],
     kernel: Sequence[int],

@@ -1,10 +1,29 @@
 """Functions with weights, and those that move and shape arrays; one family a file."""
 
-from deepcore.layers.conv import Conv2D
+from deepcore.layers.conv import (
+    Conv1D,
+    Conv2D,
+    Conv3D,
+    ConvTranspose1D,
+    ConvTranspose2D,
+    ConvTranspose3D,
+)
 from deepcore.layers.dropout import Dropout
 from deepcore.layers.linear import Linear
 from deepcore.layers.norm import BatchNorm2D
 from deepcore.layers.pool import MaxPool2D
 from deepcore.layers.shape import Flatten
 
-__all__ = ["BatchNorm2D", "Conv2D", "Dropout", "Flatten", "Linear", "MaxPool2D"]
+__all__ = [
+    "BatchNorm2D",
+    "Conv1D",
+    "Conv2D",
+    "Conv3D",
+    "ConvTranspose1D",
+    "ConvTranspose2D",
+    "ConvTranspose3D",
+    "Dropout",
+    "Flatten",
+    "Linear",
+    "MaxPool2D",
+]
