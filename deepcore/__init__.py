@@ -41,6 +41,15 @@ from deepcore.errors import (
 from deepcore.io.architecture import register
 from deepcore.io.state import load
 from deepcore.layers import (
+    AdaptiveAvgPool1D,
+    AdaptiveAvgPool2D,
+    AdaptiveAvgPool3D,
+    AdaptiveMaxPool1D,
+    AdaptiveMaxPool2D,
+    AdaptiveMaxPool3D,
+    AvgPool1D,
+    AvgPool2D,
+    AvgPool3D,
     BatchNorm2D,
     Conv1D,
     Conv2D,
@@ -50,8 +59,12 @@ from deepcore.layers import (
     ConvTranspose3D,
     Dropout,
     Flatten,
+    GlobalAvgPool2D,
+    GlobalMaxPool2D,
     Linear,
+    MaxPool1D,
     MaxPool2D,
+    MaxPool3D,
 )
 from deepcore.losses import CrossEntropyLoss, MeanSquareLoss, MSELoss
 from deepcore.net import Net
@@ -60,8 +73,17 @@ from deepcore.train.callbacks import Callback, History
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveAvgPool1D",
+    "AdaptiveAvgPool2D",
+    "AdaptiveAvgPool3D",
+    "AdaptiveMaxPool1D",
+    "AdaptiveMaxPool2D",
+    "AdaptiveMaxPool3D",
     "Add",
     "ArgumentError",
+    "AvgPool1D",
+    "AvgPool2D",
+    "AvgPool3D",
     "BackendFallbackWarning",
     "BackendUnavailable",
     "BatchNorm2D",
@@ -81,6 +103,8 @@ __all__ = [
     "Dropout",
     "Flatten",
     "Function",
+    "GlobalAvgPool2D",
+    "GlobalMaxPool2D",
     "GradientError",
     "History",
     "LabelError",
@@ -89,7 +113,9 @@ __all__ = [
     "Linear",
     "Loss",
     "MSELoss",
+    "MaxPool1D",
     "MaxPool2D",
+    "MaxPool3D",
     "MeanSquareLoss",
     "MissingDataError",
     "MixedBackendError",

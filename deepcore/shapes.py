@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import itertools
 import operator
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
 from deepcore.errors import ShapeError
 
 Padding = Sequence[tuple[int, int]]  # (lo, hi) for each spatial axis
+Windows = tuple[tuple[int, int], ...]  # (start, stop) of each window along an axis; neither ever falls
 
 
 def to_tuple(value: Any, n: int, who: str, name: str, least: int = 0) -> tuple[int, ...]:
@@ -173,3 +175,32 @@ def window_slices(
         for k, s, d, o in zip(kernel, stride, dilation, out, strict=True)
     ]
     return [(..., *place) for place in itertools.product(*places)]
+
+
+def pool_windows(size: int, kernel: int, stride: int, padding: tuple[int, int]) -> Windows:
+    """The windows of pooling along one axis, without what they have in the padding.
+
+    >>> pool_windows(5, kernel=3, stride=2, padding=(1, 1))
+    ((0, 2), (1, 4), (3, 5))
+    """
+    starts = (stride * p - padding[0] for p in range(window_output(size, kernel, stride, padding, 1)))
+    return tuple((max(start, 0), min(start + kernel, size)) for start in starts)
+
+
+def adaptive_windows(size: int, out: int) -> Windows:
+    """`out` windows that cover an axis as evenly as whole numbers can; neighbours may share a place.
+
+    >>> adaptive_windows(5, 3)
+    ((0, 2), (1, 4), (3, 5))
+    """
+    return tuple((p * size // out, -(-(p + 1) * size // out)) for p in range(out))
+
+
+def windows_of_places(windows: Windows, size: int) -> Windows:
+    """Which windows hold each place of an axis: the transpose of `windows`.
+
+    >>> windows_of_places(((0, 2), (1, 4), (3, 5)), 5)
+    ((0, 1), (0, 2), (1, 2), (1, 3), (2, 3))
+    """
+    starts, stops = zip(*windows, strict=True)
+    return tuple((bisect_right(stops, i), bisect_right(starts, i)) for i in range(size))

@@ -11,10 +11,34 @@ from deepcore.layers.conv import (
 from deepcore.layers.dropout import Dropout
 from deepcore.layers.linear import Linear
 from deepcore.layers.norm import BatchNorm2D
-from deepcore.layers.pool import MaxPool2D
+from deepcore.layers.pool import (
+    AdaptiveAvgPool1D,
+    AdaptiveAvgPool2D,
+    AdaptiveAvgPool3D,
+    AdaptiveMaxPool1D,
+    AdaptiveMaxPool2D,
+    AdaptiveMaxPool3D,
+    AvgPool1D,
+    AvgPool2D,
+    AvgPool3D,
+    GlobalAvgPool2D,
+    GlobalMaxPool2D,
+    MaxPool1D,
+    MaxPool2D,
+    MaxPool3D,
+)
 from deepcore.layers.shape import Flatten
 
 __all__ = [
+    "AdaptiveAvgPool1D",
+    "AdaptiveAvgPool2D",
+    "AdaptiveAvgPool3D",
+    "AdaptiveMaxPool1D",
+    "AdaptiveMaxPool2D",
+    "AdaptiveMaxPool3D",
+    "AvgPool1D",
+    "AvgPool2D",
+    "AvgPool3D",
     "BatchNorm2D",
     "Conv1D",
     "Conv2D",
@@ -24,6 +48,10 @@ __all__ = [
     "ConvTranspose3D",
     "Dropout",
     "Flatten",
+    "GlobalAvgPool2D",
+    "GlobalMaxPool2D",
     "Linear",
+    "MaxPool1D",
     "MaxPool2D",
+    "MaxPool3D",
 ]
