@@ -67,7 +67,32 @@ from deepcore.errors import (
 )
 from deepcore.io.architecture import register
 from deepcore.io.state import load
-from deepcore.layers import BatchNorm2D, Conv2D, Dropout, Flatten, Linear, MaxPool2D
+from deepcore.layers import (
+    AdaptiveAvgPool1D,
+    AdaptiveAvgPool2D,
+    AdaptiveAvgPool3D,
+    AdaptiveMaxPool1D,
+    AdaptiveMaxPool2D,
+    AdaptiveMaxPool3D,
+    AvgPool1D,
+    AvgPool2D,
+    AvgPool3D,
+    BatchNorm2D,
+    Conv1D,
+    Conv2D,
+    Conv3D,
+    ConvTranspose1D,
+    ConvTranspose2D,
+    ConvTranspose3D,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2D,
+    GlobalMaxPool2D,
+    Linear,
+    MaxPool1D,
+    MaxPool2D,
+    MaxPool3D,
+)
 from deepcore.losses import CrossEntropyLoss, MeanSquareLoss, MSELoss
 from deepcore.net import Net
 from deepcore.train.callbacks import Callback, History
@@ -75,8 +100,17 @@ from deepcore.train.callbacks import Callback, History
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveAvgPool1D",
+    "AdaptiveAvgPool2D",
+    "AdaptiveAvgPool3D",
+    "AdaptiveMaxPool1D",
+    "AdaptiveMaxPool2D",
+    "AdaptiveMaxPool3D",
     "Add",
     "ArgumentError",
+    "AvgPool1D",
+    "AvgPool2D",
+    "AvgPool3D",
     "BackendFallbackWarning",
     "BackendUnavailable",
     "BatchNorm2D",
@@ -84,7 +118,12 @@ __all__ = [
     "Callback",
     "CheckpointError",
     "Concat",
+    "Conv1D",
     "Conv2D",
+    "Conv3D",
+    "ConvTranspose1D",
+    "ConvTranspose2D",
+    "ConvTranspose3D",
     "CrossEntropyLoss",
     "DTypeError",
     "DataError",
@@ -95,6 +134,8 @@ __all__ = [
     "Function",
     "GELU",
     "GLU",
+    "GlobalAvgPool2D",
+    "GlobalMaxPool2D",
     "GradientError",
     "HardShrink",
     "HardSigmoid",
@@ -109,7 +150,9 @@ __all__ = [
     "LogSoftmax",
     "Loss",
     "MSELoss",
+    "MaxPool1D",
     "MaxPool2D",
+    "MaxPool3D",
     "MeanSquareLoss",
     "Mish",
     "MissingDataError",

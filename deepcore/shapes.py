@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import itertools
 import operator
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
 from deepcore.errors import ShapeError
 
 Padding = Sequence[tuple[int, int]]  # (lo, hi) for each spatial axis
+Windows = tuple[tuple[int, int], ...]  # (start, stop) of each window along an axis; neither ever falls
 
 
 def to_tuple(value: Any, n: int, who: str, name: str, least: int = 0) -> tuple[int, ...]:
@@ -111,6 +113,32 @@ def conv_output_shape(
     return (X_shape[0], f, *spatial_output(X_shape[2:], kernel, stride, padding, dilation, who))
 
 
+def conv_transpose_output_shape(
+    X_shape: Sequence[int],
+    W_shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Padding,
+    dilation: Sequence[int],
+    groups: int = 1,
+    who: Any = "conv_transpose",
+) -> tuple[int, ...]:
+    """X: (n, c, *sizes)   W: (c, f/groups, *kernel) -> (n, f, *out): what a convolution takes to X's sizes.
+
+    Raises ShapeError if the axes or the channels don't match, or if the padding leaves nothing.
+    """
+    c, filters, *kernel = W_shape
+    if len(X_shape) != len(W_shape) or X_shape[1] != c:
+        wanted = ", ".join(["n", str(c), *"dhw"[3 - len(kernel) :]])
+        raise ShapeError(f"{who}: X must have shape ({wanted}), got {tuple(X_shape)}")
+    axes = zip(X_shape[2:], kernel, stride, padding, dilation, strict=True)
+    out = [s * (size - 1) + window_span(k, d) - lo - hi for size, k, s, (lo, hi), d in axes]
+    if min(out) < 1 or 0 in X_shape[2:]:
+        raise ShapeError(
+            f"{who}: of a {_by(X_shape[2:])} input the padding would leave {_by(out)}; use less padding"
+        )
+    return (X_shape[0], filters * groups, *out)
+
+
 def pool_output_shape(
     X_shape: Sequence[int],
     kernel: Sequence[int],
@@ -147,3 +175,32 @@ def window_slices(
         for k, s, d, o in zip(kernel, stride, dilation, out, strict=True)
     ]
     return [(..., *place) for place in itertools.product(*places)]
+
+
+def pool_windows(size: int, kernel: int, stride: int, padding: tuple[int, int]) -> Windows:
+    """The windows of pooling along one axis, without what they have in the padding.
+
+    >>> pool_windows(5, kernel=3, stride=2, padding=(1, 1))
+    ((0, 2), (1, 4), (3, 5))
+    """
+    starts = (stride * p - padding[0] for p in range(window_output(size, kernel, stride, padding, 1)))
+    return tuple((max(start, 0), min(start + kernel, size)) for start in starts)
+
+
+def adaptive_windows(size: int, out: int) -> Windows:
+    """`out` windows that cover an axis as evenly as whole numbers can; neighbours may share a place.
+
+    >>> adaptive_windows(5, 3)
+    ((0, 2), (1, 4), (3, 5))
+    """
+    return tuple((p * size // out, -(-(p + 1) * size // out)) for p in range(out))
+
+
+def windows_of_places(windows: Windows, size: int) -> Windows:
+    """Which windows hold each place of an axis: the transpose of `windows`.
+
+    >>> windows_of_places(((0, 2), (1, 4), (3, 5)), 5)
+    ((0, 1), (0, 2), (1, 2), (1, 3), (2, 3))
+    """
+    starts, stops = zip(*windows, strict=True)
+    return tuple((bisect_right(stops, i), bisect_right(starts, i)) for i in range(size))

@@ -43,10 +43,10 @@ def _constructor(cls: type) -> dict[str, Any]:
 
 
 def _brief(value: Any) -> Any:
-    """A shorter value to show: 3 for (3, 3), as it may be given, and an array's dtype and shape."""
+    """A shorter value to show: 3 for (3, 3) or (3,), as it may be given, and an array's dtype and shape."""
     if is_array(value):
         return _Brief(f"<{dtype_name(value)} {tuple(value.shape)}>")
-    if isinstance(value, tuple) and len(value) > 1 and all(type(v) is int and v == value[0] for v in value):
+    if isinstance(value, tuple) and value and all(type(v) is int and v == value[0] for v in value):
         return value[0]
     return value
 

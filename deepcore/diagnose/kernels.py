@@ -129,6 +129,7 @@ _FILTERS = (64, 64, 3, 3)
 _CONV_FLOPS = 2 * math.prod(_IMAGES) * math.prod(_FILTERS[1:])
 _GEOMETRY = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)  # stride, padding, dilation, groups
 _POOLING = ((2, 2), (2, 2), ((0, 0), (0, 0)))  # kernel, stride, padding
+_HALVES = tuple((i, i + 2) for i in range(0, 32, 2))  # windows of 2 along an axis
 
 
 def _channels(*seeds: int) -> tuple[np.ndarray, ...]:
@@ -196,6 +197,7 @@ CASES = [
     ),
     _native("pool.max_pool", "32x64x32x32", lambda: (_normal(*_IMAGES), *_POOLING)),
     _native("pool.max_pool_backward", "32x64x32x32", _pooled),
+    _native("pool.window_sum", "32x64x32x32", lambda: (_normal(*_IMAGES), (_HALVES, _HALVES))),
     _native("random.threefry", "100000", lambda: (np.empty(0, np.float32), 100_000, (3, 5), 2, 1)),
     _native("reduce.column_sum", "4096x1000", lambda: (_normal(4096, 1000),)),
     _native("softmax.softmax", "256x1000", lambda: _rows(1)),

@@ -1,10 +1,57 @@
 """Functions with weights, and those that move and shape arrays; one family a file."""
 
-from deepcore.layers.conv import Conv2D
+from deepcore.layers.conv import (
+    Conv1D,
+    Conv2D,
+    Conv3D,
+    ConvTranspose1D,
+    ConvTranspose2D,
+    ConvTranspose3D,
+)
 from deepcore.layers.dropout import Dropout
 from deepcore.layers.linear import Linear
 from deepcore.layers.norm import BatchNorm2D
-from deepcore.layers.pool import MaxPool2D
+from deepcore.layers.pool import (
+    AdaptiveAvgPool1D,
+    AdaptiveAvgPool2D,
+    AdaptiveAvgPool3D,
+    AdaptiveMaxPool1D,
+    AdaptiveMaxPool2D,
+    AdaptiveMaxPool3D,
+    AvgPool1D,
+    AvgPool2D,
+    AvgPool3D,
+    GlobalAvgPool2D,
+    GlobalMaxPool2D,
+    MaxPool1D,
+    MaxPool2D,
+    MaxPool3D,
+)
 from deepcore.layers.shape import Flatten
 
-__all__ = ["BatchNorm2D", "Conv2D", "Dropout", "Flatten", "Linear", "MaxPool2D"]
+__all__ = [
+    "AdaptiveAvgPool1D",
+    "AdaptiveAvgPool2D",
+    "AdaptiveAvgPool3D",
+    "AdaptiveMaxPool1D",
+    "AdaptiveMaxPool2D",
+    "AdaptiveMaxPool3D",
+    "AvgPool1D",
+    "AvgPool2D",
+    "AvgPool3D",
+    "BatchNorm2D",
+    "Conv1D",
+    "Conv2D",
+    "Conv3D",
+    "ConvTranspose1D",
+    "ConvTranspose2D",
+    "ConvTranspose3D",
+    "Dropout",
+    "Flatten",
+    "GlobalAvgPool2D",
+    "GlobalMaxPool2D",
+    "Linear",
+    "MaxPool1D",
+    "MaxPool2D",
+    "MaxPool3D",
+]

@@ -25,6 +25,11 @@ GEOMETRY = ((2, 1), ((1, 0), (1, 2)), (1, 2), 2)  # stride, padding, dilation, g
 Y = OPS["conv.conv"].reference(IMAGES, FILTERS, None, *GEOMETRY)
 POOLING = ((3, 2), (2, 1), ((1, 1), (0, 1)))  # kernel, stride, padding
 POOLED, INDEX = OPS["pool.max_pool"].reference(IMAGES, *POOLING)
+WINDOWS = [  # for each axis
+    (((0, 2), (1, 4), (3, 7)), ((0, 2), (2, 4), (4, 6))),  # of any length, regular
+    (((0, 1), (0, 1), (1, 3)), ((1, 2), (2, 2), (3, 5))),  # repeated; with an empty one, after a gap
+    (((0, 7),), ((0, 6),)),  # the whole image
+]
 y = np.array([3, 0, -100, 1, 2, 2, 0])
 GAMMA, BETA = normal(1, 4, 1, 1, seed=5), normal(1, 4, 1, 1, seed=6)
 _, H, R, MEAN, VAR = OPS["norm.batch_norm"].reference(IMAGES, GAMMA, BETA, 1e-5)
@@ -55,6 +60,7 @@ CASES = [  # op, arguments
     ("norm.batch_norm_inference_backward", normal(3, 4, 7, 6, seed=7), IMAGES, MEAN, VAR, GAMMA, 1e-5),
     ("pool.max_pool", IMAGES, *POOLING),
     ("pool.max_pool_backward", POOLED, INDEX, IMAGES.shape, *POOLING),
+    *[("pool.window_sum", IMAGES, windows) for windows in WINDOWS],
     ("random.threefry", np.empty(0), 9, (3, 5), 2, 1),
     *[("reduce.column_sum", normal(n, 3)) for n in (1000, 9, 0)],
     *[(f"softmax.{name}", X, axis) for name in ("softmax", "log_softmax") for axis in (0, -1)],
