@@ -40,7 +40,7 @@ from deepcore.errors import (
 )
 from deepcore.io.architecture import register
 from deepcore.io.state import load
-from deepcore.layers import BatchNorm2D, Conv2D, Dropout, Flatten, Linear, MaxPool2D
+from deepcore.layers import BatchNorm2D, Conv2D, Dropout, Embedding, Flatten, Linear, MaxPool2D
 from deepcore.losses import CrossEntropyLoss, MeanSquareLoss, MSELoss
 from deepcore.net import Net
 from deepcore.train.callbacks import Callback, History
@@ -62,6 +62,7 @@ __all__ = [
     "DataError",
     "DeepcoreError",
     "Dropout",
+    "Embedding",
     "Flatten",
     "Function",
     "GradientError",

@@ -2,9 +2,10 @@
 
 from deepcore.layers.conv import Conv2D
 from deepcore.layers.dropout import Dropout
+from deepcore.layers.embedding import Embedding
 from deepcore.layers.linear import Linear
 from deepcore.layers.norm import BatchNorm2D
 from deepcore.layers.pool import MaxPool2D
 from deepcore.layers.shape import Flatten
 
-__all__ = ["BatchNorm2D", "Conv2D", "Dropout", "Flatten", "Linear", "MaxPool2D"]
+__all__ = ["BatchNorm2D", "Conv2D", "Dropout", "Embedding", "Flatten", "Linear", "MaxPool2D"]
