@@ -40,14 +40,25 @@ from deepcore.errors import (
 )
 from deepcore.io.architecture import register
 from deepcore.io.state import load
-from deepcore.layers import BatchNorm2D, Conv2D, Dropout, Embedding, Flatten, Linear, MaxPool2D
+from deepcore.layers import (
+    GRU,
+    LSTM,
+    RNN,
+    BatchNorm2D,
+    Conv2D,
+    Dropout,
+    Embedding,
+    Flatten,
+    Linear,
+    MaxPool2D,
+)
 from deepcore.losses import CrossEntropyLoss, MeanSquareLoss, MSELoss
 from deepcore.net import Net
 from deepcore.train.callbacks import Callback, History
 
 __version__ = "0.1.0"
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - as sorted() has it
     "Add",
     "ArgumentError",
     "BackendFallbackWarning",
@@ -65,8 +76,10 @@ __all__ = [
     "Embedding",
     "Flatten",
     "Function",
+    "GRU",
     "GradientError",
     "History",
+    "LSTM",
     "LabelError",
     "Layer",
     "LeakyReLU",
@@ -79,6 +92,7 @@ __all__ = [
     "MixedBackendError",
     "Net",
     "NumericWarning",
+    "RNN",
     "ReLU",
     "Residual",
     "Sequential",

@@ -6,6 +6,18 @@ from deepcore.layers.embedding import Embedding
 from deepcore.layers.linear import Linear
 from deepcore.layers.norm import BatchNorm2D
 from deepcore.layers.pool import MaxPool2D
+from deepcore.layers.recurrent import GRU, LSTM, RNN
 from deepcore.layers.shape import Flatten
 
-__all__ = ["BatchNorm2D", "Conv2D", "Dropout", "Embedding", "Flatten", "Linear", "MaxPool2D"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "BatchNorm2D",
+    "Conv2D",
+    "Dropout",
+    "Embedding",
+    "Flatten",
+    "Linear",
+    "MaxPool2D",
+]
