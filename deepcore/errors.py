@@ -26,7 +26,7 @@ class ArgumentError(DeepcoreError, ValueError):
 
 
 class LabelError(DeepcoreError, ValueError):
-    """A class label is out of range or is no integer."""
+    """A class label, or an index into a table, is out of range or is no integer."""
 
 
 class StateError(DeepcoreError, RuntimeError):

@@ -1,14 +1,8 @@
 """Functions with weights, and those that move and shape arrays; one family a file."""
 
-from deepcore.layers.conv import (
-    Conv1D,
-    Conv2D,
-    Conv3D,
-    ConvTranspose1D,
-    ConvTranspose2D,
-    ConvTranspose3D,
-)
+from deepcore.layers.conv import Conv1D, Conv2D, Conv3D, ConvTranspose1D, ConvTranspose2D, ConvTranspose3D
 from deepcore.layers.dropout import Dropout
+from deepcore.layers.embedding import Embedding
 from deepcore.layers.linear import Linear
 from deepcore.layers.norm import BatchNorm2D
 from deepcore.layers.pool import (
@@ -27,9 +21,13 @@ from deepcore.layers.pool import (
     MaxPool2D,
     MaxPool3D,
 )
+from deepcore.layers.recurrent import GRU, LSTM, RNN
 from deepcore.layers.shape import Flatten
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "AdaptiveAvgPool1D",
     "AdaptiveAvgPool2D",
     "AdaptiveAvgPool3D",
@@ -47,6 +45,7 @@ __all__ = [
     "ConvTranspose2D",
     "ConvTranspose3D",
     "Dropout",
+    "Embedding",
     "Flatten",
     "GlobalAvgPool2D",
     "GlobalMaxPool2D",

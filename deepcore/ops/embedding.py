@@ -9,11 +9,21 @@ from deepcore.backends.registry import array_namespace, backend_of
 from deepcore.ops.dispatch import op
 
 
-def embedding(W: Any, index: Any) -> Any:
-    """Y = W[index].   W: (n, d)   index: (...) of integers, 0 <= index < n   Y: (..., d)"""
+def embedding(W: Any, index: Any, in_doubt: bool = False) -> Any:
+    """Y = W[index].   W: (n, d)   index: (...) of integers, 0 <= index < n   Y: (..., d)
+
+    in_doubt: whether an index may be out of range; it then gives a row of NaN.
+    """
     xp = array_namespace(W)
-    rows = xp.take(W, xp.reshape(as_index(index), (-1,)), axis=0)
-    return xp.reshape(rows, (*index.shape, W.shape[1]))
+    n, d = W.shape
+    index_row = xp.reshape(as_index(index), (math.prod(index.shape),))
+    if in_doubt:
+        good = (index_row >= 0) & (index_row < n)
+        rows = xp.take(W, xp.where(good, index_row, 0), axis=0)
+        rows = xp.where(good[:, None], rows, math.nan)
+    else:
+        rows = xp.take(W, index_row, axis=0)
+    return xp.reshape(rows, (*index.shape, d))
 
 
 @op
