@@ -72,7 +72,8 @@ class Conv(Layer):
         fans = c * area, f * area // self.groups
         self.weight["W"] = initialisers.make(self.init, (f, c, *self.kernel_size), *fans, dtype, device)
         if self.bias:
-            self.weight["b"] = initialisers.make("zeros", (1, f) + (1,) * self.rank, *fans, dtype, device)
+            init = initialisers.of_bias(self.init)
+            self.weight["b"] = initialisers.make(init, (1, f) + (1,) * self.rank, *fans, dtype, device)
 
     def forward(self, X: Any) -> Any:
         W = self.weight["W"]
