@@ -67,7 +67,22 @@ from deepcore.errors import (
 )
 from deepcore.io.architecture import register
 from deepcore.io.state import load
-from deepcore.layers import BatchNorm2D, Conv2D, Dropout, Flatten, Linear, MaxPool2D
+from deepcore.layers import (
+    BatchNorm2D,
+    Bilinear,
+    Conv2D,
+    Dropout,
+    Dropout2D,
+    Flatten,
+    Linear,
+    MaxPool2D,
+    Pad1D,
+    Pad2D,
+    Pad3D,
+    Permute,
+    Reshape,
+    Upsample2D,
+)
 from deepcore.losses import CrossEntropyLoss, MeanSquareLoss, MSELoss
 from deepcore.net import Net
 from deepcore.train.callbacks import Callback, History
@@ -80,6 +95,7 @@ __all__ = [
     "BackendFallbackWarning",
     "BackendUnavailable",
     "BatchNorm2D",
+    "Bilinear",
     "CELU",
     "Callback",
     "CheckpointError",
@@ -90,6 +106,7 @@ __all__ = [
     "DataError",
     "DeepcoreError",
     "Dropout",
+    "Dropout2D",
     "ELU",
     "Flatten",
     "Function",
@@ -117,8 +134,13 @@ __all__ = [
     "Net",
     "NumericWarning",
     "PReLU",
+    "Pad1D",
+    "Pad2D",
+    "Pad3D",
+    "Permute",
     "ReLU",
     "ReLU6",
+    "Reshape",
     "Residual",
     "SELU",
     "Sequential",
@@ -135,6 +157,7 @@ __all__ = [
     "TanhShrink",
     "Threshold",
     "UnsupportedError",
+    "Upsample2D",
     "array_namespace",
     "asarray",
     "available_backends",
