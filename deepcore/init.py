@@ -26,7 +26,7 @@ Initialiser = Callable[[Shape, int, int], Any]
 class Constant:
     """Every weight is `value`."""
 
-    value: float
+    value: float = 0.0
 
     def __call__(self, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
         return np.full(shape, self.value, dtype=np.float64)
@@ -75,6 +75,35 @@ class VarianceScaling:
         return std * math.sqrt(3) * (2 * _draw(random.uniform, shape) - 1)
 
 
+@dataclass(frozen=True)
+class Orthogonal:
+    """`gain` times a matrix whose rows or columns, whichever are fewer, are orthonormal: lengths stay.
+
+    Of all such matrices none is more likely than another: it is Q of Z = Q R, Z normal, with the signs that
+    make R's diagonal positive. A weight of more axes is such a matrix as (its first axis, all others).
+    Raises ShapeError for a weight of one axis. Saxe et al. 2014, arXiv:1312.6120; Mezzadri 2007.
+    """
+
+    gain: float = 1.0
+
+    def __call__(self, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
+        if len(shape) < 2:
+            raise ShapeError(f"init: orthogonal weights need two axes or more, got {shape}")
+        m, n = shape[0], math.prod(shape[1:])
+        Z = np.reshape(_draw(random.normal, shape), (m, n))
+        Q, R = np.linalg.qr(Z if m >= n else Z.T)
+        Q = Q * np.where(np.diagonal(R) < 0, -1.0, 1.0)
+        return self.gain * np.reshape(Q if m >= n else Q.T, shape)
+
+
+@dataclass(frozen=True)
+class TorchDefault:
+    """Uniform on +-1 / sqrt(fan_in), biases too: how the layers of torch start."""
+
+    def __call__(self, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
+        return (2 * _draw(random.uniform, shape) - 1) / math.sqrt(max(fan_in, 1))
+
+
 def _draw(distribution: Any, shape: Shape) -> np.ndarray:
     generator = current_generator()
     call = generator.next_call("weights")
@@ -92,10 +121,13 @@ glorot_normal = VarianceScaling(1.0, "average", "normal")
 glorot_uniform = VarianceScaling(1.0, "average", "uniform")
 he_normal = VarianceScaling(2.0, "in", "normal")
 he_uniform = VarianceScaling(2.0, "in", "uniform")
+orthogonal = Orthogonal
+torch = TorchDefault()
 
 _NAMED: dict[str, Initialiser] = {
     "zeros": zeros,
     "ones": ones,
+    "constant": constant(),
     "normal": normal(),
     "uniform": uniform(),
     "lecun_normal": lecun_normal,
@@ -104,7 +136,18 @@ _NAMED: dict[str, Initialiser] = {
     "glorot_uniform": glorot_uniform,
     "he_normal": he_normal,
     "he_uniform": he_uniform,
+    "orthogonal": orthogonal(),
+    "torch": torch,
 }
+
+
+def of_bias(init: str | Initialiser) -> str | Initialiser:
+    """The initialiser of the bias, given that of the weight beside it: zeros, but for torch's.
+
+    >>> of_bias("he_normal")
+    'zeros'
+    """
+    return init if init == "torch" or isinstance(init, TorchDefault) else "zeros"
 
 
 def make(

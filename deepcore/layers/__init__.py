@@ -1,10 +1,12 @@
 """Functions with weights, and those that move and shape arrays; one family a file."""
 
+from deepcore.layers.bilinear import Bilinear
 from deepcore.layers.conv import Conv1D, Conv2D, Conv3D, ConvTranspose1D, ConvTranspose2D, ConvTranspose3D
-from deepcore.layers.dropout import Dropout
+from deepcore.layers.dropout import Dropout, Dropout2D
 from deepcore.layers.embedding import Embedding
 from deepcore.layers.linear import Linear
 from deepcore.layers.norm import BatchNorm2D
+from deepcore.layers.pad import Pad1D, Pad2D, Pad3D
 from deepcore.layers.pool import (
     AdaptiveAvgPool1D,
     AdaptiveAvgPool2D,
@@ -22,7 +24,8 @@ from deepcore.layers.pool import (
     MaxPool3D,
 )
 from deepcore.layers.recurrent import GRU, LSTM, RNN
-from deepcore.layers.shape import Flatten
+from deepcore.layers.resize import Upsample2D
+from deepcore.layers.shape import Flatten, Permute, Reshape
 
 __all__ = [
     "GRU",
@@ -38,6 +41,7 @@ __all__ = [
     "AvgPool2D",
     "AvgPool3D",
     "BatchNorm2D",
+    "Bilinear",
     "Conv1D",
     "Conv2D",
     "Conv3D",
@@ -45,6 +49,7 @@ __all__ = [
     "ConvTranspose2D",
     "ConvTranspose3D",
     "Dropout",
+    "Dropout2D",
     "Embedding",
     "Flatten",
     "GlobalAvgPool2D",
@@ -53,4 +58,10 @@ __all__ = [
     "MaxPool1D",
     "MaxPool2D",
     "MaxPool3D",
+    "Pad1D",
+    "Pad2D",
+    "Pad3D",
+    "Permute",
+    "Reshape",
+    "Upsample2D",
 ]

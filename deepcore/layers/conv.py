@@ -55,7 +55,8 @@ class _Windows(Layer):
         W_shape, b_shape = (rows, columns, *self.kernel_size), (1, self.out_channels) + (1,) * self.rank
         self.weight["W"] = initialisers.make(self.init, W_shape, *fans, dtype, device)
         if self.bias:
-            self.weight["b"] = initialisers.make("zeros", b_shape, *fans, dtype, device)
+            init = initialisers.of_bias(self.init)
+            self.weight["b"] = initialisers.make(init, b_shape, *fans, dtype, device)
 
     def local_grad(self, X: Any) -> dict[str, Any]:
         """{"X": W, "W": X}: the other factor of each product under the sum."""

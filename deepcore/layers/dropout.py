@@ -7,7 +7,7 @@ from typing import Any
 from deepcore.backends.registry import array_namespace
 from deepcore.core.function import Function
 from deepcore.core.random import current_generator
-from deepcore.errors import ArgumentError
+from deepcore.errors import ArgumentError, ShapeError
 from deepcore.ops import random
 
 
@@ -31,7 +31,9 @@ class Dropout(Function):
     def __init__(self, p: float = 0.5):
         super().__init__()
         if not 0 <= p < 1:
-            raise ArgumentError(f"Dropout: p, the fraction dropped, must be 0 <= p < 1, got {p}")
+            raise ArgumentError(
+                f"{type(self).__name__}: p, the fraction dropped, must be 0 <= p < 1, got {p}"
+            )
         self.p = float(p)  # a NumPy float64 would widen the arrays it meets
 
     def forward(self, X: Any) -> Any:
@@ -40,9 +42,13 @@ class Dropout(Function):
             return X
         generator = current_generator()
         call = generator.next_call("dropout")
-        kept = random.keep_mask(X, tuple(X.shape), self.p, generator.seed, "dropout", call)
+        kept = random.keep_mask(X, self._mask_shape(X), self.p, generator.seed, "dropout", call)
         self.cache["M"] = M = array_namespace(X).astype(kept, X.dtype) / (1 - self.p)
         return X * M
+
+    def _mask_shape(self, X: Any) -> tuple[int, ...]:
+        """A number of the mask for each number of X."""
+        return tuple(X.shape)
 
     def backward(self, dY: Any) -> Any:
         M = self.cache["M"]
@@ -52,3 +58,23 @@ class Dropout(Function):
         """The mask of the last call."""
         M = self.cache["M"]
         return {"X": array_namespace(X).ones_like(X) if M is None else M}
+
+
+class Dropout2D(Dropout):
+    """In training, each channel of each image is dropped whole with probability p: Y = X M / (1 - p).
+
+    X: (n, c, h, w)   M: (n, c, 1, 1) of 0 or 1, as Dropout draws it.   dX = dY M / (1 - p).
+    Neighbouring pixels say nearly the same, so that single ones are not missed; a whole channel is.
+    p: fraction dropped, 0 <= p < 1. Raises ShapeError, in training, if X has other axes.
+    Tompson et al. 2015, arXiv:1411.4280.
+
+    >>> import numpy as np
+    >>> Y = Dropout2D(0.5)(np.ones((2, 3, 4, 4)))
+    >>> bool((Y == Y[:, :, :1, :1]).all())
+    True
+    """
+
+    def _mask_shape(self, X: Any) -> tuple[int, ...]:
+        if X.ndim != 4:
+            raise ShapeError(f"{self._who()}: X must have shape (n, c, h, w), got {tuple(X.shape)}")
+        return (X.shape[0], X.shape[1], 1, 1)

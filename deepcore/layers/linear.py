@@ -57,7 +57,8 @@ class Linear(Layer):
         i, o = self.in_dim, self.out_dim
         self.weight["W"] = initialisers.make(self.init, (i, o), i, o, dtype, device)
         if self.bias:
-            self.weight["b"] = initialisers.make("zeros", (1, o), i, o, dtype, device)
+            init = initialisers.of_bias(self.init)
+            self.weight["b"] = initialisers.make(init, (1, o), i, o, dtype, device)
 
     def forward(self, X: Any) -> Any:
         if X.ndim == 0 or X.shape[-1] != self.in_dim:

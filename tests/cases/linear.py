@@ -1,11 +1,17 @@
-"""The affine map."""
+"""The affine map, and that of two inputs."""
 
-from deepcore import Linear
+import numpy as np
+
+from deepcore import Bilinear, Linear
 from tests.case import Case, normal, unbatched
 
 
 def affine(w, X, path=""):
     return X @ w[f"{path}W"] + w[f"{path}b"]
+
+
+def of_products(w, A, B):
+    return np.einsum("...i,ijo,...j->...o", A, w["W"], B) + w.get("b", 0)
 
 
 CASES = [
@@ -16,4 +22,7 @@ CASES = [
     Case("Linear 4-D", lambda: Linear(4, 3), [normal(2, 3, 4)], affine),
     Case("Linear 1-D", lambda: Linear(4, 3), [unbatched(4)], lambda w, x: affine(w, x)[0], batched=False),
     Case("Linear of one number", lambda: Linear(1, 1), [normal(1)], affine),
+    Case("Bilinear", lambda: Bilinear(3, 2, 4), [normal(3), normal(2)], of_products),
+    Case("Bilinear without bias", lambda: Bilinear(2, 3, 2, bias=False), [normal(2), normal(3)], of_products),
+    Case("Bilinear 3-D", lambda: Bilinear(3, 2, 2), [normal(2, 3), normal(2, 2)], of_products),
 ]  # fmt: skip

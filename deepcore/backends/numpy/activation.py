@@ -78,6 +78,46 @@ def tanh_grad(X: np.ndarray) -> np.ndarray:
     return G
 
 
+def log_sigmoid(X: np.ndarray) -> np.ndarray:
+    """Y = min(X, 0) - log(1 + e^-|X|)"""
+    if X.dtype != np.float32 or X.ndim == 0:
+        return NotImplemented
+    Y = np.minimum(X, 0, out=np.empty_like(X))
+    return np.subtract(Y, _log1p_exp_minus_abs(X), out=Y)
+
+
+def softplus(X: np.ndarray, beta: float = 1.0, threshold: float = 20.0) -> np.ndarray:
+    """Y = max(X, 0) + log(1 + e^-|X|)"""
+    if X.dtype != np.float32 or X.ndim == 0 or beta != 1 or threshold < 20:  # from 20 on Y rounds to X
+        return NotImplemented
+    Y = np.maximum(X, 0, out=np.empty_like(X))
+    return np.add(Y, _log1p_exp_minus_abs(X), out=Y)
+
+
+def silu(X: np.ndarray) -> np.ndarray:
+    """Y = (X H) H / (1 + H^2) on the left, X / (1 + H^2) on the right, H = e^(-|X|/2)"""
+    if X.dtype not in _BITS or X.ndim == 0:
+        return NotImplemented
+    H = np.abs(X, out=np.empty_like(X))
+    H *= -0.5
+    np.exp(H, out=H)
+    D = np.multiply(H, H, out=np.empty_like(H))
+    D += 1
+    np.maximum(H, X >= 0, out=H)  # H on the left, 1 on the right
+    Y = np.multiply(X, H, out=np.empty_like(X))
+    Y *= H
+    Y /= D
+    return Y
+
+
+def _log1p_exp_minus_abs(X: np.ndarray) -> np.ndarray:
+    """log(1 + e^-|X|) in float64: in float32, exp and log1p of NumPy are off by 2e-7 each."""
+    E = np.abs(X, out=np.empty(X.shape, np.float64))
+    np.negative(E, out=E)
+    np.exp(E, out=E)
+    return np.log1p(E, out=E)
+
+
 def _exp_minus_abs(X: np.ndarray) -> np.ndarray:
     """E = e^-|X|"""
     E = np.abs(X, out=np.empty_like(X))
