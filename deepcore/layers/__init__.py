@@ -10,7 +10,17 @@ from deepcore.layers.conv import (
 )
 from deepcore.layers.dropout import Dropout
 from deepcore.layers.linear import Linear
-from deepcore.layers.norm import BatchNorm2D
+from deepcore.layers.norm import (
+    BatchNorm1D,
+    BatchNorm2D,
+    BatchNorm3D,
+    GroupNorm,
+    InstanceNorm1D,
+    InstanceNorm2D,
+    InstanceNorm3D,
+    LayerNorm,
+    RMSNorm,
+)
 from deepcore.layers.pool import (
     AdaptiveAvgPool1D,
     AdaptiveAvgPool2D,
@@ -39,7 +49,9 @@ __all__ = [
     "AvgPool1D",
     "AvgPool2D",
     "AvgPool3D",
+    "BatchNorm1D",
     "BatchNorm2D",
+    "BatchNorm3D",
     "Conv1D",
     "Conv2D",
     "Conv3D",
@@ -50,8 +62,14 @@ __all__ = [
     "Flatten",
     "GlobalAvgPool2D",
     "GlobalMaxPool2D",
+    "GroupNorm",
+    "InstanceNorm1D",
+    "InstanceNorm2D",
+    "InstanceNorm3D",
+    "LayerNorm",
     "Linear",
     "MaxPool1D",
     "MaxPool2D",
     "MaxPool3D",
+    "RMSNorm",
 ]
