@@ -129,7 +129,7 @@ def test_batch_norm(_, place, offset, shape):
 
 @places
 def test_means_over_more_than_a_million_rows(_, place):
-    """2e-7, where np.mean over axis 0 adds one row after the other: a sum of columns, and BatchNorm's mean."""
+    """2e-7, where np.mean over axis 0 adds row after row: a sum of columns, and BatchNorm's own mean."""
     X = np.random.default_rng(0).random((1_250_000, 8), dtype="float32")
     right = X.mean(axis=0, dtype="float64")
     x = place.array(X)
