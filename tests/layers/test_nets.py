@@ -49,14 +49,14 @@ def replays(monkeypatch):
     monkeypatch.setitem(registry._HOMES, "replay", "tests.backends.replay:ReplayBackend")
 
 
-SKIP = [pytest.mark.skip(reason=MISSING)] if MISSING else []
+SLOW = [pytest.mark.slow, *([pytest.mark.skip(reason=MISSING)] if MISSING else [])]
 
 
 @pytest.mark.parametrize(
     "rank, library, tolerance",
     [
         *[(rank, "replay", 0) for rank in (1, 2, 3)],
-        pytest.param(2, "jax", 2e-5, marks=SKIP),  # which takes half a minute to compile
+        pytest.param(2, "jax", 2e-5, marks=SLOW),  # half a minute of compiling
     ],
 )
 def test_a_compiled_step_gives_what_calls_give(rank, library, tolerance):
