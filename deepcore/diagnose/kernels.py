@@ -198,6 +198,16 @@ CASES = [
         "32x64x32x32",
         lambda: (_normal(*_IMAGES), _normal(*_IMAGES, seed=1), *_channels(1, 2, 3), 1e-5),
     ),
+    _native("norm.group_norm", "32x64x32x32", lambda: (_normal(*_IMAGES), *_channels(1, 2), 8, 1e-5)),
+    _native(
+        "norm.group_norm_backward",
+        "32x64x32x32",
+        lambda: (_normal(*_IMAGES), _normal(*_IMAGES, seed=1), abs(_normal(256, 1)), *_channels(1)),
+    ),
+    _native("norm.rms_norm", "256x1000", lambda: (*_rows(1), _normal(1, 1000), 1e-5)),
+    _native(
+        "norm.rms_norm_backward", "256x1000", lambda: (*_rows(1, 2), abs(_normal(256, 1)), _normal(1, 1000))
+    ),
     _native("pool.max_pool", "32x64x32x32", lambda: (_normal(*_IMAGES), *_POOLING)),
     _native("pool.max_pool_backward", "32x64x32x32", _pooled),
     _native("pool.window_sum", "32x64x32x32", lambda: (_normal(*_IMAGES), (_HALVES, _HALVES))),

@@ -5,7 +5,17 @@ from deepcore.layers.conv import Conv1D, Conv2D, Conv3D, ConvTranspose1D, ConvTr
 from deepcore.layers.dropout import Dropout, Dropout2D
 from deepcore.layers.embedding import Embedding
 from deepcore.layers.linear import Linear
-from deepcore.layers.norm import BatchNorm2D
+from deepcore.layers.norm import (
+    BatchNorm1D,
+    BatchNorm2D,
+    BatchNorm3D,
+    GroupNorm,
+    InstanceNorm1D,
+    InstanceNorm2D,
+    InstanceNorm3D,
+    LayerNorm,
+    RMSNorm,
+)
 from deepcore.layers.pad import Pad1D, Pad2D, Pad3D
 from deepcore.layers.pool import (
     AdaptiveAvgPool1D,
@@ -40,7 +50,9 @@ __all__ = [
     "AvgPool1D",
     "AvgPool2D",
     "AvgPool3D",
+    "BatchNorm1D",
     "BatchNorm2D",
+    "BatchNorm3D",
     "Bilinear",
     "Conv1D",
     "Conv2D",
@@ -54,6 +66,11 @@ __all__ = [
     "Flatten",
     "GlobalAvgPool2D",
     "GlobalMaxPool2D",
+    "GroupNorm",
+    "InstanceNorm1D",
+    "InstanceNorm2D",
+    "InstanceNorm3D",
+    "LayerNorm",
     "Linear",
     "MaxPool1D",
     "MaxPool2D",
@@ -62,6 +79,7 @@ __all__ = [
     "Pad2D",
     "Pad3D",
     "Permute",
+    "RMSNorm",
     "Reshape",
     "Upsample2D",
 ]

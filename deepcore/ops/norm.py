@@ -1,7 +1,9 @@
-"""Batch normalisation and its gradients.
+"""Normalisation and its gradients.
 
-X, Y, H, dX, dY: (N, C) or (N, C, *spatial)   gamma, beta, mean, var, r and their gradients: (1, C, 1, ...)
-Means and sums run over every axis but the channels', over n numbers in each channel.
+X, Y, H, dX, dY: (N, C) or (N, C, *spatial)   gamma, beta, mean, var and their gradients: (1, C, 1, ...)
+Batch: means and sums run over every axis but the channels', over n numbers in each channel; r like gamma.
+Groups: means run over the C/g channels of a group and their places, sample by sample; r: (N g, 1).
+Layer normalisation is that with 1 group, instance normalisation with C.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ def in_float32(f: Callable[..., Any]) -> Callable[..., Any]:
         xp = array_namespace(X)
         if xp.finfo(X.dtype).bits >= 32:
             return f(X, *rest)
-        Y = f(*(x if isinstance(x, float) else xp.astype(x, xp.float32) for x in (X, *rest)))
+        Y = f(*(x if isinstance(x, float | int) else xp.astype(x, xp.float32) for x in (X, *rest)))
         return tuple(xp.astype(y, X.dtype) for y in Y) if isinstance(Y, tuple) else xp.astype(Y, X.dtype)
 
     return g
@@ -75,6 +77,69 @@ def batch_norm_inference_backward(
     r = _inverse_root(var + epsilon)
     H = (X - mean) * r
     return gamma * r * dY, _channel_sum(H * dY), _channel_sum(dY)
+
+
+@op
+@in_float32
+def group_norm(X: Any, gamma: Any, beta: Any, groups: int, epsilon: float) -> tuple[Any, Any, Any]:
+    """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2. Returns Y, H, r.
+
+    The mean in two parts, as in batch_norm.
+    """
+    xp = array_namespace(X)
+    x = _rows(X, groups)
+    D = x - _row_mean(x)
+    D = D - _row_mean(D)
+    r = _inverse_root(_row_mean(D * D) + epsilon)
+    H = xp.reshape(D * r, X.shape)
+    return gamma * H + beta, H, r
+
+
+@op
+@in_float32
+def group_norm_backward(dY: Any, H: Any, r: Any, gamma: Any) -> tuple[Any, Any, Any]:
+    """dX = r (dH - mean dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY), dbeta = sum dY."""
+    xp = array_namespace(dY)
+    groups = _groups(dY, r)
+    dh, h = _rows(gamma * dY, groups), _rows(H, groups)
+    dx = r * (dh - _row_mean(dh) - h * _row_mean(h * dh))
+    return xp.reshape(dx, dY.shape), _channel_sum(H * dY), _channel_sum(dY)
+
+
+@op
+@in_float32
+def rms_norm(X: Any, gamma: Any, epsilon: float) -> tuple[Any, Any, Any]:
+    """Y = gamma H, H = X r, r = (mean X^2 + epsilon)^-1/2, over the last axis. Returns Y, H, r.
+
+    X: (N, C)   gamma: (1, C)   r: (N, 1)
+    """
+    r = _inverse_root(_row_mean(X * X) + epsilon)
+    H = X * r
+    return gamma * H, H, r
+
+
+@op
+@in_float32
+def rms_norm_backward(dY: Any, H: Any, r: Any, gamma: Any) -> tuple[Any, Any]:
+    """dX = r (dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY). Returns both."""
+    dH = gamma * dY
+    return r * (dH - H * _row_mean(H * dH)), _channel_sum(H * dY)
+
+
+def _rows(X: Any, groups: int) -> Any:
+    """Each group of channels of each sample as a row.   (N, C, ...) -> (N g, m)"""
+    N, C, *spatial = X.shape
+    return array_namespace(X).reshape(X, (N * groups, C // groups * math.prod(spatial)))
+
+
+def _groups(X: Any, r: Any) -> int:
+    """How many groups there were; 1, as good as any number, for an empty batch."""
+    return r.shape[0] // X.shape[0] if X.shape[0] else 1
+
+
+def _row_mean(x: Any) -> Any:
+    """(R, m) -> (R, 1); 0 if m is."""
+    return array_namespace(x).sum(x, axis=1, keepdims=True) / max(1, x.shape[1])
 
 
 def _channel_sum(X: Any) -> Any:

@@ -20,6 +20,7 @@ def compare(f, module, X, dtype, names=(("W", "weight"), ("b", "bias"))):
         shape = f.weight[ours].shape
         f.weight[ours] = parameter.detach().numpy().reshape(shape).copy()
     assert (f.weight or {}).keys() == {ours for ours, _ in twins}
+    module.zero_grad()
     tX = torch.tensor(X.astype(dtype), requires_grad=True)
     tY = module(tX)
     dY = np.random.default_rng(1).standard_normal(tuple(tY.shape)).astype(dtype)

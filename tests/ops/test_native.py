@@ -59,6 +59,13 @@ CASES = [  # op, arguments
     ("norm.batch_norm_backward", normal(3, 4, 7, 6, seed=7), H, R, GAMMA),
     ("norm.batch_norm_inference", IMAGES, MEAN, VAR, GAMMA, BETA, 1e-5),
     ("norm.batch_norm_inference_backward", normal(3, 4, 7, 6, seed=7), IMAGES, MEAN, VAR, GAMMA, 1e-5),
+    *[("norm.group_norm", IMAGES, GAMMA, BETA, groups, 1e-5) for groups in (1, 2, 4)],
+    *[
+        ("norm.group_norm_backward", normal(3, 4, 7, 6, seed=7), H, abs(normal(3 * groups, 1)), GAMMA)
+        for groups in (1, 2, 4)
+    ],
+    ("norm.rms_norm", X, normal(1, 5), 1e-5),
+    ("norm.rms_norm_backward", G, X, abs(normal(7, 1)), normal(1, 5)),
     ("pool.max_pool", IMAGES, *POOLING),
     ("pool.max_pool_backward", POOLED, INDEX, IMAGES.shape, *POOLING),
     *[("pool.window_sum", IMAGES, windows) for windows in WINDOWS],

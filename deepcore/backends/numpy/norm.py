@@ -1,4 +1,4 @@
-"""Batch normalisation on NumPy, a block at a time, so that it stays in the cache from step to step.
+"""Normalisation on NumPy, a block at a time, so that it stays in the cache from step to step.
 
 x: X as (N, C, S), or (N, C) where there is one place; statistics of the channels then are (C, 1) or (C,).
 """
@@ -94,6 +94,94 @@ def batch_norm_inference_backward(
     H *= r
     dgamma, dbeta = _sums_of(_flat(dY), _flat(H))
     return gamma * r * dY, _like(gamma, dgamma), _like(gamma, dbeta)
+
+
+@_quiet
+def group_norm(
+    X: np.ndarray, gamma: np.ndarray, beta: np.ndarray, groups: int, epsilon: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2"""
+    if X.dtype.itemsize < 4:
+        return NotImplemented
+    x, m = _flat(X), max(1, math.prod(X.shape[1:]) // groups)
+    gamma, beta = _column(gamma, x), _column(beta, x)
+    H, Y, r = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype), np.empty((len(x) * groups, 1), x.dtype)
+    for samples, rows in _samples(x, groups):
+        h = H[samples].reshape(-1, m)
+        np.subtract(x[samples].reshape(-1, m), _mean(x[samples].reshape(-1, m)), out=h)
+        h -= _mean(h)
+        np.divide(1, np.sqrt(_mean(h * h) + epsilon), out=r[rows])
+        h *= r[rows]
+        y = np.multiply(H[samples], gamma, out=Y[samples])
+        y += beta
+    return Y.reshape(X.shape), H.reshape(X.shape), r
+
+
+@_quiet
+def group_norm_backward(
+    dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """dX = r (dH - mean dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY), dbeta = sum dY"""
+    if dY.dtype.itemsize < 4:
+        return NotImplemented
+    dy, h = _flat(dY), _flat(H)
+    groups = len(r) // len(dy) if len(dy) else 1
+    m = max(1, math.prod(dY.shape[1:]) // groups)
+    gamma_column = _column(gamma, dy)
+    dX = np.empty(dy.shape, dy.dtype)
+    for samples, rows in _samples(dy, groups):
+        np.multiply(dy[samples], gamma_column, out=dX[samples])
+        dx, hs = dX[samples].reshape(-1, m), h[samples].reshape(-1, m)
+        mean, mean_hdh = _mean(dx), _mean(dx * hs)
+        dx -= mean
+        dx -= hs * mean_hdh
+        dx *= r[rows]
+    dgamma, dbeta = _sums_of(dy, h)
+    return dX.reshape(dY.shape), _like(gamma, dgamma), _like(gamma, dbeta)
+
+
+@_quiet
+def rms_norm(X: np.ndarray, gamma: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Y = gamma H, H = X r, r = (mean X^2 + epsilon)^-1/2"""
+    if X.dtype.itemsize < 4:
+        return NotImplemented
+    X = np.ascontiguousarray(X)
+    H, Y, r = np.empty(X.shape, X.dtype), np.empty(X.shape, X.dtype), np.empty((len(X), 1), X.dtype)
+    for rows, _ in _samples(X, 1):
+        np.divide(1, np.sqrt(_mean(X[rows] * X[rows]) + epsilon), out=r[rows])
+        np.multiply(X[rows], r[rows], out=H[rows])
+        np.multiply(H[rows], gamma, out=Y[rows])
+    return Y, H, r
+
+
+@_quiet
+def rms_norm_backward(
+    dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """dX = r (dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY)"""
+    if dY.dtype.itemsize < 4:
+        return NotImplemented
+    dY = np.ascontiguousarray(dY)
+    dX, dgamma = np.empty(dY.shape, dY.dtype), np.zeros(dY.shape[1])
+    for rows, _ in _samples(dY, 1):
+        dx = np.multiply(dY[rows], gamma, out=dX[rows])
+        dx -= H[rows] * _mean(dx * H[rows])
+        dx *= r[rows]
+        dgamma += _sums(H[rows] * dY[rows])
+    return dX, _like(gamma, dgamma)
+
+
+def _mean(rows: np.ndarray) -> np.ndarray:
+    """(R, m) -> (R, 1)"""
+    return np.add.reduce(rows, axis=1, keepdims=True) / max(1, rows.shape[1])
+
+
+def _samples(x: np.ndarray, groups: int) -> Iterator[tuple[slice, slice]]:
+    """Whole samples, about 65536 elements at a time, and which rows their groups are."""
+    step = max(1, _BLOCK * len(x) // max(1, x.size))
+    for i in range(0, len(x), step):
+        samples = slice(i, min(i + step, len(x)))
+        yield samples, slice(samples.start * groups, samples.stop * groups)
 
 
 def _flat(X: np.ndarray) -> np.ndarray:
