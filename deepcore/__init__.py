@@ -51,6 +51,7 @@ from deepcore.layers import (
     Flatten,
     Linear,
     MaxPool2D,
+    MultiHeadAttention,
 )
 from deepcore.losses import CrossEntropyLoss, MeanSquareLoss, MSELoss
 from deepcore.net import Net
@@ -90,6 +91,7 @@ __all__ = [  # noqa: RUF022 - as sorted() has it
     "MeanSquareLoss",
     "MissingDataError",
     "MixedBackendError",
+    "MultiHeadAttention",
     "Net",
     "NumericWarning",
     "RNN",

@@ -1,5 +1,6 @@
 """Functions with weights, and those that move and shape arrays; one family a file."""
 
+from deepcore.layers.attention import MultiHeadAttention
 from deepcore.layers.conv import Conv2D
 from deepcore.layers.dropout import Dropout
 from deepcore.layers.embedding import Embedding
@@ -20,4 +21,5 @@ __all__ = [
     "Flatten",
     "Linear",
     "MaxPool2D",
+    "MultiHeadAttention",
 ]
