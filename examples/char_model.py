@@ -36,7 +36,7 @@ train = n - max(1, n // 10)
 class Positions(dc.Layer):  # Y = X + P: attention alone does not see where a character stands
     def __init__(self, dim):
         super().__init__()
-        self.weight["P"] = dc.init.make(dc.init.normal(1.0), (1, T, dim), T, dim)
+        self.weight["P"] = dc.init.make(dc.init.normal(0.1), (1, T, dim), T, dim)
 
     def forward(self, X):
         return X + self.weight["P"]
@@ -63,7 +63,7 @@ else:
 net = Net([*layers, Linear(128, c), ClassesSecond()], CrossEntropyLoss())
 
 started = time.perf_counter()
-optimizer = dc.optim.Adam(3e-3 if options.model == "gru" else 1e-3)
+optimizer = dc.optim.Adam(3e-3)
 net.fit(X[:train], y[:train], epochs=options.epochs, optimizer=optimizer, seed=options.seed, progress=True)
 score = net.evaluate(X[train:], y[train:], batch_size=64)
 print(f"{score['loss']:.3f} nats per character, trained in {time.perf_counter() - started:.0f} s")
