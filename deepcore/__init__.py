@@ -52,6 +52,7 @@ from deepcore.layers import (
     Linear,
     MaxPool2D,
     MultiHeadAttention,
+    TransformerBlock,
 )
 from deepcore.losses import CrossEntropyLoss, MeanSquareLoss, MSELoss
 from deepcore.net import Net
@@ -103,6 +104,7 @@ __all__ = [  # noqa: RUF022 - as sorted() has it
     "Softmax",
     "StateError",
     "Tanh",
+    "TransformerBlock",
     "UnsupportedError",
     "array_namespace",
     "asarray",

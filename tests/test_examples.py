@@ -69,7 +69,7 @@ def test_char_model_on_tinyshakespeare(run):
     assert nats(out) < 2.7  # letters alone, each as often as it occurs: 3.3
 
 
-@pytest.mark.parametrize("model, lines, bound", [("gru", 1500, 0.1)])
+@pytest.mark.parametrize("model, lines, bound", [("gru", 1500, 0.1), ("transformer", 1000, 0.7)])
 def test_char_model_learns_a_rule(run, tmp_path, model, lines, bound):
     (tmp_path / "count.txt").write_text("one two three four\n" * lines)
     out = run("char_model.py", tmp_path / "count.txt", "--epochs", 2, "--model", model)

@@ -9,6 +9,7 @@ from deepcore.layers.norm import BatchNorm2D
 from deepcore.layers.pool import MaxPool2D
 from deepcore.layers.recurrent import GRU, LSTM, RNN
 from deepcore.layers.shape import Flatten
+from deepcore.layers.transformer import TransformerBlock
 
 __all__ = [
     "GRU",
@@ -22,4 +23,5 @@ __all__ = [
     "Linear",
     "MaxPool2D",
     "MultiHeadAttention",
+    "TransformerBlock",
 ]
