@@ -27,10 +27,11 @@ def percent(text):
     return float(re.search(r"([\d.]+)%", text)[1])
 
 
-def test_there_are_three_and_each_is_short():
-    assert [path.name for path in EXAMPLES] == ["cnn_images.py", "cnn_mnist.py", "mlp.py"]
+def test_there_are_five_and_each_is_short():
+    names = [path.name for path in EXAMPLES]
+    assert names == ["char_model.py", "cnn_images.py", "cnn_mnist.py", "mlp.py", "resnet_mnist.py"]
     for path in EXAMPLES:
-        assert len(path.read_text().splitlines()) < 60
+        assert len(path.read_text().splitlines()) < 80
 
 
 def test_mlp(run):
@@ -46,11 +47,38 @@ def test_mlp_draws_a_picture(run, tmp_path):
     assert (tmp_path / "ring.png").exists()
 
 
-def test_cnn_mnist(run):
-    path = Path(os.environ.get("DEEPCORE_DATA", ROOT / "../shared/data")) / "mnist.npz"
+def data(name):
+    """The path of a file of data; skips where it isn't there."""
+    path = Path(os.environ.get("DEEPCORE_DATA", ROOT / "../shared/data")) / name
     if not path.exists():
-        pytest.skip("needs mnist.npz in $DEEPCORE_DATA, or in ../shared/data from the project's root")
-    assert percent(run("cnn_mnist.py", path, "--limit", 2000, "--epochs", 2)) > 85
+        pytest.skip(f"needs {name} in $DEEPCORE_DATA, or in ../shared/data from the project's root")
+    return path
+
+
+def test_cnn_mnist(run):
+    assert percent(run("cnn_mnist.py", data("mnist.npz"), "--limit", 2000, "--epochs", 2)) > 85
+
+
+def test_resnet_mnist(run):
+    out = run("resnet_mnist.py", data("mnist.npz"), "--limit", 1500, "--epochs", 2)
+    assert percent(out) > 75 and "with 24,514 weights" in out
+
+
+def test_char_model_on_tinyshakespeare(run):
+    out = run("char_model.py", data("tinyshakespeare.txt"), "--limit", 40_000, "--epochs", 2)
+    assert nats(out) < 2.7  # letters alone, each as often as it occurs: 3.3
+
+
+@pytest.mark.parametrize("model, lines, bound", [("gru", 1500, 0.1), ("transformer", 1000, 0.7)])
+def test_char_model_learns_a_rule(run, tmp_path, model, lines, bound):
+    (tmp_path / "count.txt").write_text("one two three four\n" * lines)
+    out = run("char_model.py", tmp_path / "count.txt", "--epochs", 2, "--model", model)
+    assert nats(out) < bound
+    assert "one two three four\n" * 2 in out
+
+
+def nats(text):
+    return float(re.match(r"([\d.]+) nats per character", text)[1])
 
 
 def test_cnn_images(run, tmp_path):

@@ -1,5 +1,6 @@
 """Functions with weights, and those that move and shape arrays; one family a file."""
 
+from deepcore.layers.attention import MultiHeadAttention
 from deepcore.layers.bilinear import Bilinear
 from deepcore.layers.conv import Conv1D, Conv2D, Conv3D, ConvTranspose1D, ConvTranspose2D, ConvTranspose3D
 from deepcore.layers.dropout import Dropout, Dropout2D
@@ -36,6 +37,7 @@ from deepcore.layers.pool import (
 from deepcore.layers.recurrent import GRU, LSTM, RNN
 from deepcore.layers.resize import Upsample2D
 from deepcore.layers.shape import Flatten, Permute, Reshape
+from deepcore.layers.transformer import TransformerBlock
 
 __all__ = [
     "GRU",
@@ -75,11 +77,13 @@ __all__ = [
     "MaxPool1D",
     "MaxPool2D",
     "MaxPool3D",
+    "MultiHeadAttention",
     "Pad1D",
     "Pad2D",
     "Pad3D",
     "Permute",
     "RMSNorm",
     "Reshape",
+    "TransformerBlock",
     "Upsample2D",
 ]
