@@ -1,6 +1,6 @@
 """deepcore: neural networks from four ideas - Function, Layer, Loss, Net - on every array library."""
 
-from deepcore import init, optim
+from deepcore import init, optim, schedules
 from deepcore.activations import LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 from deepcore.backends.registry import array_namespace, backend_of
 from deepcore.backends.select import (
@@ -134,6 +134,7 @@ __all__ = [
     "load",
     "optim",
     "register",
+    "schedules",
     "seed",
     "set_backend",
     "set_default_dtype",
