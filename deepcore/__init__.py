@@ -63,7 +63,7 @@ from deepcore.losses import (
     TripletMarginLoss,
 )
 from deepcore.net import Net
-from deepcore.train.callbacks import Callback, History
+from deepcore.train.callbacks import Callback, History, ReduceOnPlateau
 
 __version__ = "0.1.0"
 
@@ -112,6 +112,7 @@ __all__ = [
     "NumericWarning",
     "PoissonNLLLoss",
     "ReLU",
+    "ReduceOnPlateau",
     "Residual",
     "Sequential",
     "ShapeError",
