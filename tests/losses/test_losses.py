@@ -208,6 +208,11 @@ def test_bce_outside_of_zero_to_one_is_nan():
     assert np.isnan(L[:2]).all() and not L[2:].any()
 
 
+def test_a_logarithm_counts_as_minus_100_at_least():
+    X = np.array([0.0, 1e-50, 1e-40])  # log 1e-50 = -115
+    np.testing.assert_allclose(dc.BCELoss(reduction="none")(X, np.ones(3)), [100, 100, 40 * np.log(10)])
+
+
 def test_kl_of_what_is_impossible_for_both_is_zero():
     X, Y = np.array([[-np.inf, 0.0]]), np.array([[0.0, 1.0]])
     with np.errstate(all="raise"):
