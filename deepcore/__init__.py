@@ -1,6 +1,6 @@
 """deepcore: neural networks from four ideas - Function, Layer, Loss, Net - on every array library."""
 
-from deepcore import init, optim
+from deepcore import init, optim, schedules
 from deepcore.activations import (
     CELU,
     ELU,
@@ -115,9 +115,29 @@ from deepcore.layers import (
     TransformerBlock,
     Upsample2D,
 )
-from deepcore.losses import CrossEntropyLoss, MeanSquareLoss, MSELoss
+from deepcore.losses import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CosineSimilarityLoss,
+    CrossEntropyLoss,
+    GaussianNLLLoss,
+    HingeEmbeddingLoss,
+    HingeLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MeanSquareLoss,
+    MSELoss,
+    MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
+    NLLLoss,
+    PoissonNLLLoss,
+    SmoothL1Loss,
+    SoftMarginLoss,
+    TripletMarginLoss,
+)
 from deepcore.net import Net
-from deepcore.train.callbacks import Callback, History
+from deepcore.train.callbacks import Callback, History, ReduceOnPlateau
 
 __version__ = "0.1.0"
 
@@ -133,6 +153,8 @@ __all__ = [
     "AvgPool1D",
     "AvgPool2D",
     "AvgPool3D",
+    "BCELoss",
+    "BCEWithLogitsLoss",
     "BackendFallbackWarning",
     "BackendUnavailable",
     "BatchNorm1D",
@@ -149,6 +171,7 @@ __all__ = [
     "ConvTranspose1D",
     "ConvTranspose2D",
     "ConvTranspose3D",
+    "CosineSimilarityLoss",
     "CrossEntropyLoss",
     "DTypeError",
     "DataError",
@@ -162,6 +185,7 @@ __all__ = [
     "GELU",
     "GLU",
     "GRU",
+    "GaussianNLLLoss",
     "GlobalAvgPool2D",
     "GlobalMaxPool2D",
     "GradientError",
@@ -170,10 +194,15 @@ __all__ = [
     "HardSigmoid",
     "HardSwish",
     "HardTanh",
+    "HingeEmbeddingLoss",
+    "HingeLoss",
     "History",
+    "HuberLoss",
     "InstanceNorm1D",
     "InstanceNorm2D",
     "InstanceNorm3D",
+    "KLDivLoss",
+    "L1Loss",
     "LSTM",
     "LabelError",
     "Layer",
@@ -192,6 +221,9 @@ __all__ = [
     "MissingDataError",
     "MixedBackendError",
     "MultiHeadAttention",
+    "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
+    "NLLLoss",
     "Net",
     "NumericWarning",
     "PReLU",
@@ -199,10 +231,12 @@ __all__ = [
     "Pad2D",
     "Pad3D",
     "Permute",
+    "PoissonNLLLoss",
     "RMSNorm",
     "RNN",
     "ReLU",
     "ReLU6",
+    "ReduceOnPlateau",
     "Reshape",
     "Residual",
     "SELU",
@@ -210,6 +244,8 @@ __all__ = [
     "ShapeError",
     "SiLU",
     "Sigmoid",
+    "SmoothL1Loss",
+    "SoftMarginLoss",
     "SoftShrink",
     "Softmax",
     "Softmin",
@@ -220,6 +256,7 @@ __all__ = [
     "TanhShrink",
     "Threshold",
     "TransformerBlock",
+    "TripletMarginLoss",
     "UnsupportedError",
     "Upsample2D",
     "array_namespace",
@@ -233,6 +270,7 @@ __all__ = [
     "load",
     "optim",
     "register",
+    "schedules",
     "seed",
     "set_backend",
     "set_default_dtype",

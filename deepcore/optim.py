@@ -17,7 +17,7 @@ from deepcore.ops import update
 
 
 class Optimizer:
-    """Moves the weights of one net, after each backward. Abstract: use SGD, Adam or AdamW.
+    """Moves the weights of one net, after each backward. Abstract: use SGD, Adam, AdamW or another one.
 
     lr: the learning rate; may be set between steps.
     overrides: other settings for some weights, by a pattern of their paths, such as
@@ -128,7 +128,7 @@ class Optimizer:
         """
         state = self.state.get(path, {})
         memory = {}
-        for name in self._remembers(self.settings_of(path)):
+        for name in self._remembers(self.settings_of(path), W):
             memory[name] = value = _beside(W, state[name]) if name in state else _zeros_like(W)
             if value.shape != W.shape:
                 raise StateError(
@@ -149,8 +149,8 @@ class Optimizer:
                 settings = settings | changed
         return settings
 
-    def _remembers(self, settings: dict[str, Any]) -> tuple[str, ...]:
-        """The names of the arrays, of the weight's shape, that the rule keeps from step to step."""
+    def _remembers(self, settings: dict[str, Any], W: Any) -> tuple[str, ...]:
+        """The names of the arrays, of the shape of the weight W, that the rule keeps from step to step."""
         raise NotImplementedError
 
     def _numbers(self, settings: dict[str, Any], t: int) -> dict[str, float]:
@@ -200,7 +200,7 @@ class SGD(Optimizer):
         if settings["nesterov"] and not settings["momentum"]:
             raise ArgumentError("SGD: nesterov needs a momentum above 0")
 
-    def _remembers(self, settings: dict[str, Any]) -> tuple[str, ...]:
+    def _remembers(self, settings: dict[str, Any], W: Any) -> tuple[str, ...]:
         return ("V",) if settings["momentum"] else ()
 
     def _rule(
@@ -239,20 +239,14 @@ class Adam(Optimizer):
     def _check(self, settings: dict[str, Any]) -> None:
         super()._check(settings)
         _check_range(self, settings, "eps", 0, math.inf)
-        betas = settings["betas"]
-        good = isinstance(betas, tuple) and len(betas) == 2
-        if not good or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in betas):
-            raise ArgumentError(
-                f"{type(self).__name__}: betas must be two numbers 0 <= beta < 1, got {betas}"
-            )
+        _check_betas(self, settings["betas"])
 
-    def _remembers(self, settings: dict[str, Any]) -> tuple[str, ...]:
+    def _remembers(self, settings: dict[str, Any], W: Any) -> tuple[str, ...]:
         return ("M", "V")
 
     def _numbers(self, settings: dict[str, Any], t: int) -> dict[str, float]:
-        lr, (b1, b2) = settings["lr"], settings["betas"]
-        numbers = {"rate": lr / (1 - b1**t), "root": math.sqrt(1 - b2**t)}
-        return numbers | {"keep": 1 - lr * settings["weight_decay"]} if self._decoupled else numbers
+        numbers = _debiasing(settings, t)
+        return numbers | _decay(settings) if self._decoupled else numbers
 
     def _rule(
         self, W: Any, dW: Any, memory: dict[str, Any], numbers: dict[str, Any], settings: dict[str, Any]
@@ -285,6 +279,260 @@ class AdamW(Adam):
         overrides: dict[str, dict[str, Any]] | None = None,
     ):
         super().__init__(lr, betas, eps, weight_decay, overrides=overrides)
+
+
+class RMSprop(Optimizer):
+    """Each weight's step is scaled by the size that its gradients have had lately.
+
+    V <- a V + (1 - a) dW^2     W <- W - lr B     B <- momentum B + dW / (sqrt V + eps)
+
+    centered: sqrt(V - M^2) in place of sqrt V, with M <- a M + (1 - a) dW: the variance of the gradients.
+    weight_decay: adds weight_decay W to dW. a = alpha, 0 <= alpha <= 1. Tieleman and Hinton 2012.
+
+    >>> RMSprop()
+    RMSprop(lr=0.01, alpha=0.99, eps=1e-08, weight_decay=0, momentum=0, centered=False)
+    """
+
+    def __init__(
+        self,
+        lr: float = 0.01,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        *,
+        overrides: dict[str, dict[str, Any]] | None = None,
+    ):
+        super().__init__(
+            lr=lr,
+            alpha=alpha,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            centered=centered,
+            overrides=overrides,
+        )
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        super()._check(settings)
+        _check_range(self, settings, "eps", 0, math.inf)
+        _check_range(self, settings, "momentum", 0, math.inf)
+        if not isinstance(settings["alpha"], int | float) or not 0 <= settings["alpha"] <= 1:
+            raise ArgumentError(f"RMSprop: alpha must be a number 0 <= alpha <= 1, got {settings['alpha']}")
+
+    def _remembers(self, settings: dict[str, Any], W: Any) -> tuple[str, ...]:
+        names = {"V": True, "M": settings["centered"], "B": settings["momentum"]}
+        return tuple(name for name, wanted in names.items() if wanted)
+
+    def _rule(
+        self, W: Any, dW: Any, memory: dict[str, Any], numbers: dict[str, Any], settings: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        rest = {name: settings[name] for name in ("alpha", "eps", "weight_decay", "momentum")}
+        W, V, M, B = update.rmsprop(W, dW, memory["V"], memory.get("M"), memory.get("B"), **numbers, **rest)
+        new = {"V": V, "M": M, "B": B}
+        return W, {name: new[name] for name in memory}
+
+
+class Adagrad(Optimizer):
+    """Each weight's step is scaled by the size that its gradients have had since the start.
+
+    S <- S + dW^2     W <- W - lr / (1 + (t - 1) lr_decay) dW / (sqrt(S0 + S) + eps)
+
+    S starts from 0; S0 = initial_accumulator_value; t counts this weight's steps.
+    weight_decay: adds weight_decay W to dW. Duchi et al. 2011.
+
+    >>> Adagrad()
+    Adagrad(lr=0.01, lr_decay=0, weight_decay=0, initial_accumulator_value=0, eps=1e-10)
+    """
+
+    def __init__(
+        self,
+        lr: float = 0.01,
+        lr_decay: float = 0,
+        weight_decay: float = 0,
+        initial_accumulator_value: float = 0,
+        eps: float = 1e-10,
+        *,
+        overrides: dict[str, dict[str, Any]] | None = None,
+    ):
+        super().__init__(
+            lr=lr,
+            lr_decay=lr_decay,
+            weight_decay=weight_decay,
+            initial_accumulator_value=initial_accumulator_value,
+            eps=eps,
+            overrides=overrides,
+        )
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        super()._check(settings)
+        for name in ("lr_decay", "initial_accumulator_value", "eps"):
+            _check_range(self, settings, name, 0, math.inf)
+
+    def _remembers(self, settings: dict[str, Any], W: Any) -> tuple[str, ...]:
+        return ("S",)
+
+    def _numbers(self, settings: dict[str, Any], t: int) -> dict[str, float]:
+        return {"lr": settings["lr"] / (1 + (t - 1) * settings["lr_decay"])}
+
+    def _rule(
+        self, W: Any, dW: Any, memory: dict[str, Any], numbers: dict[str, Any], settings: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        start, rest = settings["initial_accumulator_value"], (settings["eps"], settings["weight_decay"])
+        W, S = update.adagrad(W, dW, memory["S"], numbers["lr"], start, *rest)
+        return W, {"S": S}
+
+
+class Lion(Optimizer):
+    """Every number of a weight moves by the same lr: only the sign of a mean of gradients counts.
+
+    W <- (1 - lr weight_decay) W - lr sign(b1 M + (1 - b1) dW)     M <- b2 M + (1 - b2) dW
+
+    lr: about a tenth of Adam's.   weight_decay: about ten times AdamW's. Chen et al. 2023, arXiv:2302.06675.
+
+    >>> Lion()
+    Lion(lr=0.0001, betas=(0.9, 0.99), weight_decay=0)
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0,
+        *,
+        overrides: dict[str, dict[str, Any]] | None = None,
+    ):
+        super().__init__(lr=lr, betas=betas, weight_decay=weight_decay, overrides=overrides)
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        super()._check(settings)
+        _check_betas(self, settings["betas"])
+
+    def _remembers(self, settings: dict[str, Any], W: Any) -> tuple[str, ...]:
+        return ("M",)
+
+    def _numbers(self, settings: dict[str, Any], t: int) -> dict[str, float]:
+        return {"lr": settings["lr"]} | _decay(settings)
+
+    def _rule(
+        self, W: Any, dW: Any, memory: dict[str, Any], numbers: dict[str, Any], settings: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        W, M = update.lion(W, dW, memory["M"], betas=settings["betas"], **numbers)
+        return W, {"M": M}
+
+
+class Muon(Optimizer):
+    """A matrix moves along its momentum with all singular values made nearly equal; the rest as by AdamW.
+
+    M <- momentum M + (1 - momentum) dW     U = momentum M + (1 - momentum) dW, or M without nesterov
+    W <- (1 - lr weight_decay) W - lr s O     O = near the closest orthogonal matrix to U
+
+    O comes of ns_steps of Newton and Schulz, X <- a X + (b X X^T + c (X X^T)^2) X, a b c = ns_coefficients,
+    from X = U / max(|U|, eps): each singular value x of X becomes a x + b x^3 + c x^5 while its vectors stay.
+
+    adjust_lr_fn: None or "original": s = sqrt(max(1, r / c)); "match_rms_adamw": s = 0.2 sqrt(max(r, c)),
+    with which a rate that suits AdamW suits it too. r, c: rows and columns of the array as it stands, as in
+    torch, whose Linear stores W^T.
+
+    Only a matrix has singular values: a bias, a kernel of a convolution, whatever has not two axes longer
+    than 1, gets AdamW's rule with the same lr and weight_decay and these betas. So does a weight with
+    ns_steps=0, as an embedding or a last layer should have: overrides={"layers.0.W": {"ns_steps": 0}}.
+    Jordan et al. 2024, kellerjordan.github.io/posts/muon.
+
+    >>> Muon(lr=0.02).settings["momentum"]
+    0.95
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315),
+        eps: float = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        *,
+        overrides: dict[str, dict[str, Any]] | None = None,
+    ):
+        super().__init__(
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            nesterov=nesterov,
+            ns_coefficients=ns_coefficients,
+            eps=eps,
+            ns_steps=ns_steps,
+            adjust_lr_fn=adjust_lr_fn,
+            betas=betas,
+            overrides=overrides,
+        )
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        super()._check(settings)
+        _check_range(self, settings, "momentum", 0, math.inf)
+        _check_range(self, settings, "eps", 0, math.inf)
+        _check_betas(self, settings["betas"])
+        coefficients, steps, adjust = (settings[k] for k in ("ns_coefficients", "ns_steps", "adjust_lr_fn"))
+        numbers = coefficients if isinstance(coefficients, tuple) else ()
+        if len(numbers) != 3 or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
+            raise ArgumentError(f"Muon: ns_coefficients must be three finite numbers, got {coefficients}")
+        if type(steps) is not int or not 0 <= steps < 100:
+            raise ArgumentError(f"Muon: ns_steps must be a whole number, 0 to 99, got {steps}")
+        if adjust not in (None, "original", "match_rms_adamw"):
+            raise ArgumentError(
+                f'Muon: adjust_lr_fn must be None, "original" or "match_rms_adamw", got {adjust!r}'
+            )
+
+    def _orthogonal(self, settings: dict[str, Any], W: Any) -> bool:
+        return settings["ns_steps"] > 0 and W.ndim == 2 and min(W.shape) > 1
+
+    def _remembers(self, settings: dict[str, Any], W: Any) -> tuple[str, ...]:
+        return ("M",) if self._orthogonal(settings, W) else ("M", "V")
+
+    def _numbers(self, settings: dict[str, Any], t: int) -> dict[str, float]:
+        return {"lr": settings["lr"]} | _decay(settings) | _debiasing(settings, t)
+
+    def _rule(
+        self, W: Any, dW: Any, memory: dict[str, Any], numbers: dict[str, Any], settings: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        if not self._orthogonal(settings, W):
+            rest = {name: numbers[name] for name in ("rate", "root", "keep")}
+            W, M, V = update.adam(
+                W, dW, **memory, **rest, betas=settings["betas"], eps=_ADAM_EPS, weight_decay=0
+            )
+            return W, {"M": M, "V": V}
+        r, c = W.shape
+        wide = settings["adjust_lr_fn"] == "match_rms_adamw"
+        s = 0.2 * math.sqrt(max(r, c)) if wide else math.sqrt(max(1, r / c))
+        rest = {k: settings[k] for k in ("momentum", "nesterov", "ns_coefficients", "eps", "ns_steps")}
+        W, M = update.muon(W, dW, memory["M"], numbers["lr"], numbers["keep"], s, **rest)
+        return W, {"M": M}
+
+
+_ADAM_EPS = 1e-8
+
+
+def _debiasing(settings: dict[str, Any], t: int) -> dict[str, float]:
+    """What undoes, at step t of a weight, the bias of Adam's means towards the zeros that they start from."""
+    b1, b2 = settings["betas"]
+    return {"rate": settings["lr"] / (1 - b1**t), "root": math.sqrt(1 - b2**t)}
+
+
+def _decay(settings: dict[str, Any]) -> dict[str, float]:
+    """What a weight is multiplied with if its decay is apart from its gradient."""
+    return {"keep": 1 - settings["lr"] * settings["weight_decay"]}
+
+
+def _check_betas(optimizer: Optimizer, betas: Any) -> None:
+    good = isinstance(betas, tuple) and len(betas) == 2
+    if not good or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in betas):
+        raise ArgumentError(
+            f"{type(optimizer).__name__}: betas must be two numbers 0 <= beta < 1, got {betas}"
+        )
 
 
 def _check_range(optimizer: Optimizer, settings: dict[str, Any], name: str, low: float, high: float) -> None:

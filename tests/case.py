@@ -107,6 +107,7 @@ class Case:
     batched: bool = True  # whether the inputs' first axis is the samples
     mixes: bool = False  # whether a sample's output depends on other samples
     elementwise: bool = False  # whether local_grad is dY/dX number by number
+    learned: int = 1  # how many of a loss's inputs get a gradient; the others are targets
     own: bool = False  # whether a user wrote it, whose arithmetic deepcore doesn't answer for
 
     def build(self, place: Place = NUMPY, dtype: str = "float32") -> Any:
@@ -196,7 +197,7 @@ class Case:
     def differentiable(self) -> list[int]:
         """Which inputs get a gradient."""
         floating = [i for i, x in enumerate(self.draw(1)) if x.dtype.kind == "f"]
-        return [0] if self.is_loss else floating
+        return list(range(self.learned)) if self.is_loss else floating
 
     @functools.cached_property
     def keeps_shape(self) -> bool:

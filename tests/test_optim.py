@@ -9,7 +9,7 @@ import pytest
 
 import deepcore as dc
 from deepcore import ArgumentError, CrossEntropyLoss, Linear, Net, Sequential, StateError, Tanh
-from deepcore.optim import SGD, Adam, AdamW
+from deepcore.optim import SGD, Adagrad, Adam, AdamW, Lion, Muon, RMSprop
 
 STEPS = 50
 
@@ -65,6 +65,13 @@ RULES = [
     ("AdamW", {}),
     ("AdamW", {"lr": 0.02}),
     ("AdamW", {"lr": 0.02, "weight_decay": 0.3, "betas": (0.8, 0.9), "eps": 1e-6}),
+    ("RMSprop", {}),
+    ("RMSprop", {"lr": 0.003, "momentum": 0.9, "weight_decay": 0.1}),
+    ("RMSprop", {"lr": 0.003, "centered": True, "alpha": 0.9, "eps": 1e-4}),
+    ("RMSprop", {"lr": 0.001, "centered": True, "momentum": 0.8, "eps": 1e-3}),
+    ("Adagrad", {}),
+    ("Adagrad", {"lr": 0.1, "lr_decay": 0.05, "weight_decay": 0.1}),
+    ("Adagrad", {"lr": 0.1, "initial_accumulator_value": 0.5, "eps": 1e-3}),
 ]
 IDS = [f"{name} {', '.join(settings)}" for name, settings in RULES]
 
@@ -138,31 +145,118 @@ def test_clipped_gradients_are_torchs(torch):
         np.testing.assert_allclose(mine, weights[path].detach().numpy(), rtol=0, atol=1e-10)
 
 
-def test_adam_stays_near_float64_over_five_hundred_steps():
-    """The row of NUMERICS: 500 steps in float32, at most 1e-5 from float64, given the same gradients."""
+ORTHOGONAL = [
+    {},
+    {"lr": 0.02, "weight_decay": 0.3, "nesterov": False},
+    {"lr": 0.02, "momentum": 0.8, "ns_steps": 3, "ns_coefficients": (2.0, -1.5, 0.5)},
+    {"lr": 0.02, "adjust_lr_fn": "match_rms_adamw"},
+    {"lr": 0.02, "adjust_lr_fn": "original", "eps": 1e-3},
+]
 
-    class Given(dc.Layer):
-        def __init__(self, dtype):
-            self.weight["W"] = normal(40, 30, seed=7).astype("float32").astype(dtype)
 
-        def forward(self, X):
-            return X
+@pytest.mark.parametrize("settings", ORTHOGONAL, ids=lambda settings: f"Muon {', '.join(settings)}")
+@pytest.mark.parametrize(("dtype", "atol"), [("float64", 1e-10), ("float32", 1e-4)])
+def test_fifty_steps_of_muon_are_torchs(torch, monkeypatch, settings, dtype, atol):
+    """Its formula for the matrices, but not in bfloat16, which would hide any fault; AdamW for the rest."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
+    net = small_net(dtype)
+    weights = torch_weights(torch, net)
+    matrices = [W for path, W in weights.items() if path.endswith("W")]
+    others = [b for path, b in weights.items() if path.endswith("b")]
+    adamw = {"lr": settings.get("lr", 1e-3), "weight_decay": settings.get("weight_decay", 0.1)}
+    theirs = torch.optim.Muon(matrices, **settings), torch.optim.AdamW(others, **adamw)
+    ours = Muon(**settings)
+    for step in range(STEPS):
+        one_pass(net, step)
+        ours.step(net)
+        theirs[1].zero_grad()
+        torch_step(torch, weights, theirs[0], step, dtype)
+        theirs[1].step()
+        for path, W in net.parameters().items():
+            np.testing.assert_allclose(W, weights[path].detach().numpy(), rtol=0, atol=atol)
+    assert {W.dtype.name for W in net.parameters().values()} == {dtype}
 
-        def backward(self, dY):
-            self.weight_update["W"] = dY
-            return dY
 
-    nets = {dtype: Net([Given(dtype)]) for dtype in ("float32", "float64")}
-    rules = {dtype: Adam() for dtype in nets}
-    for step in range(500):
-        dW = normal(40, 30, seed=step, dtype="float32")
-        for dtype, net in nets.items():
-            net(dW.astype(dtype))
-            net.backward(dW.astype(dtype))
-            rules[dtype].step(net)
-    W, right = (net.parameters()["layers.0.W"] for net in nets.values())
-    assert W.dtype == np.float32
-    assert np.abs(W - right).max() <= 1e-5
+def test_muon_near_torchs_own_bfloat16(torch):
+    """As it is, torch's matrix goes the same way, to the digits that bfloat16 has."""
+    net = small_net("float32")
+    start = net.parameters()["layers.0.W"]
+    weights = torch_weights(torch, net)
+    theirs = torch.optim.Muon([weights["layers.0.W"]], lr=0.02)
+    ours = Muon(lr=0.02, overrides={"layers.2.*": {"lr": 0}, "*.b": {"lr": 0}})
+    for step in range(10):
+        one_pass(net, step)
+        ours.step(net)
+        torch_step(torch, weights, theirs, step, "float32")
+    W, right = net.parameters()["layers.0.W"], weights["layers.0.W"].detach().numpy()
+    assert np.abs(W - right).max() < 0.05 * np.abs(right - start).max()
+
+
+def test_muon_makes_all_directions_equal():
+    random = np.random.default_rng(0)
+    U, _, Vt = np.linalg.svd(random.standard_normal((6, 4)), full_matrices=False)
+    net = Net([Linear(6, 4, bias=False, dtype="float64")])
+    before = net.parameters()["layers.0.W"]
+    X = (U * [3.0, 1.0, 0.3, 0.1]) @ Vt
+    net.backward(net(np.eye(6)) * 0 + X)  # dW = X
+    Muon(lr=1.0, weight_decay=0, adjust_lr_fn="original").step(net)
+    moved = (before - net.parameters()["layers.0.W"]) / np.sqrt(6 / 4)
+    inside = U.T @ moved @ Vt.T
+    assert np.abs(inside - np.diag(np.diag(inside))).max() < 1e-12
+    assert (np.diag(inside) > 0.65).all() and (np.diag(inside) < 1.25).all()
+
+
+def test_muon_leaves_to_adamw_what_is_no_matrix():
+    """Biases, kernels, and weights with ns_steps=0."""
+
+    def net():
+        dc.seed(0)
+        layers = [dc.Conv2D(1, 2, 3, dtype="float64"), dc.Flatten(), Linear(8, 3, dtype="float64")]
+        return Net(layers, CrossEntropyLoss())
+
+    X, y = normal(5, 1, 4, 4), np.arange(5) % 3
+    nets = net(), net()
+    rules = Muon(0.01, overrides={"layers.2.W": {"ns_steps": 0}}), AdamW(0.01, weight_decay=0.1)
+    for one, rule in zip(nets, rules, strict=True):
+        for _ in range(3):
+            one.loss(one(X), y)
+            one.backward()
+            rule.step(one)
+    for path, W in nets[0].parameters().items():
+        np.testing.assert_allclose(W, nets[1].parameters()[path], rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"lr": 0.01, "betas": (0.8, 0.95)}, {"lr": 0.01, "weight_decay": 0.5}], ids=str
+)
+def test_fifty_steps_of_lion_are_its_papers(settings):
+    """Algorithm 2 of arXiv:2302.06675, one number after the other."""
+    lr, (b1, b2), decay = ({"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0} | settings).values()
+    net = small_net()
+    optimizer = Lion(**settings)
+    theta = {path: W.copy() for path, W in net.parameters().items()}
+    m = {path: np.zeros_like(W) for path, W in theta.items()}
+    for step in range(STEPS):
+        one_pass(net, step)
+        for path, g in net.gradients().items():
+            for i in np.ndindex(g.shape):
+                c = b1 * m[path][i] + (1 - b1) * g[i]
+                theta[path][i] -= lr * (np.sign(c) + decay * theta[path][i])
+                m[path][i] = b2 * m[path][i] + (1 - b2) * g[i]
+        optimizer.step(net)
+        for path, W in net.parameters().items():
+            np.testing.assert_allclose(W, theta[path], rtol=0, atol=1e-12)
+
+
+def test_a_centered_variance_is_never_negative():
+    """Of a gradient that stays the same V - M^2 is 0 but for rounding: its root would be NaN."""
+    net = Net([Linear(2, 3)])
+    optimizer = RMSprop(1e-3, centered=True, alpha=0.5)
+    for _ in range(60):
+        net(np.ones((1, 2), "float32"))
+        net.backward(np.array([[0.1, 0.7, 1.3]], "float32"))
+        optimizer.step(net)
+    assert all(np.isfinite(W).all() for W in net.parameters().values())
 
 
 # ---- settings
@@ -172,9 +266,18 @@ def test_defaults_are_torchs():
     assert SGD().settings == {"lr": 0.01, "momentum": 0, "nesterov": False, "weight_decay": 0}
     assert Adam().settings == {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0}
     assert AdamW().settings == {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
+    torch = pytest.importorskip("torch", reason="needs torch, whose defaults these are")
+    W = torch.zeros(2, 2, requires_grad=True)
+    for make in (RMSprop, Adagrad, Muon):
+        theirs = getattr(torch.optim, make.__name__)([W]).defaults
+        own = {"betas"} if make is Muon else set()  # AdamW's, for what is no matrix
+        assert {name: theirs[name] for name in make().settings.keys() - own} == {
+            name: value for name, value in make().settings.items() if name not in own
+        }
+    assert Lion().settings == {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0}
 
 
-@pytest.mark.parametrize("make", [SGD, Adam, AdamW])
+@pytest.mark.parametrize("make", [SGD, Adam, AdamW, RMSprop, Adagrad, Lion, Muon])
 @pytest.mark.parametrize("lr", [-1e-3, float("nan"), float("inf"), np.float64("nan"), "fast", None], ids=str)
 def test_a_rate_that_is_none(make, lr):
     with pytest.raises(ArgumentError, match="lr must be a finite number, zero or more, got"):
@@ -200,6 +303,14 @@ def test_a_rate_that_is_none(make, lr):
         (Adam, {"betas": (-0.1, 0.9)}, "Adam: betas must be two numbers"),
         (Adam, {"eps": -1e-8}, "Adam: eps must be"),
         (AdamW, {"weight_decay": float("inf")}, "AdamW: weight_decay must be"),
+        (RMSprop, {"alpha": 1.5}, "RMSprop: alpha must be a number 0 <= alpha <= 1, got 1.5"),
+        (RMSprop, {"momentum": -1}, "RMSprop: momentum must be"),
+        (Adagrad, {"lr_decay": -1}, "Adagrad: lr_decay must be"),
+        (Adagrad, {"initial_accumulator_value": -1}, "Adagrad: initial_accumulator_value must be"),
+        (Lion, {"betas": (0.9, 1.0)}, "Lion: betas must be two numbers"),
+        (Muon, {"ns_steps": 100}, "Muon: ns_steps must be a whole number, 0 to 99, got 100"),
+        (Muon, {"ns_coefficients": (1.0, 2.0)}, "Muon: ns_coefficients must be three finite numbers"),
+        (Muon, {"adjust_lr_fn": "wild"}, "Muon: adjust_lr_fn must be None, .*got 'wild'"),
     ],
 )
 def test_settings_out_of_range(make, settings, message):
@@ -216,7 +327,7 @@ def test_an_override_of_a_setting_that_there_is_not():
         SGD(overrides={"*.b": {"betas": (0.9, 0.99)}})
 
 
-@pytest.mark.parametrize("make", [SGD, Adam, AdamW])
+@pytest.mark.parametrize("make", [SGD, Adam, AdamW, RMSprop, Adagrad, Lion, Muon])
 def test_a_rate_of_zero_moves_nothing(make):
     net = small_net()
     before = net.parameters()
@@ -266,8 +377,12 @@ def test_the_rate_may_be_set_between_steps():
         lambda number: Adam(0.1, betas=(number(0.9), number(0.99)), eps=number(1e-8)),
         lambda number: AdamW(0.1, weight_decay=number(0.1)),
         lambda number: SGD(0.1, overrides={"*": {"lr": number(0.1)}}),
+        lambda number: RMSprop(0.1, alpha=number(0.9), eps=number(1e-8), momentum=number(0.5), centered=True),
+        lambda number: Adagrad(number(0.1), number(0.1), number(0.1), number(0.1), number(1e-8)),
+        lambda number: Lion(number(0.1), (number(0.9), number(0.99)), number(0.1)),
+        lambda number: Muon(number(0.1), number(0.1), number(0.9), eps=number(1e-7)),
     ],
-    ids=["SGD lr", "SGD", "Adam lr", "Adam", "AdamW", "overrides"],
+    ids=["SGD lr", "SGD", "Adam lr", "Adam", "AdamW", "overrides", "RMSprop", "Adagrad", "Lion", "Muon"],
 )
 def test_settings_of_any_number_type_widen_nothing(make):
     """np.linspace and np.logspace give float64 numbers, which NumPy doesn't narrow to the weights' dtype."""
@@ -333,7 +448,7 @@ def test_layers_that_come_later_start_with_their_own_bias_correction():
     assert optimizer.state["layers.0.W"]["step"] == 5
 
 
-@pytest.mark.parametrize("make", [SGD, Adam, AdamW])
+@pytest.mark.parametrize("make", [SGD, Adam, AdamW, RMSprop, Adagrad, Lion, Muon])
 def test_an_optimizer_binds_to_its_first_net(make):
     first, second = small_net(), small_net(seed=1)
     optimizer = make(0.1)
@@ -413,7 +528,11 @@ def copies():
 
 
 @pytest.mark.parametrize("copied", copies())
-@pytest.mark.parametrize("make", [lambda: SGD(0.1, momentum=0.9), lambda: AdamW(0.01)], ids=["SGD", "AdamW"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: SGD(0.1, momentum=0.9), lambda: AdamW(0.01), Muon, lambda: Adagrad(lr_decay=0.1)],
+    ids=["SGD", "AdamW", "Muon", "Adagrad"],
+)
 def test_a_copied_optimizer_goes_on_with_a_copied_net(copied, make):
     """Ten steps, a copy of both, and ten more are twenty steps, bit for bit."""
     net, optimizer = small_net(), make()

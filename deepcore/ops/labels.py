@@ -27,21 +27,31 @@ def all_within(y: Any, c: int) -> bool:
     return 0 in y.shape or bool(array_namespace(y).all((i >= 0) & (i < c)))
 
 
-def all_fit(y: Any, c: int, ignore_index: int) -> Any:
+def all_fit(y: Any, c: int, ignore_index: int | None) -> Any:
     """Whether every label is one of 0 to c - 1 or ignore_index: a 0-d bool array, which nobody waits for."""
     return array_namespace(y).logical_not(array_namespace(y).any(_misfits(y, c, ignore_index)))
 
 
-def first_bad_label(y: Any, c: int, ignore_index: int) -> int:
+def first_bad_label(y: Any, c: int, ignore_index: int | None) -> int:
     """Position, in reading order, of the first label that is neither 0 to c - 1 nor ignore_index; else -1."""
     xp = array_namespace(y)
     bad = xp.reshape(_misfits(y, c, ignore_index), (-1,))
     return int(xp.argmax(xp.astype(bad, xp.int8))) if bool(xp.any(bad)) else -1
 
 
-def _misfits(y: Any, c: int, ignore_index: int) -> Any:
+def _misfits(y: Any, c: int, ignore_index: int | None) -> Any:
     i = as_index(y)
     bad = (i < 0) | (i >= c)
+    if ignore_index is None:
+        return bad
     if ignore_index >= 0 or not dtype_name(y).startswith("u"):  # no unsigned number is negative
         bad = bad & (i != ignore_index)
     return bad
+
+
+def all_signs(y: Any) -> Any:
+    """Whether every number is -1 or +1: a 0-d bool array, which nobody waits for."""
+    xp = array_namespace(y)
+    if dtype_name(y).startswith("u"):
+        return xp.all(y == 1)
+    return xp.all((y == 1) | (y == -1))

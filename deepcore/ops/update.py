@@ -54,3 +54,100 @@ def adam(
     if keep is not None:
         W = keep * W
     return W - rate * (M / (array_namespace(V).sqrt(V) / root + eps)), M, V
+
+
+@op
+def rmsprop(
+    W: Any,
+    dW: Any,
+    V: Any,
+    M: Any,
+    B: Any,
+    lr: Any,
+    alpha: float,
+    eps: float,
+    weight_decay: float,
+    momentum: float,
+) -> tuple[Any, Any, Any, Any]:
+    """W' = W - lr B'   B' = momentum B + dW / (sqrt(V' - M'^2) + eps)
+
+    V' = a V + (1 - a) dW^2   M' = a M + (1 - a) dW   a = alpha, and all 0 at first.
+    M: None for 0, not centered.   B: None without momentum.   weight_decay adds weight_decay W to dW.
+    """
+    xp = array_namespace(W)
+    if weight_decay:
+        dW = dW + weight_decay * W
+    V = alpha * V + (1 - alpha) * (dW * dW)
+    variance = V
+    if M is not None:
+        M = alpha * M + (1 - alpha) * dW
+        variance = xp.maximum(V - M * M, 0)  # rounding may leave less than 0
+    step = dW / (xp.sqrt(variance) + eps)
+    if momentum:
+        step = B = momentum * B + step
+    return W - lr * step, V, M, B
+
+
+@op
+def adagrad(
+    W: Any, dW: Any, S: Any, lr: Any, start: float, eps: float, weight_decay: float
+) -> tuple[Any, Any]:
+    """W' = W - lr dW / (sqrt(start + S') + eps)   S' = S + dW^2, 0 at first
+
+    weight_decay adds weight_decay W to dW.
+    """
+    if weight_decay:
+        dW = dW + weight_decay * W
+    S = S + dW * dW
+    return W - lr * (dW / (array_namespace(W).sqrt(start + S) + eps)), S
+
+
+@op
+def lion(W: Any, dW: Any, M: Any, lr: Any, keep: Any, betas: tuple[float, float]) -> tuple[Any, Any]:
+    """W' = keep W - lr sign(b1 M + (1 - b1) dW)   M' = b2 M + (1 - b2) dW
+
+    M is 0 at first.   keep = 1 - lr weight_decay
+    """
+    b1, b2 = betas
+    W = keep * W - lr * array_namespace(W).sign(b1 * M + (1 - b1) * dW)
+    return W, b2 * M + (1 - b2) * dW
+
+
+@op
+def muon(
+    W: Any,
+    dW: Any,
+    M: Any,
+    lr: Any,
+    keep: Any,
+    scale: float,
+    momentum: float,
+    nesterov: bool,
+    ns_coefficients: tuple[float, float, float],
+    eps: float,
+    ns_steps: int,
+) -> tuple[Any, Any]:
+    """W' = keep W - lr scale O   M' = m M + (1 - m) dW, 0 at first   O = newton_schulz(M'), W: (r, c)
+
+    nesterov: O = newton_schulz(m M' + (1 - m) dW).   keep = 1 - lr weight_decay
+    """
+    M = momentum * M + (1 - momentum) * dW
+    U = momentum * M + (1 - momentum) * dW if nesterov else M
+    return keep * W - lr * (scale * newton_schulz(U, ns_coefficients, eps, ns_steps)), M
+
+
+@op
+def newton_schulz(U: Any, coefficients: tuple[float, float, float], eps: float, steps: int) -> Any:
+    """U with its singular values x replaced by p(p(...p(x / |U|))), p(x) = a x + b x^3 + c x^5.   U: (r, c)
+
+    a b c are such that all of them come near 1. In U's own precision; torch does it in bfloat16.
+    """
+    xp = array_namespace(U)
+    a, b, c = coefficients
+    tall = U.shape[0] > U.shape[1]
+    X = xp.matrix_transpose(U) if tall else U  # the smaller of the two products
+    X = X / xp.maximum(xp.sqrt(xp.sum(X * X)), eps)
+    for _ in range(steps):
+        G = X @ xp.matrix_transpose(X)
+        X = a * X + (b * G + c * (G @ G)) @ X
+    return xp.matrix_transpose(X) if tall else X

@@ -25,7 +25,7 @@ from deepcore import (
 from deepcore.backends import registry
 from deepcore.core.function import Function
 from deepcore.core.random import Generator, drawing_from
-from deepcore.optim import SGD, Adam, AdamW
+from deepcore.optim import SGD, Adagrad, Adam, AdamW, Lion, Muon, RMSprop
 from deepcore.train.callbacks import Callback
 from deepcore.train.compiled import _Program
 from tests.backends import replay
@@ -85,6 +85,10 @@ OPTIMIZERS = {
     "sgd": lambda: SGD(0.1),
     "momentum": lambda: SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
     "adam": lambda: Adam(0.01, weight_decay=0.01),
+    "rmsprop": lambda: RMSprop(0.01, momentum=0.5, centered=True, eps=1e-3),
+    "adagrad": lambda: Adagrad(0.05, lr_decay=0.1, initial_accumulator_value=0.1),
+    "lion": lambda: Lion(0.001, weight_decay=0.1),
+    "muon": lambda: Muon(0.02, overrides={"layers.0.W": {"ns_steps": 0}}),
     "adamw": lambda: AdamW(0.01, overrides={"*.b": {"weight_decay": 0.0}}),
 }
 

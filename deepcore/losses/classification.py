@@ -1,0 +1,274 @@
+"""Losses of classes: the targets are labels, one integer for each sample."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from deepcore.backends.registry import array_namespace
+from deepcore.backends.select import asarray, dtype_name, is_floating, is_integer, to_numpy
+from deepcore.core.record import CURRENT
+from deepcore.errors import ArgumentError, LabelError, ShapeError
+from deepcore.losses.reduced import Reduced, finite
+from deepcore.ops import labels, loss
+
+
+class Labelled(Reduced):
+    """A loss against class labels, which are checked. Abstract.
+
+    weight: (c,) one factor a class, or None.   ignore_index: the label that counts for nothing, or None.
+    Write `_loss_of_rows`, which takes (n, c) and returns the loss and its gradient.
+    """
+
+    traceable = True
+    ignore_index: int | None = None
+
+    def __init__(self, weight: Any, reduction: str):
+        super().__init__(reduction)
+        if weight is not None:
+            self.buffer["weight"] = asarray(weight)
+
+    def _config(self) -> dict[str, Any]:
+        return super()._config() | {"weight": self.buffer.get("weight")}
+
+    def forward(self, X: Any, y: Any) -> Any:
+        gradient = self._recording
+        self._check_output(X)
+        y, ignored = self._targets(X, y)
+        L, dX = self._loss_of_rows(_rows(X), y, ignored, gradient)
+        if gradient:
+            self.cache["dX"] = _unrows(dX, X.shape)
+        return array_namespace(X).reshape(L, (X.shape[0], *X.shape[2:])) if self.reduction == "none" else L
+
+    def local_grad(self, X: Any, Y: Any) -> dict[str, Any]:
+        self._check_output(X)
+        _, dX = self._loss_of_rows(_rows(X), *self._targets(X, Y), gradient=True)
+        return {"X": _unrows(dX, X.shape)}
+
+    def _loss_of_rows(self, X: Any, y: Any, ignore_index: int | None, gradient: bool) -> tuple[Any, Any]:
+        raise NotImplementedError
+
+    def _check_output(self, X: Any) -> None:
+        if X.ndim < 2:
+            raise ShapeError(
+                f"{type(self).__name__}: X must be (n, c) or (n, c, d1, ...), got {tuple(X.shape)}"
+            )
+        super()._check_output(X)
+
+    def _class_weights(self, X: Any) -> Any:
+        weight = self.buffer.get("weight")
+        if weight is None:
+            return None
+        xp = array_namespace(X, weight)
+        if tuple(weight.shape) != (X.shape[1],):
+            raise ShapeError(
+                f"{type(self).__name__}: weight must have one number a class, ({X.shape[1]},), "
+                f"got {tuple(weight.shape)}"
+            )
+        return xp.astype(weight, X.dtype)
+
+    def _targets(self, X: Any, y: Any) -> tuple[Any, int | None]:
+        """(n,) labels in an index type, or (n, c) probabilities; n is the batch times d1, ...
+
+        And the label to ignore, or None if it is known that there is none.
+        """
+        y, ignored = self._checked(y, X.shape)
+        if y.shape[0] != X.shape[0]:
+            raise ShapeError(
+                f"{type(self).__name__}: X has {X.shape[0]} rows, but there are {y.shape[0]} targets"
+            )
+        if y.ndim > 1:
+            y = _rows(y) if is_floating(y) else array_namespace(y).reshape(y, (-1,))
+        return y, ignored
+
+    def check_targets(self, y: Any, shape: tuple[int, ...]) -> Any:
+        """The labels in an index type, for an output of this shape.
+
+        Raises LabelError naming the first bad row and its value, ShapeError for a shape that doesn't fit.
+        """
+        return self._checked(y, shape)[0]
+
+    def targets_fit(self, y: Any, shape: tuple[int, ...]) -> Any:
+        """Whether each label is 0 to c - 1 or ignore_index: a 0-d bool array; None for probabilities."""
+        return labels.all_fit(y, shape[1], self.ignore_index) if is_integer(y) else None
+
+    def _checked(self, y: Any, shape: tuple[int, ...]) -> tuple[Any, int | None]:
+        """The labels in an index type; and the label to ignore, None if it is known that there is none."""
+        if not is_integer(y):
+            raise LabelError(
+                f"{type(self).__name__}: labels must be integers, got {dtype_name(y)} numbers"
+                f"{_first_value(y)}; use y.astype(int){self._or_probabilities(shape)}"
+            )
+        if y.ndim == 0 or (y.shape[1:] != shape[2:] and y.shape[1:] != (1, *shape[2:])):
+            raise ShapeError(
+                f"{type(self).__name__}: for X of shape {tuple(shape)} the labels must have shape "
+                f"{(shape[0], *shape[2:])}, got {tuple(y.shape)}"
+            )
+        ignored = self.ignore_index
+        if not CURRENT.thread.labels_checked:
+            if not labels.all_within(y, shape[1]):
+                self._refuse_bad_label(y, shape[1])
+            elif ignored is None or not 0 <= ignored < shape[1]:
+                ignored = None
+        return labels.as_index(y), ignored
+
+    def _or_probabilities(self, shape: tuple[int, ...]) -> str:
+        return ""
+
+    def _refuse_bad_label(self, y: Any, c: int) -> None:
+        bad = labels.first_bad_label(y, c, self.ignore_index)
+        if bad >= 0:
+            host = to_numpy(y)
+            value = int(host.reshape(-1)[bad])
+            row = bad // max(1, math.prod(host.shape[1:]))
+            ignored = "" if self.ignore_index is None else f" (or ignore_index={self.ignore_index})"
+            raise LabelError(
+                f"{type(self).__name__}: labels must be 0 to {c - 1} for {c} classes{ignored}, "
+                f"got {value} in row {row}"
+            )
+
+
+class CrossEntropyLoss(Labelled):
+    """L = mean over n of -log p[n, y_n], in nats, where p = softmax(X) along the classes.
+
+    X: (n, c) logits, not probabilities   y: (n,) or (n, 1) labels, any integer type, 0 <= y < c
+    or X: (n, c, d1, ...) with y: (n, d1, ...); or y: probabilities of X's shape.
+
+    dX = (p - onehot(y)) / n
+
+    Both are computed without overflow and without the cancellation in 1 - p: of a logit 20 ahead of the
+    others, loss and gradient are still right to 7 digits.
+
+    ignore_index: samples with this label count for nothing; if all do, L = 0 and dX = 0.
+    label_smoothing: s mixes the targets with the uniform distribution, (1 - s) onehot(y) + s / c.
+    weight: (c,) one factor a class; the mean is then weighted by weight[y].
+    reduction: "mean", "sum", or "none" for each sample's own.
+
+    Raises LabelError naming the row and the value, ShapeError, DTypeError, MixedBackendError.
+
+    >>> import numpy as np
+    >>> loss = CrossEntropyLoss()
+    >>> round(float(loss(np.array([[0.0, 0.0]]), np.array([1]))), 6)
+    0.693147
+    >>> loss.backward()
+    array([[ 0.5, -0.5]])
+    """
+
+    def __init__(
+        self,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        weight: Any = None,
+        reduction: str = "mean",
+    ):
+        super().__init__(weight, reduction)
+        if not 0 <= label_smoothing <= 1:
+            raise ArgumentError(
+                f"CrossEntropyLoss: label_smoothing must be 0 <= s <= 1, got {label_smoothing}"
+            )
+        self.ignore_index = ignore_index
+        self.label_smoothing = float(label_smoothing)
+
+    def _loss_of_rows(self, X: Any, y: Any, ignore_index: int | None, gradient: bool) -> tuple[Any, Any]:
+        weight = self._class_weights(X)
+        return loss.cross_entropy(X, y, weight, ignore_index, self.label_smoothing, self.reduction, gradient)
+
+    def _checked(self, y: Any, shape: tuple[int, ...]) -> tuple[Any, int | None]:
+        if is_floating(y) and y.ndim == len(shape) and y.shape[1:] == shape[1:]:
+            return y, None  # probabilities
+        return super()._checked(y, shape)
+
+    def _or_probabilities(self, shape: tuple[int, ...]) -> str:
+        return f", or give probabilities of X's shape {tuple(shape)}"
+
+
+class NLLLoss(Labelled):
+    """L = mean over n of -X[n, y_n]: the cross-entropy of logarithms of probabilities.
+
+    X: (n, c) log-probabilities, such as LogSoftmax gives   y: (n,) or (n, 1) labels, 0 <= y < c
+    or X: (n, c, d1, ...) with y: (n, d1, ...)
+
+    dX = -onehot(y) / n
+
+    LogSoftmax() before NLLLoss() is CrossEntropyLoss(), which needs one pass less.
+
+    weight: (c,) one factor a class; the mean is then weighted by weight[y].
+    ignore_index: samples with this label count for nothing; if all do, L = 0 and dX = 0.
+    reduction: "mean", "sum", or "none" for each sample's own.
+
+    Raises LabelError naming the row and the value, ShapeError, DTypeError, MixedBackendError.
+
+    >>> import numpy as np
+    >>> loss = NLLLoss()
+    >>> float(loss(np.array([[-0.5, -1.0], [-2.0, -0.25]]), np.array([0, 1])))
+    0.375
+    >>> loss.backward()
+    array([[-0.5,  0. ],
+           [ 0. , -0.5]])
+    """
+
+    def __init__(self, weight: Any = None, ignore_index: int = -100, reduction: str = "mean"):
+        super().__init__(weight, reduction)
+        self.ignore_index = ignore_index
+
+    def _loss_of_rows(self, X: Any, y: Any, ignore_index: int | None, gradient: bool) -> tuple[Any, Any]:
+        return loss.nll(X, y, self._class_weights(X), ignore_index, self.reduction, gradient)
+
+
+class MultiMarginLoss(Labelled):
+    """L = mean over n of w[y_n] / c sum over i != y_n of m_ni^p.   m_ni = max(0, margin - X[n, y_n] + X_ni)
+
+    X: (n, c) scores   y: (n,) or (n, 1) labels, 0 <= y < c   p: 1 or 2
+
+    With G_ni = w[y_n] / (n c) p m_ni^(p - 1) where m_ni > 0 and i != y_n, else 0:
+    dX = G - onehot(y) sum_i G_ni
+
+    The right class must be ahead of each other one by `margin`; its lead beyond that earns nothing.
+    weight: (c,) one factor a class; the mean divides by n all the same.
+    reduction: "mean", "sum", or "none" for each sample's own. Crammer and Singer 2001.
+
+    Raises LabelError naming the row and the value, ShapeError, DTypeError, MixedBackendError.
+
+    >>> import numpy as np
+    >>> loss = MultiMarginLoss()
+    >>> float(loss(np.array([[0.5, 1.0]]), np.array([1])))
+    0.25
+    >>> loss.backward()
+    array([[ 0.5, -0.5]])
+    """
+
+    def __init__(self, p: int = 1, margin: float = 1.0, weight: Any = None, reduction: str = "mean"):
+        super().__init__(weight, reduction)
+        if p not in (1, 2):
+            raise ArgumentError(f"MultiMarginLoss: p must be 1 or 2, got {p!r}")
+        self.p = int(p)
+        self.margin = finite(self, "margin", margin)
+
+    def _check_output(self, X: Any) -> None:
+        if X.ndim != 2:
+            raise ShapeError(f"MultiMarginLoss: X must be (n, c), got {tuple(X.shape)}")
+        super()._check_output(X)
+
+    def _loss_of_rows(self, X: Any, y: Any, ignore_index: int | None, gradient: bool) -> tuple[Any, Any]:
+        weight = self._class_weights(X)
+        return loss.multi_margin(X, y, self.p, self.margin, weight, self.reduction, gradient)
+
+
+def _rows(X: Any) -> Any:
+    """(n, c, d1, ...) -> (n d1 ..., c)"""
+    if X.ndim == 2:
+        return X
+    xp = array_namespace(X)
+    return xp.reshape(xp.moveaxis(X, 1, -1), (-1, X.shape[1]))
+
+
+def _unrows(dX: Any, shape: tuple[int, ...]) -> Any:
+    """(n d1 ..., c) -> (n, c, d1, ...)"""
+    if len(shape) == 2:
+        return dX
+    xp = array_namespace(dX)
+    return xp.moveaxis(xp.reshape(dX, (shape[0], *shape[2:], shape[1])), -1, 1)
+
+
+def _first_value(y: Any) -> str:
+    return "" if 0 in y.shape else f" ({to_numpy(y).reshape(-1)[0]} in row 0)"
