@@ -8,6 +8,7 @@ from typing import Any
 
 from deepcore.core.move import move
 from deepcore.core.net import Composition
+from deepcore.diagnose.explain import Explanation, explain
 from deepcore.diagnose.summary import Summary, summary
 from deepcore.io import state
 from deepcore.io.architecture import register
@@ -133,6 +134,14 @@ class Net(Composition):
         Raises ShapeError where a layer does not fit the one before it; the net does not change.
         """
         return summary(self, input_shape, dtype)
+
+    def explain(self, X: Any, y: Any) -> Explanation:
+        """One forward, loss and backward told layer by layer: formulas, shapes, gradients; print it.
+
+        In a notebook it shows itself; `.html()` is the same as a fragment of a page. The net does not change.
+        Raises StateError without a loss, and the layer's own error where the batch doesn't fit.
+        """
+        return explain(self, X, y)
 
     # ---- the weights in a dict or a file
 
