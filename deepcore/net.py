@@ -8,6 +8,7 @@ from typing import Any
 
 from deepcore.core.move import move
 from deepcore.core.net import Composition
+from deepcore.diagnose.doctor import Diagnosis, doctor
 from deepcore.diagnose.explain import Explanation, explain
 from deepcore.diagnose.summary import Summary, summary
 from deepcore.io import state
@@ -142,6 +143,13 @@ class Net(Composition):
         Raises StateError without a loss, and the layer's own error where the batch doesn't fit.
         """
         return explain(self, X, y)
+
+    def doctor(self, X: Any, y: Any = None) -> Diagnosis:
+        """What ails the net, the data, or both: findings with their reasons and remedies; print it.
+
+        It is true if all is well. Nothing is raised for a sick net; the net does not change.
+        """
+        return doctor(self, X, y)
 
     # ---- the weights in a dict or a file
 
