@@ -1,6 +1,6 @@
 """deepcore: neural networks from four ideas - Function, Layer, Loss, Net - on every array library."""
 
-from deepcore import init, optim
+from deepcore import init, optim, plots
 from deepcore.activations import LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 from deepcore.backends.registry import array_namespace, backend_of
 from deepcore.backends.select import (
@@ -43,7 +43,15 @@ from deepcore.io.state import load
 from deepcore.layers import BatchNorm2D, Conv2D, Dropout, Flatten, Linear, MaxPool2D
 from deepcore.losses import CrossEntropyLoss, MeanSquareLoss, MSELoss
 from deepcore.net import Net
-from deepcore.train.callbacks import Callback, History
+from deepcore.train.callbacks import (
+    BestCheckpoint,
+    Callback,
+    CSVLogger,
+    EarlyStopping,
+    History,
+    JSONLLogger,
+    LearningRateLog,
+)
 
 __version__ = "0.1.0"
 
@@ -53,6 +61,8 @@ __all__ = [
     "BackendFallbackWarning",
     "BackendUnavailable",
     "BatchNorm2D",
+    "BestCheckpoint",
+    "CSVLogger",
     "Callback",
     "CheckpointError",
     "Concat",
@@ -62,13 +72,16 @@ __all__ = [
     "DataError",
     "DeepcoreError",
     "Dropout",
+    "EarlyStopping",
     "Flatten",
     "Function",
     "GradientError",
     "History",
+    "JSONLLogger",
     "LabelError",
     "Layer",
     "LeakyReLU",
+    "LearningRateLog",
     "Linear",
     "Loss",
     "MSELoss",
@@ -97,6 +110,7 @@ __all__ = [
     "init",
     "load",
     "optim",
+    "plots",
     "register",
     "seed",
     "set_backend",
