@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepcore.core.move import move
 from deepcore.core.net import Composition
-from deepcore.diagnose.doctor import Diagnosis, doctor
-from deepcore.diagnose.explain import Explanation, explain
 from deepcore.diagnose.summary import Summary, summary
 from deepcore.io import state
 from deepcore.io.architecture import register
 from deepcore.train import loop
 from deepcore.train.callbacks import Callback, History
 from deepcore.train.compiled import CompiledStep
+
+if TYPE_CHECKING:  # imported where they are called: a tenth of the time that import deepcore would take
+    from deepcore.diagnose.doctor import Diagnosis
+    from deepcore.diagnose.explain import Explanation
 
 
 @register
@@ -142,6 +144,8 @@ class Net(Composition):
         In a notebook it shows itself; `.html()` is the same as a fragment of a page. The net does not change.
         Raises StateError without a loss, and the layer's own error where the batch doesn't fit.
         """
+        from deepcore.diagnose.explain import explain
+
         return explain(self, X, y)
 
     def doctor(self, X: Any, y: Any = None) -> Diagnosis:
@@ -149,6 +153,8 @@ class Net(Composition):
 
         It is true if all is well. Nothing is raised for a sick net; the net does not change.
         """
+        from deepcore.diagnose.doctor import doctor
+
         return doctor(self, X, y)
 
     # ---- the weights in a dict or a file

@@ -12,8 +12,7 @@ from deepcore.backends.registry import is_array
 from deepcore.backends.select import is_floating, to_numpy
 from deepcore.core.function import Function
 from deepcore.core.parameters import find_parameters, functions
-from deepcore.diagnose.explain import norm
-from deepcore.diagnose.watch import Call, Pass, need_loss, watched_pass
+from deepcore.diagnose.watch import Call, Pass, need_loss, norm, watched_pass
 from deepcore.errors import ArgumentError, ShapeError, UnsupportedError
 from deepcore.layers.conv import Conv2D
 

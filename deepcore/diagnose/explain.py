@@ -20,7 +20,7 @@ from deepcore.core.loss import Loss
 from deepcore.core.net import Composition
 from deepcore.core.parameters import walk
 from deepcore.data.batches import Arrays
-from deepcore.diagnose.watch import Call, need_loss, watched_pass
+from deepcore.diagnose.watch import Call, need_loss, norm, watched_pass
 
 _WIDTH = 80
 _PLAIN = (Function, Layer, Loss, Composition, object)  # their docstrings hold no formula
@@ -195,16 +195,6 @@ def _quantity(name: str, x: Any) -> Quantity:
     if x is None:
         return Quantity(name, "none", None)
     return Quantity(name, _shape(x), norm(x) if is_array(x) else None)
-
-
-def norm(x: Any) -> float:
-    """The Euclidean norm of all numbers of an array, in float64.
-
-    >>> norm(np.array([[3.0], [4.0]]))
-    5.0
-    """
-    with np.errstate(all="ignore"):
-        return float(np.linalg.norm(to_numpy(x).astype("float64").ravel()))
 
 
 def _shape(x: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from deepcore.backends.select import to_numpy
 from deepcore.core.function import Function, first_weight
 from deepcore.core.net import Composition
 from deepcore.core.parameters import functions, walk
@@ -227,6 +228,16 @@ def some_rows(X: Any, y: Any, most: int) -> tuple[Any, Any]:
         return data.X, data.y
     rows = np.arange(most) * data.n // most
     return take_rows(data.X, rows), None if data.y is None else take_rows(data.y, rows)
+
+
+def norm(x: Any) -> float:
+    """The Euclidean norm of all numbers of an array, in float64.
+
+    >>> norm(np.array([[3.0], [4.0]]))
+    5.0
+    """
+    with np.errstate(all="ignore"):
+        return float(np.linalg.norm(to_numpy(x).astype("float64").ravel()))
 
 
 def need_loss(net: Composition, who: str) -> None:
