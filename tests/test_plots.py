@@ -174,6 +174,10 @@ class TestConfusionMatrix:
         assert [label.get_text() for label in axes.get_yticklabels()] == ["left", "right"]
         assert (tmp_path / "sides.png").read_bytes().startswith(b"\x89PNG")
 
+    def test_all_samples_count(self):
+        (axes,) = confusion_matrix(Sides(), X[[0, 0, 0, 1]], y[[0, 0, 0, 1]]).axes
+        assert [text.get_text() for text in axes.texts] == ["3", "0", "0", "1"]
+
     def test_labels_beyond_the_outputs_and_classes_without_samples(self):
         (axes,) = confusion_matrix(Sides(), X, np.array([0, 3, 3])).axes
         assert axes.images[0].get_array().shape == (4, 4)

@@ -181,6 +181,15 @@ def test_a_layer_that_stands_twice_has_the_sum_of_its_gradients():
     assert steps["layers.1.0"]["dY"] != steps["layers.1.1.f.2"]["dY"]
 
 
+def test_two_calls_in_one_container_each_have_their_own_gradient():
+    doubling = Linear(2, 2)
+    doubling.weight["W"] = 2 * np.eye(2, dtype="float32")
+    steps = Net([doubling, doubling, doubling], MSELoss()).explain(np.ones((1, 2)), np.zeros((1, 2))).steps
+    assert [step.path for step in steps[:3]] == ["layers.0", "layers.1", "layers.2"]
+    last, *_ = norms = [numbers(step)["dY"][1] for step in reversed(steps[:3])]
+    assert norms == pytest.approx([last, 2 * last, 4 * last])  # from the loss down: the factor of each layer
+
+
 def test_a_function_without_a_local_gradient_says_why():
     found = images().explain(*batch(4, 1, 8, 8, classes=10))
     text = " ".join(section(found, "layers.7"))
@@ -254,6 +263,27 @@ def test_it_is_80_columns_wide(make):
     net = make()
     X, y = batch(1000, 1, 8, 8) if make is images else batch(1000, 2)
     assert max(map(len, str(net.explain(X, y)).splitlines())) <= 80
+
+
+def test_where_there_is_no_room_backward_stands_under_forward():
+    class Long(dc.Layer):
+        def __init__(self):
+            super().__init__()
+            self.weight["a_name_of_some_thirty_characters"] = np.ones((2, 2), "float32")
+
+        def forward(self, X):
+            return X * 1
+
+        def backward(self, dY):
+            self.weight_update["a_name_of_some_thirty_characters"] = np.ones((2, 2), "float32")
+            return dY
+
+    lines = str(Net([Long()], CrossEntropyLoss()).explain(*batch(3, 2))).splitlines()
+    heads = [
+        line.split() for line in lines[: lines.index("The chain rule")] if line.split()[1:2] == ["shape"]
+    ]
+    assert heads[:2] == [["forward", "shape", "norm"], ["backward", "shape", "norm"]]
+    assert max(map(len, lines)) <= 80
 
 
 def test_a_net_without_layers_and_a_loss_of_each_sample():
