@@ -1,6 +1,6 @@
 """deepcore: neural networks from four ideas - Function, Layer, Loss, Net - on every array library."""
 
-from deepcore import init, optim, schedules
+from deepcore import init, optim, plots, schedules
 from deepcore.activations import (
     CELU,
     ELU,
@@ -137,7 +137,16 @@ from deepcore.losses import (
     TripletMarginLoss,
 )
 from deepcore.net import Net
-from deepcore.train.callbacks import Callback, History, ReduceOnPlateau
+from deepcore.train.callbacks import (
+    BestCheckpoint,
+    Callback,
+    CSVLogger,
+    EarlyStopping,
+    History,
+    JSONLLogger,
+    LearningRateLog,
+    ReduceOnPlateau,
+)
 
 __version__ = "0.1.0"
 
@@ -160,8 +169,10 @@ __all__ = [
     "BatchNorm1D",
     "BatchNorm2D",
     "BatchNorm3D",
+    "BestCheckpoint",
     "Bilinear",
     "CELU",
+    "CSVLogger",
     "Callback",
     "CheckpointError",
     "Concat",
@@ -179,6 +190,7 @@ __all__ = [
     "Dropout",
     "Dropout2D",
     "ELU",
+    "EarlyStopping",
     "Embedding",
     "Flatten",
     "Function",
@@ -201,6 +213,7 @@ __all__ = [
     "InstanceNorm1D",
     "InstanceNorm2D",
     "InstanceNorm3D",
+    "JSONLLogger",
     "KLDivLoss",
     "L1Loss",
     "LSTM",
@@ -208,6 +221,7 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "LearningRateLog",
     "Linear",
     "LogSigmoid",
     "LogSoftmax",
@@ -269,6 +283,7 @@ __all__ = [
     "init",
     "load",
     "optim",
+    "plots",
     "register",
     "schedules",
     "seed",

@@ -19,6 +19,7 @@ from deepcore.data.prepare import column_scale, scale_images, split
 from deepcore.data.sets import DataSet, load
 from deepcore.diagnose.bench import bench
 from deepcore.diagnose.info import info
+from deepcore.diagnose.watch import some_rows
 from deepcore.errors import ArgumentError, DeepcoreError, UnsupportedError
 from deepcore.plots import decision_boundary, draw_boundary
 
@@ -37,10 +38,24 @@ Images, divided by 255, go to a small convolutional net; columns, standardised, 
 layer. Test samples that the data set has not set apart are 15 % of it, chosen by the seed."""
 
 
+_ABOUT_EXPLAIN = """\
+Tell one training step layer by layer: formulas, shapes, local and global gradients, the chain rule.
+
+The net is a new one, as train makes it for these data, or that of a file that train --save wrote.
+Columns are standardised for a new net; one of a file does that itself. The samples are evenly spaced."""
+
+_ABOUT_DOCTOR = """\
+Look for the usual faults of a net and its data, and say what to do about each.
+
+The net is a new one, as train makes it for these data, or that of a file. The exit code is 1 if there is
+a finding. The numbers of a table go to a net of a file as they are, whatever their size."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
-    Returns 0, or 1 if a benchmark failed, 2 if the user has to change something, 130 if interrupted.
+    Returns 0, or 1 if a benchmark failed or the doctor found something, 2 if the user has to change
+    something, 130 if interrupted.
     """
     parser = _parser()
     try:
@@ -78,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     about = "what deepcore runs on: versions, machine, backends"
     commands.add_parser("info", help=about, description=about).set_defaults(run=_info)
     _add_bench(commands)
+    _add_explain(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -136,6 +153,34 @@ def _add_bench(commands: Any) -> None:
     add("--quick", action="store_true", help="the smallest size of each op, few rounds: no measurement")
 
 
+def _add_explain(commands: Any) -> None:
+    about = "tell one training step layer by layer: formulas, shapes, gradients"
+    command = _add_on_data(commands, "explain", about, _ABOUT_EXPLAIN)
+    command.set_defaults(run=_explain)
+    add = command.add_argument
+    add("--samples", type=_count, default=32, metavar="N", help="how many samples (default: 32)")
+    add("--html", type=Path, metavar="FILE", help="write a page to FILE, instead of text")
+
+
+def _add_doctor(commands: Any) -> None:
+    about = "look for the usual faults of a net and its data"
+    _add_on_data(commands, "doctor", about, _ABOUT_DOCTOR).set_defaults(run=_doctor)
+
+
+def _add_on_data(commands: Any, name: str, about: str, description: str) -> Any:
+    """A command that looks at a net and a data set."""
+    command = commands.add_parser(
+        name, help=about, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = command.add_argument
+    add("--data", default="ring", metavar="NAME|PATH", help="as for train (default: ring)")
+    add("--load", type=Path, metavar="FILE", help="the net that was saved to FILE (default: a new one)")
+    add("--backend", metavar="NAME", help="array library (default: $DEEPCORE_BACKEND, or numpy)")
+    add("--seed", type=_seed, default=0, metavar="N", help="of the new net's weights (default: 0)")
+    add("--size", type=_count, metavar="N", help="resize the images of a FOLDER to N x N pixels")
+    return command
+
+
 def _count(text: str) -> int:
     return _number(int, text, lambda n: n >= 1, "a whole number of 1 or more")
 
@@ -168,6 +213,49 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _bench(arguments: argparse.Namespace) -> int:
     return 0 if bench(arguments.backend, arguments.op, arguments.quick) else 1
+
+
+# ---- explain and doctor
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    _check_folder("--html", arguments.html)
+    with dc.use_backend(arguments.backend) if arguments.backend else contextlib.nullcontext():
+        net, X, y = _net_and_data(arguments)
+        found = net.explain(*some_rows(X, y, arguments.samples))
+    if arguments.html is None:
+        print(found)
+    else:
+        head = '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>deepcore explain</title>\n'
+        arguments.html.write_text(f"{head}{found.html()}\n</html>\n", encoding="utf-8")
+        print(f"page: {arguments.html}")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    with dc.use_backend(arguments.backend) if arguments.backend else contextlib.nullcontext():
+        net, X, y = _net_and_data(arguments)
+        diagnosis = net.doctor(X, y)
+    print(diagnosis)
+    return 0 if diagnosis else 1
+
+
+def _net_and_data(arguments: argparse.Namespace) -> tuple[Net, Any, Any]:
+    """The net of a file, or a new one as train makes it; and the samples as it wants them."""
+    net = None if arguments.load is None else dc.load(arguments.load)
+    if net is not None and not isinstance(net, Net):
+        raise ArgumentError(f"--load: {str(arguments.load)!r} holds a {type(net).__name__}, not a whole Net")
+    data = load(arguments.data, size=arguments.size, seed=arguments.seed)
+    X, classes = data.X, len(data.class_names)
+    if X.ndim == 4:
+        X = scale_images(X)
+    elif arguments.data != "ring" and net is None:
+        mean, std = column_scale(X)
+        X = (X - mean) / std
+    if net is None:
+        dc.seed(arguments.seed)
+        net = Net(_new_layers(arguments, X, classes), CrossEntropyLoss())
+    return net, X, data.y
 
 
 # ---- train
@@ -223,16 +311,22 @@ def _parts(data: DataSet, arguments: argparse.Namespace) -> _Parts:
 
 def _trained(parts: _Parts, classes: int, arguments: argparse.Namespace) -> tuple[Net, _Parts]:
     """A trained net, and the parts as it wants them."""
+    layers = _new_layers(arguments, parts.X, classes)
     if parts.X.ndim == 4:
         parts = parts.map(scale_images)
-        return _fit(_convolutional(parts.X.shape[1:], classes), parts, arguments), parts
-    if arguments.data == "ring":
-        return _fit(_perceptron(2, 4, classes), parts, arguments), parts
+    if parts.X.ndim == 4 or arguments.data == "ring":
+        return _fit(layers, parts, arguments), parts
     mean, std = column_scale(parts.X)
-    layers = _perceptron(len(mean), 64, classes)
     net = _fit(layers, parts.map(lambda X: (X - mean) / std), arguments)
     _absorb(layers[0].weight, mean, std)
     return net, parts.map(lambda X: X.astype("float32"))
+
+
+def _new_layers(arguments: argparse.Namespace, X: np.ndarray, classes: int) -> list[Any]:
+    """The layers for samples like X."""
+    if X.ndim == 4:
+        return _convolutional(X.shape[1:], classes)
+    return _perceptron(X.shape[1], 4 if arguments.data == "ring" else 64, classes)
 
 
 def _perceptron(features: int, hidden: int, classes: int) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepcore.core.move import move
 from deepcore.core.net import Composition
@@ -15,6 +15,10 @@ from deepcore.train import loop
 from deepcore.train.callbacks import Callback, History
 from deepcore.train.compiled import CompiledStep
 from deepcore.train.predict import predict
+
+if TYPE_CHECKING:  # imported where they are called: a tenth of the time that import deepcore would take
+    from deepcore.diagnose.doctor import Diagnosis
+    from deepcore.diagnose.explain import Explanation
 
 
 @register
@@ -134,6 +138,25 @@ class Net(Composition):
         Raises ShapeError where a layer does not fit the one before it; the net does not change.
         """
         return summary(self, input_shape, dtype)
+
+    def explain(self, X: Any, y: Any) -> Explanation:
+        """One forward, loss and backward told layer by layer: formulas, shapes, gradients; print it.
+
+        In a notebook it shows itself; `.html()` is the same as a fragment of a page. The net does not change.
+        Raises StateError without a loss, and the layer's own error where the batch doesn't fit.
+        """
+        from deepcore.diagnose.explain import explain
+
+        return explain(self, X, y)
+
+    def doctor(self, X: Any, y: Any = None) -> Diagnosis:
+        """What ails the net, the data, or both: findings with their reasons and remedies; print it.
+
+        It is true if all is well. Nothing is raised for a sick net; the net does not change.
+        """
+        from deepcore.diagnose.doctor import doctor
+
+        return doctor(self, X, y)
 
     # ---- the weights in a dict or a file
 

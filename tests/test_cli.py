@@ -392,3 +392,71 @@ def test_as_a_module_that_imports_nothing_heavy(here):
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
     assert "train a small net" in done.stdout and done.stdout.endswith("\n[]\n")
+
+
+class TestExplainAndDoctor:
+    @pytest.fixture
+    def command(self, capsys):
+        """command("doctor", "--data", ...) -> exit code, standard output, standard error."""
+
+        def command(*arguments):
+            code = main(list(map(str, arguments)))
+            out, err = capsys.readouterr()
+            return code, out, err
+
+        return command
+
+    def test_explain_the_ring(self, command):
+        code, out, err = command("explain", "--samples", 5)
+        assert (code, err) == (0, "")
+        assert out.startswith("Net: X (5, 2) float32, y (5,) int64, on numpy, in training mode\nLoss L = ")
+        assert "layers.0  Linear(2, 4)\n  Y = X W + b" in out and "The chain rule" in out
+
+    def test_explain_a_page(self, command, here):
+        code, out, _ = command("explain", "--html", "page.html")
+        assert (code, out) == (0, "page: page.html\n")
+        page = (here / "page.html").read_text(encoding="utf-8")
+        assert page.startswith("<!doctype html>") and "<code>layers.0</code> Linear(2, 4)" in page
+        code, _, err = command("explain", "--html", "nowhere/page.html")
+        assert code == 2 and "there is no folder 'nowhere'" in err
+
+    def test_the_ring_is_well(self, command):
+        assert command("doctor") == (0, "The doctor found nothing: net and data look well.\n", "")
+
+    def test_a_saved_net(self, command, train, here):
+        assert train("--epochs", 1, "--save", "ring.net", "--picture", "ring.svg")[0] == 0
+        code, out, _ = command("explain", "--load", "ring.net")
+        assert code == 0 and "X (32, 2)" in out
+        assert command("doctor", "--load", "ring.net")[0] == 0
+        code, _, err = command("doctor", "--load", "nothing.net")
+        assert code == 2 and "nothing.net" in err
+        net = dc.load("ring.net").eval()
+        net.layers.append(dc.Softmax())
+        net.save("sick.net")
+        code, out, _ = command("doctor", "--load", "sick.net")
+        assert code == 1 and "the net's output is a softmax" in out
+
+    def test_a_file_that_holds_no_net(self, command):
+        from deepcore.io.state import save
+
+        save(dc.Linear(2, 2), "layer.net")
+        code, _, err = command("explain", "--load", "layer.net")
+        assert code == 2 and "holds a Linear, not a whole Net" in err
+
+    def test_other_data(self, command, here):
+        X, y = columns()
+        np.savez("columns.npz", X=X, y=y)
+        code, out, _ = command("doctor", "--data", "columns.npz")
+        assert code == 1 and out.startswith("note: X: column 2 of 3 never varies")
+        np.savez("images.npz", X=np.random.default_rng(0).integers(0, 256, (60, 8, 8), "uint8"), y=y[:60])
+        code, out, _ = command("doctor", "--data", "images.npz")
+        assert (code, out) == (0, "The doctor found nothing: net and data look well.\n")
+
+    def test_another_library(self, command):
+        code, out, _ = command("explain", "--backend", "array_api_strict", "--samples", 3)
+        assert code == 0 and "on array_api_strict" in out
+        assert command("doctor", "--backend", "array_api_strict")[0] == 0
+
+    def test_the_seed_decides(self, command):
+        first, same, other = (command("explain", "--seed", seed)[1] for seed in (1, 1, 2))
+        assert first == same != other

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+from pathlib import Path
 from typing import Any
 
-from deepcore.errors import ArgumentError
+from deepcore.errors import ArgumentError, DataError, MissingDataError
+from deepcore.io.state import load_state_dict, save, state_dict
 
 
 class History:
@@ -80,6 +84,235 @@ class Callback:
 
     def on_fit_end(self, run: Run) -> None:
         """After the last step; not after an error."""
+
+
+class _Monitor(Callback):
+    """Watches one number of each epoch, and notes when it was best. Abstract.
+
+    monitor: its name in the history   mode: whether the best is the smallest ("min") or the largest ("max");
+    "auto" knows losses and accuracies.
+    """
+
+    def __init__(self, monitor: str = "val_loss", mode: str = "auto"):
+        who = type(self).__name__
+        if mode not in ("auto", "min", "max"):
+            raise ArgumentError(f'{who}: mode must be "auto", "min" or "max", got {mode!r}')
+        if mode == "auto":
+            mode = next((mode for end, mode in _BEST.items() if monitor.endswith(end)), "")
+        if not mode:
+            raise ArgumentError(f'{who}: is a good {monitor} small or large? Say mode="min" or mode="max"')
+        self.monitor = monitor
+        self.mode = mode
+        self._start()
+
+    def _start(self) -> None:
+        self.best = math.inf if self.mode == "min" else -math.inf
+        self.best_epoch = 0  # counted from 1; 0: there was none
+
+    def on_fit_start(self, run: Run) -> None:
+        self._start()
+
+    def _improved(self, run: Run, least: float = 0.0) -> bool:
+        """Whether this epoch's number is the best so far, by more than `least`. NaN never is."""
+        if self.monitor not in run.numbers:
+            remedy = (
+                "pass validation_data to fit" if self.monitor.startswith("val_") else "choose one of these"
+            )
+            raise ArgumentError(
+                f"{type(self).__name__}: there is no {self.monitor} among {', '.join(run.numbers)}; {remedy}"
+            )
+        number = run.numbers[self.monitor]
+        gain = self.best - number if self.mode == "min" else number - self.best
+        if not gain > least:
+            return False
+        self.best, self.best_epoch = number, run.epoch
+        return True
+
+
+_BEST = {"loss": "min", "accuracy": "max"}  # ending of a name -> which of its values are good
+
+
+class EarlyStopping(_Monitor):
+    """Ends training when a number has not improved for some epochs.
+
+    monitor: its name in the history, such as "val_loss"
+    patience: epochs without an improvement that are put up with, 1 or more
+    min_delta: an improvement must be larger than this
+    mode: "min", "max", or "auto" for losses and accuracies
+    restore_best: whether to give the net the weights and buffers of its best epoch back, when training ends
+
+    best, best_epoch: the best number, and when that was.   stopped: whether it ended the training.
+    The optimizer keeps the state of the last epoch. Raises ArgumentError at the end of the first epoch if
+    there is no such number.
+
+    >>> import numpy as np
+    >>> from deepcore import CrossEntropyLoss, Linear, Net
+    >>> X, y = np.ones((4, 2)), np.array([0, 1, 0, 1])  # of which there is nothing to learn
+    >>> stopping = EarlyStopping("loss", patience=2)
+    >>> net = Net([Linear(2, 2, init="zeros")], CrossEntropyLoss())
+    >>> history = net.fit(X, y, epochs=9, callbacks=[stopping])
+    >>> len(history.history["loss"]), stopping.stopped
+    (3, True)
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 5,
+        min_delta: float = 0.0,
+        mode: str = "auto",
+        restore_best: bool = True,
+    ):
+        super().__init__(monitor, mode)
+        if isinstance(patience, bool) or not hasattr(patience, "__index__") or int(patience) < 1:
+            raise ArgumentError(
+                f"EarlyStopping: patience must be a whole number of 1 or more, got {patience!r}"
+            )
+        if not 0 <= min_delta < math.inf:
+            raise ArgumentError(
+                f"EarlyStopping: min_delta must be a finite number, 0 or more, got {min_delta!r}"
+            )
+        self.patience = int(patience)
+        self.min_delta = float(min_delta)
+        self.restore_best = bool(restore_best)
+
+    def _start(self) -> None:
+        super()._start()
+        self.stopped = False
+        self._first = 0
+        self._state: dict[str, Any] | None = None
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Keep the weights of the best epoch, and stop after `patience` epochs without a better one."""
+        if self._improved(run, self.min_delta):
+            self._state = state_dict(run.net) if self.restore_best else None
+        elif run.epoch - max(self.best_epoch, self._first) >= self.patience:
+            self.stopped = run.stop = True
+
+    def on_fit_start(self, run: Run) -> None:
+        """Forget an earlier training."""
+        super().on_fit_start(run)
+        self._first = run.epoch  # 0, unless an earlier training is resumed
+
+    def on_fit_end(self, run: Run) -> None:
+        """Give the best epoch's weights and buffers back."""
+        state, self._state = self._state, None
+        if state is not None and run.epoch != self.best_epoch:
+            load_state_dict(run.net, state)
+
+
+class BestCheckpoint(_Monitor):
+    """Saves the net to a file, as net.save does, after each epoch that is better than all before.
+
+    path: of the file; an older one is replaced   monitor, mode: as for EarlyStopping
+    Raises MissingDataError before the first step if the folder is not there.
+
+    >>> BestCheckpoint("best.safetensors", monitor="val_accuracy").mode
+    'max'
+    """
+
+    def __init__(self, path: str | os.PathLike[str], monitor: str = "val_loss", mode: str = "auto"):
+        super().__init__(monitor, mode)
+        self.path = Path(path)
+
+    def on_fit_start(self, run: Run) -> None:
+        """See that the file can be written."""
+        super().on_fit_start(run)
+        _need_folder(self, self.path)
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Save the net if it is better than before."""
+        if self._improved(run):
+            save(run.net, self.path)
+
+
+class LearningRateLog(Callback):
+    """Adds the learning rate to the numbers of each epoch, as "lr": that of its last step.
+
+    Put it before a callback that writes the numbers.
+
+    >>> import numpy as np
+    >>> from deepcore import Linear, MSELoss, Net
+    >>> net, X = Net([Linear(1, 1)], MSELoss()), np.ones((2, 1))
+    >>> log, schedule = LearningRateLog(), lambda step: 0.1 / (step + 1)
+    >>> course = net.fit(X, X, epochs=2, schedule=schedule, callbacks=[log])
+    >>> course.history["lr"]
+    [0.1, 0.05]
+    """
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Note the rate."""
+        numbers = {"lr": float(run.optimizer.lr)}
+        run.numbers |= numbers
+        run.history.add(numbers)
+
+
+class _EpochLog(Callback):
+    """A file that gets a line after each epoch. Abstract.
+
+    It is opened and closed for each line, so that a line is there when its epoch is over.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+
+    def on_fit_start(self, run: Run) -> None:
+        """See that the file can be written."""
+        _need_folder(self, self.path)
+        self.path.open("a", encoding="utf-8").close()
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Write the epoch's line."""
+        line = self._line({"epoch": run.epoch, "step": run.step, **run.numbers})
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(line)
+
+    def _line(self, numbers: dict[str, float]) -> str:
+        raise NotImplementedError
+
+
+class CSVLogger(_EpochLog):
+    """Appends a line for each epoch to a CSV file: epoch, step, and the numbers of the history.
+
+    A new file begins with a line of names. Raises DataError if a file that is there has other names, and
+    MissingDataError, before the first step, if there is no such folder.
+
+    >>> CSVLogger("course.csv").path.name
+    'course.csv'
+    """
+
+    def _line(self, numbers: dict[str, float]) -> str:
+        head = ",".join(numbers) + "\n"
+        with self.path.open(encoding="utf-8") as file:
+            there = file.readline()
+        if there and there != head:
+            raise DataError(
+                f"CSVLogger: {self.path} has the columns {there.strip()}, this training has {head.strip()}; "
+                "choose another file"
+            )
+        return ("" if there else head) + ",".join(map(repr, numbers.values())) + "\n"
+
+
+class JSONLLogger(_EpochLog):
+    """Appends a line for each epoch to a file of JSON lines: {"epoch": 1, "step": 7, "loss": 0.5, ...}.
+
+    A number that is NaN or infinite becomes null, since JSON has no such numbers.
+    Raises MissingDataError, before the first step, if there is no such folder.
+
+    >>> JSONLLogger("course.jsonl").path.name
+    'course.jsonl'
+    """
+
+    def _line(self, numbers: dict[str, float]) -> str:
+        finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
+        return json.dumps(finite) + "\n"
+
+
+def _need_folder(callback: Callback, path: Path) -> None:
+    if not path.parent.is_dir():
+        raise MissingDataError(
+            f"{type(callback).__name__}: there is no folder {str(path.parent)!r}; make it first"
+        )
 
 
 class ReduceOnPlateau(Callback):
