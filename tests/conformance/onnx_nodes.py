@@ -431,9 +431,7 @@ def recurrent(node: Node) -> Sequence[Any]:
     defaults = {"RNN": ["Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"]}[node.op]
     chosen = [name.decode() for name in node.get("activations", [])] or defaults * directions
     bias = np.zeros((directions, 2 * len(GATES[node.op]) * hidden), X.dtype) if B is None else B
-    resets_after = node.get("linear_before_reset", 0) or (
-        t == 1 and h is None and not bias[:, 5 * hidden :].any()
-    )
+    nothing_to_reset = t == 1 and h is None and not bias[:, 5 * hidden :].any()
     refuse(
         (node.get("direction", "forward") == "reverse", "no layer that only runs backward in time"),
         (peepholes is not None and bool(peepholes.any()), "no peepholes"),
@@ -461,7 +459,8 @@ def recurrent(node: Node) -> Sequence[Any]:
         weights[f"b_ih_l0{suffix}"] = gates(b_ih)[None]
         weights[f"b_hh_l0{suffix}"] = gates(b_hh)[None]
     states = [x if not by_sample else x.swapaxes(0, 1) for x in (h, c) if x is not None]
-    Y, *last = run(f, X, *states, **weights)
+    Y, last = run(f, X, *states, **weights)
+    last = list(last) if last.ndim == 4 else [last]  # an LSTM's H and C
     Y = Y.reshape(n, t, directions, hidden)  # ONNX: (t, directions, n, h), or (n, t, directions, h)
     Y = Y if by_sample else Y.transpose(1, 2, 0, 3)
     return [Y, *(x.swapaxes(0, 1) if by_sample else x for x in last)][: len(node.outputs)]

@@ -134,16 +134,18 @@ def compare(module: Any, call: Any, arguments: list[Any], twin: Twin, dtype: str
     views = [*twin.inputs, *[as_it_is] * len(floating)][: len(floating)]
     inputs = [view(x.detach().numpy()) for view, x in zip(views, floating, strict=True)]
     ours = as_tuple(twin.f(*inputs, *twin.extra))
+    if twin.stacked:
+        ours = (ours[0], *ours[1])
     assert len(ours) == len(twin.outputs)
     for i, (view, Y) in enumerate(zip(twin.outputs, Ys, strict=True)):
         assert dc.asarray(ours[i]).dtype == dtype, f"output {i} is {ours[i].dtype}"
         close(ours[i], view(Y.detach().numpy()), f"output {i}")
 
     scalar = isinstance(twin.f, dc.Loss) and Ys[0].ndim == 0 and np.ndim(ours[0]) == 0
-    dX = twin.f.backward(
-        *([] if scalar else [view(dY.numpy()) for view, dY in zip(twin.outputs, dYs, strict=True)])
-    )
-    dXs = as_tuple(dX)
+    given = [] if scalar else [view(dY.numpy()) for view, dY in zip(twin.outputs, dYs, strict=True)]
+    if twin.stacked:
+        given = [given[0], np.stack(given[1:])]
+    dXs = as_tuple(twin.f.backward(*given))
     for i, (view, x) in enumerate(zip(views, floating, strict=True)):
         if x.grad is not None and not (isinstance(twin.f, dc.Loss) and i >= len(dXs)):  # a target needs none
             close(dXs[i], view(x.grad.numpy()), f"gradient of input {i}")

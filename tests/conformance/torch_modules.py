@@ -31,6 +31,7 @@ class Twin:
     inputs: Sequence[View] = ()  # of each input in turn; those beyond are taken as they are
     extra: Sequence[Array] = ()  # further inputs of f, without gradients
     outputs: Sequence[View] = (lambda Y: Y,)  # of those outputs that deepcore has
+    stacked: bool = False  # whether those after the first come as one array
 
 
 Translator = Callable[[Any, list[Array]], Twin]
@@ -278,7 +279,8 @@ def recurrent(name: str) -> Translator:
         else:
             sequence, state = (as_it_is if m.batch_first else lambda x: x.swapaxes(0, 1)), as_it_is
         states = [state] * (2 if name == "LSTM" else 1)
-        return Twin(f, weights, constants, inputs=[sequence, *states], outputs=[sequence, *states])
+        views = [sequence, *states]
+        return Twin(f, weights, constants, inputs=views, outputs=views, stacked=name == "LSTM")
 
     return translate
 
