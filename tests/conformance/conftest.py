@@ -51,6 +51,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(f"    {family}: {in_words(part)}")
     page = config.getoption(OPTION, None)
     if page:
+        Path(page).parent.mkdir(parents=True, exist_ok=True)
         Path(page).write_text(as_page(tables), encoding="utf-8")
         terminalreporter.write_line(f"written to {page}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from typing import Any
 
@@ -124,7 +125,9 @@ def compare(module: Any, call: Any, arguments: list[Any], twin: Twin, dtype: str
     running = {name: b.detach().numpy().copy() for name, b in module.named_buffers()}
     leaves = [x.detach().requires_grad_(x.requires_grad) for x in arguments]
     args, kwargs = replaced((call.args, call.kwargs), list(leaves))
-    Ys = tensors(module(*args, **kwargs))[: len(twin.outputs)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch's about its own defaults
+        Ys = tensors(module(*args, **kwargs))[: len(twin.outputs)]
     dYs = [torch.ones_like(Y) if isinstance(twin.f, dc.Loss) and Y.ndim == 0 else noise(Y) for Y in Ys]
     torch.autograd.backward(Ys, dYs)
 
