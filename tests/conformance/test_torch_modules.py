@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 import zlib
 from typing import Any
@@ -18,6 +19,8 @@ torch = pytest.importorskip("torch", reason="needs torch: these are its modules'
 pytest.importorskip("expecttest", reason="needs expecttest, which torch.testing._internal imports")
 
 from torch.testing._internal.common_modules import module_db  # noqa: E402
+
+Arrays = dict[str, np.ndarray]
 
 PINNED = "2.13"
 SUITE = "torch.nn: module_db"
@@ -54,14 +57,26 @@ def each_case() -> list[Any]:
 
 
 @pytest.mark.parametrize(("info", "index", "dtype", "training"), each_case())
-def test_module(counted, info, index, dtype, training):
+def test_module(counted, nearer, info, index, dtype, training):
     family, translate = FAMILIES[info.name]
     counted(SUITE, family, info.name)
     case = samples(info, dtype, training)[index]
     module = make_module(info, case, dtype, training)
     arguments = tensors((case.forward_input.args, case.forward_input.kwargs))
-    twin = translate(module, [x.detach().numpy() for x in arguments])
-    compare(module, case.forward_input, arguments, twin, dtype)
+    twin = translate(module, [host(x) for x in arguments])
+    set_weights(twin, module)
+    dc.Net([twin.f]).train(training)
+    doubled = copy.deepcopy(module).double()
+
+    wanted, dYs = run_torch(module, case.forward_input, arguments, twin)
+    got = run_deepcore(twin, arguments, dYs)
+    differ = differing(got, wanted, twin, dtype)
+    if differ and dtype == "float32":  # torch's float32 has errors too: ask its float64
+        exact, _ = run_torch(doubled, case.forward_input, [as_double(x) for x in arguments], twin)
+        if all(error(got[name], exact[name]) <= error(wanted[name], exact[name]) for name in differ):
+            return nearer()
+    for name in differ:
+        np.testing.assert_allclose(got[name], wanted[name], err_msg=name, **TOLERANCES[dtype])
 
 
 @pytest.mark.parametrize("info", [info for info in module_db if info.name in OUTSIDE], ids=lambda i: i.name)
@@ -117,70 +132,108 @@ def replaced(arguments: Any, leaves: list[Any]) -> Any:
     return arguments if _single(arguments) else type(arguments)(replaced(x, leaves) for x in arguments)
 
 
-def compare(module: Any, call: Any, arguments: list[Any], twin: Twin, dtype: str) -> None:
-    close = lambda got, wanted, what: np.testing.assert_allclose(
-        got, wanted, err_msg=what, **TOLERANCES[dtype]
-    )
-    tables = {name: W.detach().numpy().copy() for name, W in module.named_parameters()}
-    running = {name: b.detach().numpy().copy() for name, b in module.named_buffers()}
+def run_torch(module: Any, call: Any, arguments: list[Any], twin: Twin) -> tuple[Arrays, list[Any]]:
+    """What a pass of torch's gives, by name and laid out as deepcore's; and the dYs that it started from."""
     leaves = [x.detach().requires_grad_(x.requires_grad) for x in arguments]
     args, kwargs = replaced((call.args, call.kwargs), list(leaves))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch's about its own defaults
         Ys = tensors(module(*args, **kwargs))[: len(twin.outputs)]
-    dYs = [torch.ones_like(Y) if isinstance(twin.f, dc.Loss) and Y.ndim == 0 else noise(Y) for Y in Ys]
+    dYs = [torch.ones_like(Y) if is_scalar_loss(twin, Y) else noise(Y) for Y in Ys]
     torch.autograd.backward(Ys, dYs)
-
-    set_weights(twin, tables, running)
-    dc.Net([twin.f]).train(module.training)
-    floating = [x for x in leaves if x.dtype != torch.bool]
-    views = [*twin.inputs, *[as_it_is] * len(floating)][: len(floating)]
-    inputs = [view(x.detach().numpy()) for view, x in zip(views, floating, strict=True)]
-    ours = as_tuple(twin.f(*inputs, *twin.extra))
-    if twin.stacked:
-        ours = (ours[0], *ours[1])
-    assert len(ours) == len(twin.outputs)
-    for i, (view, Y) in enumerate(zip(twin.outputs, Ys, strict=True)):
-        assert dc.asarray(ours[i]).dtype == dtype, f"output {i} is {ours[i].dtype}"
-        close(ours[i], view(Y.detach().numpy()), f"output {i}")
-
-    scalar = isinstance(twin.f, dc.Loss) and Ys[0].ndim == 0 and np.ndim(ours[0]) == 0
-    given = [] if scalar else [view(dY.numpy()) for view, dY in zip(twin.outputs, dYs, strict=True)]
-    if twin.stacked:
-        given = [given[0], np.stack(given[1:])]
-    dXs = as_tuple(twin.f.backward(*given))
-    for i, (view, x) in enumerate(zip(views, floating, strict=True)):
-        if x.grad is not None and not (isinstance(twin.f, dc.Loss) and i >= len(dXs)):  # a target needs none
-            close(dXs[i], view(x.grad.numpy()), f"gradient of input {i}")
-
-    gradients = {
-        name: np.zeros(W.shape) if W.grad is None else W.grad.numpy() for name, W in module.named_parameters()
+    found = {f"output {i}": view(host(Y)) for i, (view, Y) in enumerate(zip(twin.outputs, Ys, strict=True))}
+    for i, (view, x) in enumerate(zip(views_of_inputs(twin, leaves), floating(leaves), strict=True)):
+        if x.grad is not None:
+            found[f"gradient of input {i}"] = view(host(x.grad))
+    dW = {
+        name: np.zeros(tuple(W.shape)) if W.grad is None else host(W.grad)
+        for name, W in module.named_parameters()
     }
-    parameters = find_parameters(twin.f)
-    for path, wanted in twin.weights.items():
-        layer, name = parameters[path].places[0]
-        close(layer.weight_update[name], wanted(gradients), f"gradient of {path}")
+    found |= {f"gradient of {path}": view(dW) for path, view in twin.weights.items()}
     if module.training:
-        after = {name: b.detach().numpy() for name, b in module.named_buffers()}
-        for name, wanted in twin.buffers.items():
-            close(twin.f.buffer[name], wanted(after), name)
+        after = {name: host(b) for name, b in module.named_buffers()}
+        found |= {f"new {name}": view(after) for name, view in twin.buffers.items()}
+    return found, dYs
 
 
-def set_weights(twin: Twin, tables: dict[str, Any], running: dict[str, Any]) -> None:
+def run_deepcore(twin: Twin, arguments: list[Any], dYs: list[Any]) -> Arrays:
+    """The same of deepcore's: all that it gives."""
+    views = views_of_inputs(twin, arguments)
+    inputs = [view(host(x)) for view, x in zip(views, floating(arguments), strict=True)]
+    Ys = as_tuple(twin.f(*inputs, *twin.extra))
+    given = [view(host(dY)) for view, dY in zip(twin.outputs, dYs, strict=True)]
+    if twin.stacked:
+        Ys, given = (Ys[0], *Ys[1]), [given[0], np.stack(given[1:])]
+    dXs = as_tuple(twin.f.backward(*([] if is_scalar_loss(twin, dYs[0]) else given)))
+    found = {f"output {i}": np.asarray(Y) for i, Y in enumerate(Ys)}
+    found |= {f"gradient of input {i}": dX for i, dX in enumerate(dXs)}
+    for path, parameter in find_parameters(twin.f).items():
+        layer, name = parameter.places[0]
+        found[f"gradient of {path}"] = layer.weight_update[name]
+    return found | {f"new {name}": b for name, b in twin.f.buffer.items()}
+
+
+def differing(got: Arrays, wanted: Arrays, twin: Twin, dtype: str) -> list[str]:
+    """The names under which the two differ. That a loss gives no gradient of its target is no difference."""
+    names = []
+    for name, right in wanted.items():
+        if name not in got and isinstance(twin.f, dc.Loss) and name != "gradient of input 0":
+            continue
+        assert name in got, f"deepcore gives no {name}"
+        assert got[name].dtype == dtype, f"{name} is {got[name].dtype}"
+        assert got[name].shape == right.shape, f"{name} is {got[name].shape}, not {right.shape}"
+        if not np.allclose(got[name], right, equal_nan=True, **TOLERANCES[dtype]):
+            names.append(name)
+    return names
+
+
+def error(got: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.max(np.abs(got.astype("float64") - exact), initial=0.0))
+
+
+def is_scalar_loss(twin: Twin, Y: Any) -> bool:
+    """A loss that is one number starts the chain: its backward takes no argument."""
+    reduced = getattr(twin.f, "reduction", "none") != "none"
+    return isinstance(twin.f, dc.Loss) and reduced and Y.ndim == 0
+
+
+def floating(arguments: list[Any]) -> list[Any]:
+    """All but masks: what f takes as its first inputs, labels and indices too."""
+    return [x for x in arguments if x.dtype != torch.bool]
+
+
+def views_of_inputs(twin: Twin, arguments: list[Any]) -> list[Any]:
+    count = len(floating(arguments))
+    return [*twin.inputs, *[as_it_is] * count][:count]
+
+
+def host(x: Any) -> np.ndarray:
+    return x.detach().numpy()
+
+
+def set_weights(twin: Twin, module: Any) -> None:
     """Copy torch's weights and buffers."""
-    given = {path: make(tables) for path, make in twin.weights.items()} | twin.constants
+    tables = {name: host(W) for name, W in module.named_parameters()}
+    running = {name: host(b) for name, b in module.named_buffers()}
+    given = {path: view(tables) for path, view in twin.weights.items()} | twin.constants
     parameters = find_parameters(twin.f)
     assert set(given) <= set(parameters), f"{set(given) - set(parameters)} are no weights of {twin.f}"
     for path, W in given.items():
         for layer, name in parameters[path].places:
             assert layer.weight[name].shape == W.shape, f"{path} is {layer.weight[name].shape}, not {W.shape}"
-            layer.weight[name] = np.ascontiguousarray(W)
-    for name, make in twin.buffers.items():
-        twin.f.buffer[name] = make(running).copy()
+            layer.weight[name] = W.copy()
+    for name, view in twin.buffers.items():
+        twin.f.buffer[name] = view(running).copy()
 
 
 def noise(Y: Any) -> Any:
-    return torch.randn(Y.shape, dtype=Y.dtype)
+    """dY: numbers that float32 holds, the same in both dtypes."""
+    generator = torch.Generator().manual_seed(Y.numel())
+    return torch.randn(Y.shape, dtype=torch.float32, generator=generator).to(Y.dtype)
+
+
+def as_double(x: Any) -> Any:
+    return x.detach().double().requires_grad_(x.requires_grad) if x.is_floating_point() else x
 
 
 def as_tuple(x: Any) -> tuple[Any, ...]:
