@@ -36,7 +36,7 @@ def counted(record_property: Callable[[str, object], None]) -> Callable[[str, st
 
 @pytest.fixture
 def nearer(record_property: Callable[[str, object], None]) -> Callable[[], None]:
-    """nearer() says that this test passes another way: deepcore is nearer to the exact result than its judge."""
+    """nearer() says how this test passes: deepcore is nearer to the exact result than its judge."""
     return lambda: record_property("nearer", True)
 
 
@@ -93,11 +93,11 @@ def as_page(tables: Tables) -> str:
         "# Conformance",
         "",
         "Suites of other projects, run against deepcore; `nox -s conformance` writes this page.",
-        "A case is *mapped* if deepcore has something of its meaning: then all of it must agree, to the suite's",
-        "tolerances. *Nearer* are those float32 cases where torch's own rounding is beyond them, and deepcore's",
-        "error, measured against torch in float64, is the smaller one. Not compared: the gradient of a loss by its",
-        "target, where deepcore's loss gives none, and optional outputs that no Function returns, such as the",
-        "indices of a MaxPool or the mean that a LayerNormalization has used.",
+        "A case is *mapped* if deepcore has something of its meaning: then all of it must agree, to the",
+        "suite's tolerances. *Nearer* are those float32 cases where torch's own rounding is beyond them, and",
+        "deepcore's error, measured against torch in float64, is the smaller one. Not compared: the gradient",
+        "of a loss by its target, where deepcore's loss gives none, and optional outputs that no Function",
+        "returns, such as the indices of a MaxPool or the mean that a LayerNormalization has used.",
     ]
     for suite, rows in tables.items():
         counts = total(rows.values())
