@@ -9,7 +9,7 @@ compared.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,10 @@ class Node:
     attributes: dict[str, Any]
     inputs: list[Any]
     outputs: list[str]  # "" for one that is left out
+    looked_at: set[str] = field(default_factory=set)  # attributes
 
     def get(self, name: str, default: Any = None) -> Any:
+        self.looked_at.add(name)
         value = self.attributes.get(name, default)
         return value.decode() if isinstance(value, bytes) else value
 
@@ -203,9 +205,10 @@ def transposed_convolution(node: Node) -> Sequence[Any]:
             X.shape[2:], W.shape[2:], stride, dilation, output_padding, strict=True
         )
     ]
-    if "output_shape" in node.attributes or node.get("auto_pad", "NOTSET").startswith("SAME"):
+    wanted = node.get("output_shape")
+    if wanted is not None or node.get("auto_pad", "NOTSET").startswith("SAME"):
         same = [size * s for size, s in zip(X.shape[2:], stride, strict=True)]
-        wanted = node.get("output_shape", same)[-rank:]
+        wanted = (same if wanted is None else wanted)[-rank:]
         both = [a - b for a, b in zip(full, wanted, strict=True)]
         upper = node.get("auto_pad", "NOTSET") == "SAME_UPPER"
         pairs = [(n // 2, n - n // 2) if upper else (n - n // 2, n // 2) for n in both]
@@ -489,6 +492,11 @@ def attention(node: Node) -> Sequence[Any]:
             "causal is within one sequence: as many queries as keys",
         ),
         (len(node.outputs) > 1, "the scores aren't an output"),
+        (
+            node.get("left_window_size", -1) >= 0 or node.get("right_window_size", -1) >= 0,
+            "no window of keys: a mask says it",
+        ),
+        (node.get("qk_matmul_output_mode", 0) > 0, "the scores aren't an output"),
     )
     rows = lambda X: X if flat else X.transpose(0, 2, 1, 3).reshape(X.shape[0], X.shape[2], -1)
     Q, K, V = map(rows, (Q, K, V))
@@ -583,6 +591,13 @@ NODES: dict[str, dict[str, Translator]] = {
         "NegativeLogLikelihoodLoss": negative_log_likelihood,
         "SoftmaxCrossEntropyLoss": softmax_cross_entropy,
     },
+}
+
+NO_MATTER = {  # attributes that leave the compared outputs as they are
+    "kernel_shape": "W's own shape, in convolutions",
+    "seed": "of a Dropout that drops nothing",
+    "stash_type": "the precision of LayerNormalization's sums",
+    "storage_order": "how MaxPool counts its indices",
 }
 
 OUTSIDE = "deepcore has no Function of this operator's meaning"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conformance.listed import NotMapped
-from tests.conformance.onnx_nodes import NODES, OUTSIDE, SEVERAL, Node, Translator
+from tests.conformance.onnx_nodes import NO_MATTER, NODES, OUTSIDE, SEVERAL, Node, Translator
 
 onnx = pytest.importorskip("onnx", reason="needs onnx, whose node tests these are: deepcore[conformance]")
 
@@ -44,6 +44,7 @@ def test_node(counted, case):
         node = as_node(case.model.graph, inputs)
         got = translate(node)
         assert len(got) == len(node.outputs)
+        assert set(node.attributes) <= node.looked_at | set(NO_MATTER), "an attribute that nothing looks at"
         pairs = [(Y, name) for Y, name in zip(got, node.outputs, strict=True) if name]
         assert pairs[0][0] is not None
         for (Y, name), right in zip(pairs, wanted, strict=True):
