@@ -1,6 +1,6 @@
 """How many cases of each suite passed, at the end of the run; with an option, as a page too.
 
-A test says which suite, family and subject it belongs to by the fixture `counted`.
+A test says by the fixture `counted` which suite, family and subject it belongs to.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def counted(record_property: Callable[[str, object], None]) -> Callable[[str, str, str], None]:
-    """counted(suite, family, subject) enters this test into the summary."""
-    return lambda *where: record_property("conformance", where)
+def counted(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """counted(suite, family, subject) enters this test into the summary, as so many cases."""
+    return lambda suite, family, subject, cases=1: record_property(
+        "conformance", (suite, family, subject, cases)
+    )
 
 
 @pytest.fixture
@@ -68,13 +70,13 @@ def tabulate(reports: Iterator[tuple[list[tuple[str, Any]], str, Any]]) -> Table
     for properties, outcome, longrepr in reports:
         if ("nearer", True) in properties and outcome == "passed":
             outcome = "nearer"
-        for suite, family, subject in (where for name, where in properties if name == "conformance"):
+        for suite, family, subject, cases in (where for name, where in properties if name == "conformance"):
             row = tables[suite][family, subject]
             if outcome == "skipped":
                 reason = longrepr[2].removeprefix("Skipped: ")
                 outcome = "not there yet" if reason.startswith("not there yet") else "not mapped"
-                row.reasons[reason] += 1
-            row.counts[outcome] += 1
+                row.reasons[reason] += cases
+            row.counts[outcome] += cases
     return tables
 
 
