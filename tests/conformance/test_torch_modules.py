@@ -16,7 +16,9 @@ from tests.conformance.listed import NotMapped
 from tests.conformance.torch_modules import MODULES, OUTSIDE, Translator, Twin, as_it_is
 
 torch = pytest.importorskip("torch", reason="needs torch: these are its modules' own inputs")
-pytest.importorskip("expecttest", reason="needs expecttest, which torch.testing imports: deepcore[conformance]")
+pytest.importorskip(
+    "expecttest", reason="needs expecttest, which torch.testing imports: deepcore[conformance]"
+)
 
 from torch.testing._internal.common_modules import module_db  # noqa: E402
 

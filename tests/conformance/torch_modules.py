@@ -113,7 +113,7 @@ def linear(m: Any, xs: list[Array]) -> Twin:
 def bilinear(m: Any, xs: list[Array]) -> Twin:
     bias = m.bias is not None
     f = deepcore("Bilinear")(m.in1_features, m.in2_features, m.out_features, bias=bias, dtype=xs[0].dtype)
-    weights = {"W": named("weight")}
+    weights = {"W": named("weight", lambda W: np.moveaxis(W, 0, -1))}  # (in1, in2, out)
     batch = ndim(2)
     return Twin(f, weights | ({"b": named("bias", row)} if bias else {}), inputs=[batch] * 2, outputs=[batch])
 
