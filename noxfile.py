@@ -63,6 +63,13 @@ def tests_backends(session: nox.Session) -> None:
 
 
 @nox.session
+def conformance(session: nox.Session) -> None:
+    """The suites of torch and ONNX, run against deepcore; the counts are written to docs/conformance.md."""
+    session.install("-e", ".[test,conformance]", "torch==2.13.0")  # the tables in tests/conformance are of it
+    session.run("pytest", "tests/conformance", "--conformance-page=docs/conformance.md", *session.posargs)
+
+
+@nox.session
 def kernels(session: nox.Session) -> None:
     """The CUDA kernels with no GPU: compiled by NVRTC, with the registers that each uses, and run by g++."""
     session.install("-e", ".[test,kernels]")
