@@ -39,6 +39,7 @@ from deepcore.errors import (
     UnsupportedError,
 )
 from deepcore.io.architecture import register
+from deepcore.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from deepcore.io.state import load
 from deepcore.layers import BatchNorm2D, Conv2D, Dropout, Flatten, Linear, MaxPool2D
 from deepcore.losses import CrossEntropyLoss, MeanSquareLoss, MSELoss
@@ -54,6 +55,7 @@ __all__ = [
     "BackendUnavailable",
     "BatchNorm2D",
     "Callback",
+    "Checkpoint",
     "CheckpointError",
     "Concat",
     "Conv2D",
@@ -96,8 +98,10 @@ __all__ = [
     "inference",
     "init",
     "load",
+    "load_checkpoint",
     "optim",
     "register",
+    "save_checkpoint",
     "seed",
     "set_backend",
     "set_default_dtype",
