@@ -66,6 +66,7 @@ from deepcore.errors import (
     UnsupportedError,
 )
 from deepcore.io.architecture import register
+from deepcore.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from deepcore.io.state import load
 from deepcore.layers import (
     GRU,
@@ -174,6 +175,7 @@ __all__ = [
     "CELU",
     "CSVLogger",
     "Callback",
+    "Checkpoint",
     "CheckpointError",
     "Concat",
     "Conv1D",
@@ -282,9 +284,11 @@ __all__ = [
     "inference",
     "init",
     "load",
+    "load_checkpoint",
     "optim",
     "plots",
     "register",
+    "save_checkpoint",
     "schedules",
     "seed",
     "set_backend",

@@ -52,13 +52,20 @@ class Net(Composition):
         schedule: Callable[[int], float] | None = None,
         validation_data: tuple[Any, Any] | None = None,
         metrics: Any = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
         callbacks: Sequence[Callback] = (),
         shuffle: bool = True,
         seed: int | None = None,
         clip_norm: float | None = None,
         accumulate: int = 1,
+        precision: str = "float32",
         compile: bool | str = "auto",
+        step: Callable[[Any, Any, Any], Any] | None = None,
+        parallel: Any = None,
         progress: bool | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume: str | os.PathLike[str] | None = None,
     ) -> History:
         """Train on samples X and targets y, or on an iterable of batches (X, y); returns the History.
 
@@ -66,17 +73,24 @@ class Net(Composition):
         optimizer: SGD(lr=0.01) unless given.   schedule: step -> learning rate, before each step.
         validation_data: (X, y) to evaluate after each epoch, as val_loss and so on.
         metrics: functions (out, y) -> mean, or names; accuracy for class labels unless given.
+        sample_weight: (n,), a factor for the loss of each sample; the mean still divides by n.
+        class_weight: (c,), or a dict label -> factor, 1 for all others.
         callbacks: Callbacks.   shuffle: whether to shuffle arrays anew each epoch.
         seed: of shuffling and dropout; drawn from that of deepcore.seed unless given.
         clip_norm: longest that all gradients together, seen as one vector, may be.
         accumulate: batches whose gradients are averaged for one step.
+        precision: "float32", or "relaxed" where a library has faster kernels that lose a few bits.
+        step: your own training step, step(net, X, y) -> loss, which changes the weights itself.
+        checkpoint: a file that holds all that going on needs, written after each epoch.
+        resume: such a file: go on where it was written, bit for bit; `epochs` is the total.
         compile: whether each step is compiled to one program, see Net.compile; "auto": if that is possible.
         progress: whether to show progress on stderr; None: where that is a terminal.
 
         NumPy arrays, memory maps and data frames are moved to the net batch by batch. Targets are checked
         once, before any weight has changed. An interrupt leaves weights, optimizer and buffers as after
         one whole step, keeps `net.history`, and goes on.
-        Raises StateError without a loss, DataError, ArgumentError, LabelError, ShapeError, DTypeError.
+        Raises StateError without a loss, DataError, ArgumentError, LabelError, ShapeError, DTypeError,
+        CheckpointError for a `resume` that does not fit, UnsupportedError.
         """
         return loop.fit(
             self,
@@ -88,13 +102,20 @@ class Net(Composition):
             schedule=schedule,
             validation_data=validation_data,
             metrics=metrics,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
             callbacks=callbacks,
             shuffle=shuffle,
             seed=seed,
             clip_norm=clip_norm,
             accumulate=accumulate,
+            precision=precision,
             compile=compile,
+            step=step,
+            parallel=parallel,
             progress=progress,
+            checkpoint=checkpoint,
+            resume=resume,
         )
 
     def compile(self, optimizer: Any) -> CompiledStep:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -96,6 +97,30 @@ class Optimizer:
     def bind(self, net: Function) -> None:
         """From now on, refuse other nets."""
         self._net = weakref.ref(net)
+
+    def restore(self, net: Function, state: Mapping[str, Mapping[str, Any]], steps: int) -> None:
+        """Go on where another optimizer of this class stood: its state for each weight, and its steps.
+
+        Raises StateError for another net than that of the first step, or a weight that the net doesn't have.
+        """
+        self.check_net(net)
+        weights = find_parameters(net)
+        for path, entries in state.items():
+            names = set(entries) - {"step"}
+            if path not in weights or not names <= set(self._remembers(self.settings_of(path), weights[path].value)):
+                raise StateError(
+                    f"{type(self).__name__}: the state of {path}, {sorted(names)}, has no place here"
+                )
+        restored = {
+            path: {
+                name: x if name == "step" else _beside(weights[path].value, x) for name, x in entries.items()
+            }
+            for path, entries in state.items()
+        }
+        changes = Changes()
+        changes.set(vars(self), {"state": restored, "progress": {"steps": steps}})
+        changes.commit()
+        self.bind(net)
 
     def check_net(self, net: Function) -> None:
         """Raise StateError for another net than that of the first step.

@@ -31,16 +31,21 @@ class Generator:
 _generator = Generator(int.from_bytes(os.urandom(8), "little"))
 
 
-def seed(n: int) -> None:
+def seed(n: int | Generator) -> None:
     """Start all random numbers outside `fit` anew: initial weights, and dropout in hand-written loops.
 
-    n: a whole number, 0 <= n < 2**64. Without a call, each process starts from a seed of its own.
+    n: a whole number, 0 <= n < 2**64, or the random state of a checkpoint, to go on from there.
+    Without a call, each process starts from a seed of its own.
     Raises ArgumentError if n is out of range.
 
     >>> seed(0)
     """
     global _generator
-    _generator = Generator(check_seed(n))
+    if isinstance(n, Generator):
+        _generator = Generator(n.seed)
+        _generator.calls = dict(n.calls)
+    else:
+        _generator = Generator(check_seed(n))
 
 
 def check_seed(n: int) -> int:

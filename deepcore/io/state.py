@@ -41,6 +41,11 @@ def _slots(net: Function) -> dict[str, _Slot]:
     return found
 
 
+def state_arrays(net: Function) -> dict[str, Any]:
+    """Path -> each weight, then each buffer: the arrays themselves."""
+    return {path: slot.value for path, slot in _slots(net).items()}
+
+
 # ---- dicts
 
 
@@ -55,7 +60,7 @@ def state_dict(net: Function) -> dict[str, Any]:
     {'W': array([[1.],
            [1.]], dtype=float32)}
     """
-    return {path: _copy(slot.value) for path, slot in _slots(net).items()}
+    return {path: _copy(x) for path, x in state_arrays(net).items()}
 
 
 def _copy(x: Any) -> Any:
@@ -163,7 +168,7 @@ def save(net: Function, path: str | os.PathLike[str]) -> None:
     ...     load(os.path.join(folder, "net.safetensors"))
     Linear(2, 1)
     """
-    arrays = {name: to_numpy(slot.value) for name, slot in _slots(net).items()}
+    arrays = {path: to_numpy(x) for path, x in state_arrays(net).items()}
     content = {"format": _FORMAT, "architecture": describe(net)}
     safetensors.write(path, arrays, {_KEY: json.dumps(content, allow_nan=False)})
 

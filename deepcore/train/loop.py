@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,9 +22,11 @@ from deepcore.train.callbacks import Callback, History, Run
 from deepcore.train.compiled import compiler, why_not
 from deepcore.train.predict import at_home, predict
 from deepcore.train.progress import Progress
+from deepcore.train.resume import keep, resumed
 from deepcore.train.source import Source
 from deepcore.train.step import Step, loss_of_checked
 from deepcore.train.tally import Tally
+from deepcore.train.weighted import Weights
 
 _EVALUATION_BATCH = 1024  # samples at a time when none is asked for: bounded memory, large products
 
@@ -39,24 +42,37 @@ def fit(
     schedule: Callable[[int], float] | None = None,
     validation_data: tuple[Any, Any] | None = None,
     metrics: Any = None,
+    sample_weight: Any = None,
+    class_weight: Any = None,
     callbacks: Sequence[Callback] = (),
     shuffle: bool = True,
     seed: int | None = None,
     clip_norm: float | None = None,
     accumulate: int = 1,
+    precision: str = "float32",
     compile: bool | str = "auto",
+    step: Callable[[Any, Any, Any], Any] | None = None,
+    parallel: Any = None,
     progress: bool | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> History:
     """Train a net; see Net.fit."""
-    _require_loss(net, "fit")
+    if step is None:
+        _require_loss(net, "fit")
+    _check_precision(precision, parallel)
     _check_count("epochs", epochs, least=0)
     _check_count("accumulate", accumulate, least=1)
     if clip_norm is not None and not 0 < clip_norm < math.inf:
         raise ArgumentError(f"fit: clip_norm must be a finite number above 0, got {clip_norm}")
-    optimizer = SGD() if optimizer is None else optimizer
-    _check_kinds(optimizer, schedule, callbacks)
-    compiled = _whether_compiled(net, compile, accumulate, callbacks)
+    _check_kinds(optimizer, schedule, callbacks, step)
     source = Source(X, y, check_batch_size(batch_size), shuffle)
+    weights = None
+    if sample_weight is not None or class_weight is not None:
+        weights = Weights(net.loss_fn, sample_weight, class_weight, source.samples)  # type: ignore[arg-type]
+        source.weights = weights.of_samples
+    why_by_hand = _why_by_hand(net, accumulate, callbacks, weights, step)
+    compiled = _whether_compiled(net, compile, why_by_hand)
     if epochs > 1 and source.runs_once:
         raise DataError(
             "a generator can be run through once, so pass a list, or an object whose __iter__ starts anew, "
@@ -64,10 +80,19 @@ def fit(
         )
     if validation_data is not None:
         validation_data = _checked_validation(net, validation_data)
-    generator = Generator(_draw_seed() if seed is None else check_seed(seed))
+    data = {"samples": source.samples, "batch_size": batch_size, "shuffle": shuffle, "accumulate": accumulate}
+    start = None
+    if resume is not None:
+        start = resumed(net, resume, optimizer, schedule, seed, data)
+        optimizer, schedule, generator = start.optimizer, start.schedule, start.random
+    else:
+        optimizer = SGD() if optimizer is None else optimizer
+        generator = Generator(_draw_seed() if seed is None else check_seed(seed))
     run = Run(net, optimizer, epochs, source.count and math.ceil(source.count / accumulate))
+    if start is not None:
+        run.epoch, run.step, run.history.history = start.epoch, start.step, start.history
     net.history = run.history  # type: ignore[attr-defined]
-    step = Step(run, source, schedule, clip_norm, compiled)
+    make_step = Step(run, source, schedule, clip_norm, compiled, weights, step)
     callbacks = [*([Progress()] if _shows(progress) else []), *callbacks]
 
     _call(callbacks, "on_fit_start", run)
@@ -81,7 +106,7 @@ def fit(
             _call(callbacks, "on_epoch_start", run)
             tally = Tally(metrics, net.loss_fn)
             for group in _groups(source.batches(run.epoch, generator.seed), accumulate):
-                step(group, tally)
+                make_step(group, tally)
                 _call(callbacks, "on_step_end", run)
                 if run.stop:
                     break
@@ -91,6 +116,8 @@ def fit(
                 numbers |= {f"val_{name}": score for name, score in scores.items()}
             run.end_epoch(numbers)
             _call(callbacks, "on_epoch_end", run)
+            if checkpoint is not None:
+                keep(checkpoint, run, schedule, generator, data)
     finally:
         CURRENT.thread = before
         for f, mode in kept_modes:
@@ -109,10 +136,10 @@ def evaluate(
     before = CURRENT.thread
     CURRENT.thread = before.but(inference=before.inference + 1)
     try:
-        for Xb, yb in source.batches():
+        for Xb, yb, _ in source.batches():
             out = net(at_home(net, Xb))
             targets = source.targets(net.loss_fn, yb, tuple(out.shape), out)
-            tally.add(out, targets, loss_of_checked(net, out, targets))
+            tally.add(out, targets, loss_of_checked(net.loss, out, targets))
         return tally.means()
     finally:
         CURRENT.thread = before
@@ -132,32 +159,55 @@ def _checked_validation(net: Composition, data: Any) -> tuple[Any, Any]:
     return arrays.X, arrays.y
 
 
-def _whether_compiled(net: Composition, wanted: Any, accumulate: int, callbacks: Sequence[Any]) -> bool:
+def _why_by_hand(
+    net: Composition, accumulate: int, callbacks: Sequence[Any], weights: Any, step: Any
+) -> str | None:
+    """Why the steps can't be compiled, in words, or None if they can."""
+    if step is not None:
+        return "step makes them itself"
+    if weights is not None:
+        return "samples have weights"
+    if accumulate > 1:
+        return "accumulate needs the gradients of several batches"
+    for callback in callbacks:
+        if callback.needs_gradients:
+            return f"callback {type(callback).__name__} needs the gradients"
+    return why_not(net)
+
+
+def _whether_compiled(net: Composition, wanted: Any, why_by_hand: str | None) -> bool:
     """Whether the steps are compiled. Raises UnsupportedError, with the reason, if they can't but must be."""
     if wanted not in (True, False, "auto"):
         raise ArgumentError(f'fit: compile must be True, False or "auto", got {wanted!r}')
     if wanted is False or (wanted == "auto" and compiler(net) is None):
         return False
-    reason = why_not(net)
-    if accumulate > 1:
-        reason = "accumulate needs the gradients of several batches"
-    for callback in callbacks:
-        if getattr(callback, "needs_gradients", False):
-            reason = f"callback {type(callback).__name__} needs the gradients"
-    if reason and wanted is True:
-        raise UnsupportedError(f"fit(compile=True): {reason}; use compile=False")
-    if reason:
+    if why_by_hand and wanted is True:
+        raise UnsupportedError(f"fit(compile=True): {why_by_hand}; use compile=False")
+    if why_by_hand:
         import logging  # 5 ms that few need
 
-        logging.getLogger("deepcore").debug("fit makes its steps call by call: %s", reason)
-    return not reason
+        logging.getLogger("deepcore").debug("fit makes its steps call by call: %s", why_by_hand)
+    return not why_by_hand
 
 
-def _check_kinds(optimizer: Any, schedule: Any, callbacks: Any) -> None:
-    if not isinstance(optimizer, Optimizer):
+def _check_precision(precision: Any, parallel: Any) -> None:
+    if precision not in ("float32", "relaxed", "bf16", "fp16"):
+        raise ArgumentError(
+            f'fit: precision must be "float32", "relaxed", "bf16" or "fp16", got {precision!r}'
+        )
+    if precision in ("bf16", "fp16"):
+        raise UnsupportedError(f'fit: precision {precision!r} is not there yet; use "float32"')
+    if parallel is not None:
+        raise UnsupportedError("fit: parallel is not there yet; leave it out")
+
+
+def _check_kinds(optimizer: Any, schedule: Any, callbacks: Any, step: Any) -> None:
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
         raise DTypeError(f"fit: optimizer must be an Optimizer, such as optim.Adam(), got {optimizer!r}")
     if schedule is not None and not callable(schedule):
         raise DTypeError(f"fit: schedule must be a function step -> learning rate, got {schedule!r}")
+    if step is not None and not callable(step):
+        raise DTypeError(f"fit: step must be a function step(net, X, y) -> loss, got {step!r}")
     if not isinstance(callbacks, list | tuple) or not all(isinstance(c, Callback) for c in callbacks):
         raise DTypeError(f"fit: callbacks must be a list of Callbacks, got {callbacks!r}")
 

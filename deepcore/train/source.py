@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +25,7 @@ class Source:
         self.stream = X
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self.weights: Any = None  # (n,), one for each sample of the arrays
         self.checked = False  # whether all targets are known to be good
 
     @property
@@ -32,22 +34,34 @@ class Source:
         return self.arrays is None and iter(self.stream) is self.stream
 
     @property
+    def samples(self) -> int | None:
+        """Samples, if they are in arrays."""
+        return None if self.arrays is None else self.arrays.n
+
+    @property
     def count(self) -> int | None:
         """Batches in an epoch, if known."""
         if self.arrays is not None:
             return math.ceil(self.arrays.n / self.batch_size)
         return len(self.stream) if hasattr(self.stream, "__len__") else None
 
-    def batches(self, epoch: int = 0, seed: int = 0) -> Iterator[tuple[Any, Any]]:
-        """The batches of one epoch. Raises DataError if there is none."""
+    def batches(self, epoch: int = 0, seed: int = 0) -> Iterator[tuple[Any, Any, Any]]:
+        """(X, y, weights) of each batch of one epoch; weights are None unless given.
+
+        Raises DataError if there is none.
+        """
         if self.arrays is not None:
             order = random.permutation(self.arrays.n, seed, "shuffle", epoch) if self.shuffle else None
-            yield from self.arrays.batches(self.batch_size, order)
+            weights: Iterator[Any] = itertools.repeat((None, None))
+            if self.weights is not None:
+                weights = Arrays(self.weights).batches(self.batch_size, order)
+            for (X, y), (w, _) in zip(self.arrays.batches(self.batch_size, order), weights, strict=False):
+                yield X, y, w
             return
         empty = True
-        for pair in pairs(self.stream):
+        for X, y in pairs(self.stream):
             empty = False
-            yield pair
+            yield X, y, None
         if empty:
             raise DataError(
                 "the iterable gave no batch; a generator can be run through once, "

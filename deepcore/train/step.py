@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from deepcore.backends.registry import array_namespace
+from deepcore.backends.registry import array_namespace, is_array
 from deepcore.core.net import Composition
 from deepcore.core.parameters import Changes, find_parameters
 from deepcore.core.record import CURRENT
+from deepcore.data.batches import beside
+from deepcore.errors import DTypeError
 from deepcore.train.callbacks import Run
 from deepcore.train.compiled import CompiledStep
 from deepcore.train.predict import at_home, predict
 from deepcore.train.source import Source
 from deepcore.train.tally import Tally
+from deepcore.train.weighted import Weights
+
+Batch = tuple[Any, Any, Any]  # X, y, and the weights of the samples or None
 
 
 class Step:
@@ -26,6 +31,8 @@ class Step:
         schedule: Callable[[int], float] | None,
         clip_norm: float | None,
         compiled: bool,
+        weights: Weights | None,
+        own: Callable[[Any, Any, Any], Any] | None,
     ):
         self.run = run
         self.source = source
@@ -33,39 +40,63 @@ class Step:
         self.clip_norm = None if clip_norm is None else float(clip_norm)
         self.compiled = CompiledStep(run.net, run.optimizer, self._scale, checked=True) if compiled else None
         self.sample: tuple[int, ...] = ()  # the shape of the output for one sample
+        self.weights = weights
+        self.own = own
 
-    def __call__(self, group: list[tuple[Any, Any]], tally: Tally) -> None:
+    def __call__(self, group: list[Batch], tally: Tally) -> None:
         run = self.run
-        changes, loss = (
-            self._call_by_call(group, tally) if self.compiled is None else self._at_once(group, tally)
-        )
+        if self.own is not None:
+            changes, loss = self._by_the_user(self.own, group, tally)
+        elif self.compiled is not None:
+            changes, loss = self._at_once(group, tally)
+        else:
+            changes, loss = self._call_by_call(group, tally)
         changes.set(vars(run), {"step": run.step + 1, "loss": loss})
         changes.commit()
         CURRENT.thread.staged.clear()
 
-    def _call_by_call(self, group: list[tuple[Any, Any]], tally: Tally) -> tuple[Changes, Any]:
+    def _call_by_call(self, group: list[Batch], tally: Tally) -> tuple[Changes, Any]:
         run, net = self.run, self.run.net
         loss = None
-        n = sum(Xb.shape[0] for Xb, _ in group)
-        for index, (Xb, yb) in enumerate(group):
+        n = sum(Xb.shape[0] for Xb, _, _ in group)
+        for index, (Xb, yb, wb) in enumerate(group):
             out = net(at_home(net, Xb))
             targets = self.source.targets(net.loss_fn, yb, tuple(out.shape), out)
-            loss = loss_of_checked(net, out, targets)
+            # in a mean each batch counts by its samples, so that the last may be smaller
+            share = Xb.shape[0] / n if _averages(net.loss_fn) else 1
+            if self.weights is None:
+                loss = loss_of_checked(net.loss, out, targets)
+                dY = None if len(group) == 1 else net.loss_gradient() * share
+            else:
+                w = self.weights.factors(out, targets, wb)
+                loss = loss_of_checked(self.weights.loss, out, targets, w)
+                dY = self.weights.loss.backward() * share
             tally.add(out, targets, loss)
-            if len(group) == 1:
-                net.backward()
-            else:  # in a mean each batch counts by its samples, so that the last may be smaller
-                share = Xb.shape[0] / n if _averages(net.loss_fn) else 1
-                net.backward(net.loss_gradient() * share, accumulate=index > 0)
+            net.backward(dY, accumulate=index > 0)
         self._set_rate()
         changes = run.optimizer.changes(net, self._scale(net))
         for f, buffers in CURRENT.thread.staged.items():
             changes.set(f.buffer, buffers)
         return changes, loss
 
-    def _at_once(self, group: list[tuple[Any, Any]], tally: Tally) -> tuple[Changes, Any]:
+    def _by_the_user(self, own: Callable[..., Any], group: list[Batch], tally: Tally) -> tuple[Changes, Any]:
+        """The user's own step has changed the weights when it returns."""
         net = self.run.net
-        ((Xb, yb),) = group
+        ((Xb, yb, _),) = group
+        Xb = at_home(net, Xb)
+        self._set_rate()
+        loss = own(net, Xb, beside(Xb, yb))
+        if not is_array(loss) or loss.ndim:
+            raise DTypeError(f"fit: step(net, X, y) must return the loss, a 0-d array, got {loss!r}")
+        tally.add_loss(loss, Xb.shape[0])
+        changes = Changes()
+        for f, buffers in CURRENT.thread.staged.items():
+            changes.set(f.buffer, buffers)
+        return changes, loss
+
+    def _at_once(self, group: list[Batch], tally: Tally) -> tuple[Changes, Any]:
+        net = self.run.net
+        ((Xb, yb, _),) = group
         Xb = at_home(net, Xb)
         if not self.sample:
             self.sample = tuple(predict(net, Xb[:1, ...]).shape[1:])
@@ -95,12 +126,12 @@ class Step:
         return xp.minimum(self.clip_norm / (norm + 1e-6), xp.ones_like(norm))
 
 
-def loss_of_checked(net: Composition, out: Any, targets: Any) -> Any:
-    """net.loss(out, targets), without a second look at every label, which would wait for a GPU."""
+def loss_of_checked(loss: Callable[..., Any], *arguments: Any) -> Any:
+    """loss(*arguments), without a second look at every label, which would wait for a GPU."""
     before = CURRENT.thread
     CURRENT.thread = before.but(labels_checked=True)
     try:
-        return net.loss(out, targets)
+        return loss(*arguments)
     finally:
         CURRENT.thread = before
 

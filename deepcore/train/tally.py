@@ -29,16 +29,19 @@ class Tally:
         if self.metrics is None:
             self.metrics = named_metrics(self.wanted, labels)
         n = out.shape[0] if not isinstance(out, tuple) else out[0].shape[0]
-        if getattr(loss, "ndim", 0):
-            loss = array_namespace(loss).mean(loss)
-            self._add("loss", loss, n)
-        else:
-            self._add("loss", loss, 1 if self.adds else n)
+        self.add_loss(loss, n)
         if self.metrics and labels and self.ignored is not None:
             out, targets, n = self._without_ignored(out, targets, n)
         for name, metric in self.metrics.items():
             if n:
                 self._add(name, metric(out, targets), n)
+
+    def add_loss(self, loss: Any, n: int) -> None:
+        """The loss of n samples, or each sample's own."""
+        if getattr(loss, "ndim", 0):
+            self._add("loss", array_namespace(loss).mean(loss), n)
+        else:
+            self._add("loss", loss, 1 if self.adds else n)
 
     def _without_ignored(self, out: Any, y: Any, n: int) -> tuple[Any, Any, int]:
         """The samples whose label counts: metrics, like the loss, leave the others out."""

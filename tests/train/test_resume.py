@@ -1,0 +1,236 @@
+"""Going on from a checkpoint: the same bits as if nothing had happened."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import deepcore as dc
+from deepcore import (
+    BatchNorm2D,
+    CheckpointError,
+    Conv2D,
+    CrossEntropyLoss,
+    Dropout,
+    Flatten,
+    Linear,
+    Net,
+    ReLU,
+    UnsupportedError,
+    schedules,
+)
+from deepcore.io import safetensors
+from deepcore.optim import SGD, Adam, AdamW
+from tests.places import EACH_LIBRARY, USABLE
+
+
+def data():
+    random = np.random.default_rng(0)
+    return random.standard_normal((40, 1, 6, 6)).astype("float32"), random.integers(0, 3, 40)
+
+
+def make(seed=0):
+    dc.seed(seed)
+    layers = [Conv2D(1, 2, 3), BatchNorm2D(2), ReLU(), Dropout(0.3), Flatten(), Linear(32, 3)]
+    return Net(layers, CrossEntropyLoss())
+
+
+def settings():
+    return {"batch_size": 8, "progress": False, "schedule": schedules.cosine(0.01, 40)}
+
+
+def everything(net, optimizer):
+    state = {path: dc.to_numpy(x) for path, x in net.state_dict().items()}
+    for path, memory in optimizer.state.items():
+        state |= {f"{path} {name}": np.asarray(dc.to_numpy(x)) for name, x in memory.items()}
+    return state | {"steps": optimizer.steps, "rate": optimizer.lr}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+SECOND_HALF = """
+import sys
+import numpy as np
+import deepcore as dc
+from tests.train.test_resume import data, everything, make, settings
+path, out = sys.argv[1:]
+net, optimizer = make(seed=99), dc.optim.AdamW(1.0)
+history = net.fit(*data(), epochs=8, optimizer=optimizer, resume=path, **settings())
+np.savez(out, **everything(net, optimizer), loss=history.history["loss"])
+"""
+
+
+def test_twenty_steps_and_a_new_process_and_twenty_more_are_forty(tmp_path):
+    whole, optimizer = make(), AdamW(0.01)
+    history = whole.fit(*data(), epochs=8, optimizer=optimizer, seed=4, **settings())
+
+    path, out = tmp_path / "run.ckpt", tmp_path / "end.npz"
+    make().fit(*data(), epochs=4, optimizer=AdamW(0.01), seed=4, checkpoint=path, **settings())
+    subprocess.run([sys.executable, "-c", SECOND_HALF, path, out], check=True)
+    with np.load(out) as end:
+        end = dict(end)
+    np.testing.assert_array_equal(end.pop("loss"), history.history["loss"])
+    assert_same(end, everything(whole, optimizer))
+
+
+@pytest.mark.parametrize(
+    "place", [p for p in EACH_LIBRARY if p in USABLE], ids=lambda place: getattr(place, "name", "")
+)
+def test_what_is_left_out_comes_from_the_checkpoint(place, tmp_path):
+    whole, optimizer = place.put(make()), Adam(0.01, betas=(0.8, 0.99), overrides={"*.b": {"lr": 0.001}})
+    whole.fit(*data(), epochs=3, optimizer=optimizer, seed=4, batch_size=8)
+    path = tmp_path / "run.ckpt"
+    half = Adam(0.01, betas=(0.8, 0.99), overrides={"*.b": {"lr": 0.001}})
+    place.put(make()).fit(*data(), epochs=2, optimizer=half, seed=4, batch_size=8, checkpoint=path)
+    net = place.put(make(seed=1))
+    seen = []
+
+    class Look(dc.Callback):
+        def on_fit_end(self, run):
+            seen.append(run.optimizer)
+
+    history = net.fit(*data(), epochs=3, batch_size=8, resume=path, callbacks=[Look()])
+    assert len(history.history["loss"]) == 3
+    assert all(place.holds(W) for W in net.parameters().values())
+    assert_same(everything(net, seen[0]), everything(whole, optimizer))
+    assert seen[0].overrides == optimizer.overrides and seen[0].settings == optimizer.settings
+
+
+def test_nothing_is_trained_when_all_is_done(tmp_path):
+    net = make()
+    net.fit(*data(), epochs=2, checkpoint=tmp_path / "c")
+    before = everything(net, SGD())
+    other = make(seed=5)
+    history = other.fit(*data(), epochs=2, resume=tmp_path / "c")
+    assert len(history.history["loss"]) == 2
+    assert_same(before, everything(other, SGD()))
+
+
+def test_a_hand_written_loop_goes_on_bit_for_bit(tmp_path):
+    X, y = data()
+
+    def steps(net, optimizer, schedule, numbers):
+        for i in numbers:
+            optimizer.lr = schedule(i)
+            net.loss(net(X[i * 4 : i * 4 + 4]), y[i * 4 : i * 4 + 4])
+            net.backward()
+            optimizer.step(net)
+
+    schedule = schedules.cosine(0.01, 10)
+    net, optimizer = make(), Adam()
+    steps(net, optimizer, schedule, range(10))
+    half, its = make(), Adam()
+    steps(half, its, schedule, range(5))
+    dc.save_checkpoint(tmp_path / "c", half, its, schedule, step=5, note="half", mean=np.arange(3.0))
+
+    dc.seed(77)
+    found = dc.load_checkpoint(tmp_path / "c")
+    assert found.schedule == schedule and found.progress["steps"] == 5
+    assert found.more["step"] == 5 and found.more["note"] == "half"
+    np.testing.assert_array_equal(found.more["mean"], np.arange(3.0))
+    dc.seed(found.random)
+    steps(found.net, found.optimizer, found.schedule, range(found.more["step"], 10))
+    assert_same(everything(found.net, found.optimizer), everything(net, optimizer))
+
+
+def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path):
+    path = tmp_path / "run.ckpt"
+    make().fit(*data(), epochs=1, seed=4, optimizer=Adam(), checkpoint=path, batch_size=8)
+    net, optimizer = make(seed=1), Adam()
+    before = everything(net, optimizer)
+    X, y = data()
+    frozen = make()
+    frozen.layers[0].trainable = False
+    dc.save_checkpoint(tmp_path / "by hand", make(), Adam())
+    make().fit(X, y, schedule=lambda step: 0.1, checkpoint=tmp_path / "function")
+    make().save(tmp_path / "net")
+    for wrong, options, message in (
+        (net, {"optimizer": SGD()}, "the checkpoint is of Adam, the optimizer is SGD"),
+        (net, {"batch_size": 4}, "the first fit had batch_size=8, this one has 4"),
+        (net, {"shuffle": False}, "shuffle=True"),
+        (net, {"seed": 5}, "seed=5, but the first fit had 4"),
+        (Net([Flatten(), Linear(36, 3)], CrossEntropyLoss()), {}, "of another net"),
+        (frozen, {}, "of another net"),
+        (net, {"resume": tmp_path / "by hand"}, r"fit\(checkpoint=\) did not write it"),
+        (net, {"resume": tmp_path / "function", "batch_size": 32}, "was a plain function"),
+        (net, {"resume": tmp_path / "net"}, "it is no checkpoint"),
+    ):
+        options = {"optimizer": optimizer, "resume": path, "batch_size": 8, "epochs": 2} | options
+        with pytest.raises(dc.DeepcoreError, match=message):
+            wrong.fit(X, y, **options)
+    assert_same(before, everything(net, optimizer))
+    with pytest.raises(FileNotFoundError):
+        net.fit(X, y, resume=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("part", ["net", "optimizer", "schedule", "random", "progress"])
+def test_a_checkpoint_that_lacks_a_part_does_not_load(part, tmp_path):
+    path = tmp_path / "run.ckpt"
+    make().fit(*data(), seed=4, optimizer=Adam(), checkpoint=path)
+    arrays, metadata = safetensors.read(path)
+    content = json.loads(metadata["deepcore.checkpoint"])
+    del content[part]
+    safetensors.write(path, arrays, {"deepcore.checkpoint": json.dumps(content)})
+    for use in (lambda: make().fit(*data(), resume=path), lambda: dc.load_checkpoint(path)):
+        with pytest.raises(CheckpointError, match=f"lacks {part}"):
+            use()
+
+
+def test_content_that_makes_no_sense_is_one_error(tmp_path):
+    path = tmp_path / "run.ckpt"
+    make().fit(*data(), seed=4, optimizer=Adam(), checkpoint=path)
+    arrays, metadata = safetensors.read(path)
+    good = json.loads(metadata["deepcore.checkpoint"])
+    for part, value in (
+        ("optimizer", {"class": "Adam"}),
+        ("optimizer", {**good["optimizer"], "settings": {"lr": -1}}),
+        ("random", {"seed": "-1", "calls": {}}),
+        ("random", {"seed": "x", "calls": {}}),
+        ("schedule", {"class": "Optimizer", "config": {}}),
+        ("progress", 3),
+        ("net", {"class": "Net"}),
+    ):
+        safetensors.write(path, arrays, {"deepcore.checkpoint": json.dumps(good | {part: value})})
+        with pytest.raises(dc.DeepcoreError):
+            make().fit(*data(), resume=path)
+        if part != "progress":
+            with pytest.raises(dc.DeepcoreError):
+                dc.load_checkpoint(path)
+
+
+class Mine(SGD):
+    """An optimizer of the user's own."""
+
+
+def test_an_optimizer_of_the_users_own_must_be_given(tmp_path):
+    path = tmp_path / "c"
+    make().fit(*data(), optimizer=Mine(0.1, momentum=0.9), checkpoint=path)
+    with pytest.raises(UnsupportedError, match="Mine, is not deepcore's own"):
+        dc.load_checkpoint(path)
+    with pytest.raises(UnsupportedError, match=r"optimizer=\.\.\., resume=path"):
+        make().fit(*data(), resume=path)
+    optimizer = Mine(0.1, momentum=0.9)
+    make().fit(*data(), epochs=2, optimizer=optimizer, resume=path)
+    assert optimizer.steps == 4
+
+
+def test_what_cannot_be_kept_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UnsupportedError, match="pass numbers, strings"):
+        dc.save_checkpoint(tmp_path / "c", make(), Adam(), more=object())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_diverged_history_is_kept(tmp_path):
+    class Spoil(dc.Callback):
+        def on_epoch_end(self, run):
+            run.history.history["loss"][-1] = float("nan")
+
+    make().fit(*data(), checkpoint=tmp_path / "c", callbacks=[Spoil()])
+    history = make().fit(*data(), epochs=1, resume=tmp_path / "c")
+    assert np.isnan(history.history["loss"][0])
