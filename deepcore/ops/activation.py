@@ -198,7 +198,7 @@ def elu_grad(X: Any, alpha: float, rate: float = 1.0, scale: float = 1.0) -> Any
 def log_sigmoid(X: Any) -> Any:
     """Y = log sigmoid(X) = min(X, 0) - log(1 + e^-|X|)"""
     xp = array_namespace(X)
-    return xp.minimum(X, xp.zeros_like(X)) - xp.log1p(xp.exp(-xp.abs(X)))
+    return xp.minimum(X, xp.zeros_like(X)) - softplus_tail(X)
 
 
 @op
@@ -209,8 +209,15 @@ def softplus(X: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     """
     xp = array_namespace(X)
     Z = beta * X
-    Y = xp.maximum(Z, xp.zeros_like(Z)) + xp.log1p(xp.exp(-xp.abs(Z)))
+    Y = xp.maximum(Z, xp.zeros_like(Z)) + softplus_tail(Z)
     return xp.where(threshold < Z, X, Y if beta == 1 else Y / beta)
+
+
+@op
+def softplus_tail(X: Any) -> Any:
+    """log(1 + e^-|X|): how far a softplus lies above its two straight lines"""
+    xp = array_namespace(X)
+    return xp.log1p(xp.exp(-xp.abs(X)))
 
 
 @op

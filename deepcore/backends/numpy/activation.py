@@ -78,20 +78,14 @@ def tanh_grad(X: np.ndarray) -> np.ndarray:
     return G
 
 
-def log_sigmoid(X: np.ndarray) -> np.ndarray:
-    """Y = min(X, 0) - log(1 + e^-|X|)"""
+def softplus_tail(X: np.ndarray) -> np.ndarray:
+    """log(1 + e^-|X|) in float64: in float32, exp and log1p of NumPy are off by 2e-7 each."""
     if X.dtype != np.float32 or X.ndim == 0:
         return NotImplemented
-    Y = np.minimum(X, 0, out=np.empty_like(X))
-    return np.subtract(Y, _log1p_exp_minus_abs(X), out=Y)
-
-
-def softplus(X: np.ndarray, beta: float = 1.0, threshold: float = 20.0) -> np.ndarray:
-    """Y = max(X, 0) + log(1 + e^-|X|)"""
-    if X.dtype != np.float32 or X.ndim == 0 or beta != 1 or threshold < 20:  # from 20 on Y rounds to X
-        return NotImplemented
-    Y = np.maximum(X, 0, out=np.empty_like(X))
-    return np.add(Y, _log1p_exp_minus_abs(X), out=Y)
+    E = np.abs(X, out=np.empty(X.shape, np.float64))
+    np.negative(E, out=E)
+    np.exp(E, out=E)
+    return np.log1p(E, out=E).astype(np.float32)
 
 
 def silu(X: np.ndarray) -> np.ndarray:
@@ -108,14 +102,6 @@ def silu(X: np.ndarray) -> np.ndarray:
     Y *= H
     Y /= D
     return Y
-
-
-def _log1p_exp_minus_abs(X: np.ndarray) -> np.ndarray:
-    """log(1 + e^-|X|) in float64: in float32, exp and log1p of NumPy are off by 2e-7 each."""
-    E = np.abs(X, out=np.empty(X.shape, np.float64))
-    np.negative(E, out=E)
-    np.exp(E, out=E)
-    return np.log1p(E, out=E)
 
 
 def _exp_minus_abs(X: np.ndarray) -> np.ndarray:
