@@ -106,8 +106,10 @@ class Optimizer:
         self.check_net(net)
         weights = find_parameters(net)
         for path, entries in state.items():
-            names = set(entries) - {"step"}
-            if path not in weights or not names <= set(self._remembers(self.settings_of(path), weights[path].value)):
+            names, known = set(entries) - {"step"}, set()
+            if path in weights:
+                known = set(self._remembers(self.settings_of(path), weights[path].value))
+            if path not in weights or not names <= known:
                 raise StateError(
                     f"{type(self).__name__}: the state of {path}, {sorted(names)}, has no place here"
                 )
