@@ -1,6 +1,6 @@
 """deepcore: neural networks from four ideas - Function, Layer, Loss, Net - on every array library."""
 
-from deepcore import init, optim
+from deepcore import init, io, optim
 from deepcore.activations import LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 from deepcore.backends.registry import array_namespace, backend_of
 from deepcore.backends.select import (
@@ -95,6 +95,7 @@ __all__ = [
     "gradcheck",
     "inference",
     "init",
+    "io",
     "load",
     "optim",
     "register",
