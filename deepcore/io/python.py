@@ -7,6 +7,7 @@ can be sent, imported or pasted as it is. (They take a third more room than in a
 from __future__ import annotations
 
 import base64
+import dis
 import inspect
 import io
 import os
@@ -248,9 +249,7 @@ class _Writer:
     def needs(self, module: str) -> bool:
         if module != "math":
             return bool(self.used)
-        return any(
-            "math" in _names(f.__code__) or "math" in inspect.getsource(f) for f in self.formulas.values()
-        )
+        return any(module in _names(f.__code__) for f in self.formulas.values())
 
     def cast(self) -> str:
         weight = first_weight(self.net)
@@ -274,7 +273,8 @@ class _Writer:
 def _names(code: types.CodeType) -> set[str]:
     """The global names that a function uses, those of functions inside it too."""
     inner = (_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return set(code.co_names).union(*inner)
+    own = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    return own.union(*inner)
 
 
 # ---- containers

@@ -112,11 +112,18 @@ def test_the_file_reads_like_a_net(tmp_path):
         '    X = linear(X, W["layers.2.W"], W["layers.2.b"])\n'
         "    return X\n"
     ) in text
-    assert text.count("def ") == 3
+    assert text.count("def ") == 3  # relu, linear and predict: no formula that the net hasn't got
     assert max(map(len, text.splitlines())) <= 110
     first = text
     net.to_python(tmp_path / "model.py")
     assert (tmp_path / "model.py").read_text() == first
+
+
+def test_no_formula_is_there_for_nothing(tmp_path):
+    cnn().to_python(tmp_path / "model.py")
+    names = {name for name, x in load(tmp_path / "model.py").items() if inspect.isfunction(x)}
+    wanted = {"conv", "windows", "batch_norm", "relu", "max_pool", "flatten", "linear", "softmax", "predict"}
+    assert names == wanted
 
 
 def test_lists_are_inputs_too_and_nothing_is_written_to(tmp_path):
