@@ -100,17 +100,17 @@ def gru_step(A, B, H, C):
 
 
 def attention(X, W_q, b_q, W_k, b_k, W_v, b_v, W_o, b_o, heads, causal):
-    """X, Y: (n, t, dim)"""
-    n, t, dim = X.shape
+    """X, Y: (..., t, dim)"""
+    *n, t, dim = X.shape
     Q, K, V = (
-        linear(X, W, b).reshape(n, t, heads, dim // heads).swapaxes(1, 2)
+        linear(X, W, b).reshape(*n, t, heads, dim // heads).swapaxes(-3, -2)
         for W, b in ((W_q, b_q), (W_k, b_k), (W_v, b_v))
     )
-    S = Q @ K.swapaxes(2, 3) / math.sqrt(dim // heads)  # (n, heads, t, t)
+    S = Q @ K.swapaxes(-2, -1) / math.sqrt(dim // heads)  # (..., heads, t, t)
     if causal:
         S = np.where(np.tri(t, dtype=bool), S, -np.inf)
-    Y = softmax(S, -1) @ V
-    return linear(Y.swapaxes(1, 2).reshape(n, t, dim), W_o, b_o)
+    H = softmax(S, -1) @ V
+    return linear(H.swapaxes(-3, -2).reshape(X.shape), W_o, b_o)
 
 
 # ---- norms
@@ -154,19 +154,13 @@ def max_pool(X, kernel, stride, padding):
     return windows(X, kernel, stride, padding, (1,) * len(kernel), -np.inf).max(tuple(range(-len(kernel), 0)))
 
 
-def avg_pool(X, kernel, stride, padding):
-    """(n, c, *sizes) -> (n, c, *out)"""
-    return windows(X, kernel, stride, padding, (1,) * len(kernel), 0).mean(tuple(range(-len(kernel), 0)))
-
-
-def global_max(X):
-    """(n, c, *sizes) -> (n, c)"""
-    return X.max(tuple(range(2, X.ndim)))
-
-
-def global_mean(X):
-    """(n, c, *sizes) -> (n, c)"""
-    return X.mean(tuple(range(2, X.ndim)))
+def avg_pool(X, kernel, stride, padding, count_padding):
+    """(n, c, *sizes) -> (n, c, *out); the padding counts as zeros, or not at all."""
+    no_dilation, axes = (1,) * len(kernel), tuple(range(-len(kernel), 0))
+    Y = windows(X, kernel, stride, padding, no_dilation, 0).mean(axes)
+    if count_padding:
+        return Y
+    return Y / windows(np.ones_like(X[:1, :1]), kernel, stride, padding, no_dilation, 0).mean(axes)
 
 
 def adaptive_pool(X, size, reduce):
@@ -188,10 +182,36 @@ def flatten(X):
     return X.reshape(X.shape[0], math.prod(X.shape[1:]))
 
 
+def reshape(X, shape):
+    """(n, ...) -> (n, *shape), where -1 is what is left over"""
+    known = -math.prod(shape) if -1 in shape else math.prod(shape)
+    return X.reshape(X.shape[0], *(math.prod(X.shape[1:]) // known if n == -1 else n for n in shape))
+
+
+def permute(X, axes):
+    """The axes of each sample in another order, counted from 1"""
+    return X.transpose(0, *axes)
+
+
 def pad(X, padding, mode, value):
     """The last axes get (before, after) numbers each."""
     widths = ((0, 0),) * (X.ndim - len(padding)) + tuple(padding)
     return np.pad(X, widths, mode, **({"constant_values": value} if mode == "constant" else {}))
+
+
+def upsample(X, scale, mode):
+    """(n, c, h, w) -> (n, c, s h, s w), by repeating pixels or by lines between their centres"""
+    for axis, s in enumerate(scale, start=2):
+        n = X.shape[axis]
+        if mode == "nearest":
+            X = X.repeat(s, axis)
+        else:
+            place = np.clip((np.arange(s * n) + 0.5) / s - 0.5, 0, n - 1)
+            low = np.floor(place).astype(int)
+            share = (place - low).astype(X.dtype).reshape((-1,) + (1,) * (3 - axis))
+            high = np.minimum(low + 1, n - 1)
+            X = (1 - share) * X.take(low, axis) + share * X.take(high, axis)
+    return X
 
 
 # ---- activations
@@ -224,7 +244,7 @@ def tanh(X):
     return np.tanh(X)
 
 
-def softplus(X, beta=1.0, threshold=math.inf):
+def softplus(X, beta=1.0, threshold=np.inf):
     """log(1 + e^(beta X)) / beta, of numbers that can't overflow; X itself past the threshold"""
     B = beta * X
     return np.where(threshold < B, X, (np.maximum(B, 0) + np.log1p(np.exp(-np.abs(B)))) / beta)

@@ -33,10 +33,6 @@ class W(NamedTuple):
     name: str
 
 
-def _rank(f: Any) -> tuple[int, ...]:
-    return (1,) * f.rank
-
-
 def _shape(f: Any) -> tuple[int, ...]:
     return (f.shape,) if isinstance(f.shape, int) else tuple(f.shape)
 
@@ -62,7 +58,7 @@ _ATTENTION = tuple(W(f"{kind}_{part}") for part in "qkvo" for kind in "Wb")
 _FORMULAS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
     "AdaptiveAvgPool": lambda f: (F.adaptive_pool, f.size, np.mean),
     "AdaptiveMaxPool": lambda f: (F.adaptive_pool, f.size, np.max),
-    "AvgPool": lambda f: (F.avg_pool, f.kernel_size, f.stride, _pairs(f.padding)),
+    "AvgPool": lambda f: (F.avg_pool, f.kernel_size, f.stride, _pairs(f.padding), f.count_include_pad),
     "BatchNorm": lambda f: (
         F.batch_norm,
         W("running_mean"),
@@ -90,8 +86,6 @@ _FORMULAS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
     "GELU": lambda f: (F.gelu, f.approximate),
     "GLU": lambda f: (F.glu, f.axis),
     "GRU": _recurrent(F.gru_step),
-    "GlobalAvgPool2D": lambda f: (F.global_mean,),
-    "GlobalMaxPool2D": lambda f: (F.global_max,),
     "GroupNorm": lambda f: (F.group_norm, W("gamma"), W("beta"), f.groups, f.epsilon),
     "HardShrink": lambda f: (F.hard_shrink, f.lambd),
     "HardSigmoid": lambda f: (F.hard_sigmoid,),
@@ -108,9 +102,12 @@ _FORMULAS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
     "Mish": lambda f: (F.mish,),
     "MultiHeadAttention": lambda f: (F.attention, *_ATTENTION, f.heads, f.causal),
     "PReLU": lambda f: (F.prelu, W("alpha")),
+    "Pad": lambda f: (F.pad, f._pads, f.mode, f.value),
+    "Permute": lambda f: (F.permute, f.axes),
     "RMSNorm": lambda f: (F.rms_norm, W("gamma"), _shape(f), f.epsilon),
     "RNN": _recurrent(F.rnn_step),
     "ReLU": lambda f: (F.relu,),
+    "Reshape": lambda f: (F.reshape, f.shape),
     "SELU": lambda f: (F.selu,),
     "SiLU": lambda f: (F.silu,),
     "Sigmoid": lambda f: (F.sigmoid,),
@@ -122,6 +119,7 @@ _FORMULAS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
     "Tanh": lambda f: (F.tanh,),
     "TanhShrink": lambda f: (F.tanh_shrink,),
     "Threshold": lambda f: (F.threshold, f.threshold, f.value),
+    "Upsample2D": lambda f: (F.upsample, f.scale, f.mode),
 }
 
 
