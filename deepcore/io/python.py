@@ -22,6 +22,7 @@ from deepcore.core.function import Function, first_weight
 from deepcore.errors import UnsupportedError
 from deepcore.io import formulas as F
 from deepcore.io import state
+from deepcore.io.architecture import row_of
 from deepcore.io.safetensors import replacing
 
 # ---- the table
@@ -127,13 +128,6 @@ def _pairs(padding: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple((p, p) for p in padding)
 
 
-def _row(table: dict[str, Any], f: Function) -> Any:
-    """The row of a class of deepcore's own, or of a base of it; None for a class that a user wrote."""
-    if not type(f).__module__.startswith("deepcore."):
-        return None
-    return next((table[cls.__name__] for cls in type(f).__mro__ if cls.__name__ in table), None)
-
-
 # ---- the file
 
 
@@ -175,10 +169,10 @@ class _Writer:
 
     def write(self, f: Function, source: str, target: str) -> None:
         """Append `target = f(source)`."""
-        if (container := _row(_CONTAINERS, f)) is not None:
+        if (container := row_of(_CONTAINERS, f)) is not None:
             container(self, f, source, target)
             return
-        row = _row(_FORMULAS, f)
+        row = row_of(_FORMULAS, f)
         if row is None:
             raise UnsupportedError(
                 f"{f._who()}: to_python has no formula for {type(f).__name__}; "

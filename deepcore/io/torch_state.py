@@ -18,6 +18,7 @@ from deepcore.core.loss import Loss
 from deepcore.core.parameters import walk
 from deepcore.errors import ArgumentError, CheckpointError, DeepcoreError
 from deepcore.io import pt, safetensors, state
+from deepcore.io.architecture import row_of
 
 Arrays = dict[str, np.ndarray]
 
@@ -158,9 +159,9 @@ def _modules(net: Function) -> list[_Module]:
 
 def _entries(f: Function) -> list[Entry]:
     """The arrays of a layer; those of a class that isn't in the table have one name and shape everywhere."""
-    for cls in type(f).__mro__:
-        if cls.__module__.startswith("deepcore.") and cls.__name__ in _ENTRIES:
-            return _ENTRIES[cls.__name__](f)
+    row = row_of(_ENTRIES, f)
+    if row is not None:
+        return row(f)
     return [Entry(name, (name,)) for name in (*f._weights, *f.buffer)]
 
 
