@@ -1,6 +1,6 @@
 """deepcore: neural networks from four ideas - Function, Layer, Loss, Net - on every array library."""
 
-from deepcore import init, optim, plots, schedules
+from deepcore import init, io, optim, plots, schedules
 from deepcore.activations import (
     CELU,
     ELU,
@@ -283,6 +283,7 @@ __all__ = [
     "gradcheck",
     "inference",
     "init",
+    "io",
     "load",
     "load_checkpoint",
     "optim",

@@ -11,6 +11,7 @@ from deepcore.core.net import Composition
 from deepcore.diagnose.summary import Summary, summary
 from deepcore.io import state
 from deepcore.io.architecture import register
+from deepcore.io.python import to_python
 from deepcore.train import loop
 from deepcore.train.callbacks import Callback, History
 from deepcore.train.compiled import CompiledStep
@@ -208,6 +209,13 @@ class Net(Composition):
         Raises CheckpointError for a damaged file or an unknown class, OSError if there is no file.
         """
         return state.load(path)
+
+    def to_python(self, path: str | os.PathLike[str]) -> None:
+        """Write the net as one Python file that needs NumPy alone, weights included: `predict(X)`.
+
+        Raises UnsupportedError naming a layer that has no plain formula, such as one of your own; OSError.
+        """
+        to_python(self, path)
 
     def to(self, backend: str, device: Any = None) -> Net:
         """Move weights and buffers to another array library, or to another device; returns the net.

@@ -79,6 +79,16 @@ def _own_classes() -> dict[str, type[Function]]:
     return {cls.__name__: cls for cls in classes if not cls.__name__.startswith("_") and _is_own(cls)}
 
 
+def row_of(table: Mapping[str, Any], f: Function) -> Any:
+    """The entry of f's class, or of the nearest base of it, in a table by names of deepcore's own classes.
+
+    None for a class that is not in it, and for one that a user wrote, whose formula may be another.
+    """
+    if not _is_own(type(f)):
+        return None
+    return next((table[cls.__name__] for cls in type(f).__mro__ if cls.__name__ in table), None)
+
+
 def _is_function(cls: Any) -> bool:
     return isinstance(cls, type) and issubclass(cls, Function)
 
