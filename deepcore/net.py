@@ -125,7 +125,9 @@ class Net(Composition):
         Compiled by the net's library if it can (JAX does), and if every Function is `traceable`: the built-in
         ones are, your own say so in their class. Else the same step, call by call; the numbers are the same.
         After it only weights, buffers, optimizer and loss are current: grad, cache and gradients() raise
-        StateError. An array that a Function keeps elsewhere than in `weight` and `buffer` counts as constant.
+        StateError. A label out of range makes the loss of a compiled step NaN and changes nothing;
+        `step.check()`, or a later step, raises the LabelError. An array that a Function keeps elsewhere than
+        in `weight` and `buffer` counts as constant.
         Raises StateError for a net without a loss.
 
         >>> import numpy as np

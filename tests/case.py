@@ -14,7 +14,7 @@ import pytest
 import deepcore as dc
 from deepcore import Net
 from deepcore.core.parameters import find_buffers, find_parameters
-from tests.places import NUMPY, PLACES, USABLE, Place
+from tests.places import IN_FULL, NUMPY, PLACES, USABLE, Place
 
 Arrays = dict[str, np.ndarray]
 Draw = Callable[[np.random.Generator, int], np.ndarray]
@@ -240,14 +240,15 @@ def differences(g: Callable[[np.ndarray], float], x: np.ndarray, step: float = 1
 def params(rows: list[Any], places: list[Place] = PLACES, every: bool = False) -> list[Any]:
     """pytest.param(row, place) for each pair whose place can be used.
 
-    JAX compiles every operation anew for every shape, half a second a test. So, unless `every` is True,
-    it gets the first case of each class: what their settings change is tested with the values.
+    Unless `every` is True, only IN_FULL get every case; elsewhere it is the first case of each class, because
+    what their settings change is tested with the values. (JAX compiles every operation anew for every shape,
+    half a second a test, and 30,000 tests take too long.)
     """
     return [
         pytest.param(row, place, id=f"{getattr(row, 'name', row)}-{place.name}")
         for place in places
         if place in USABLE
-        for row in (rows if every or place.backend != "jax" else first_of_each_class(rows))
+        for row in (rows if every or place in IN_FULL else first_of_each_class(rows))
     ]
 
 

@@ -92,5 +92,6 @@ CUPY = Place("cupy", "cupy")
 
 PLACES = [NUMPY, READ_ONLY, STRICT, DEVICE1, NO_FLOAT64, TORCH, JAX, CUPY]
 EACH_LIBRARY = [NUMPY, DEVICE1, TORCH, JAX, CUPY]  # where a place more of the same library adds nothing
+IN_FULL = [NUMPY, DEVICE1, CUPY]  # where all tests run on every case, not those of values and gradients alone
 IN_FLOAT64 = [p for p in [*PLACES, JAX_X64] if "float64" in p.dtypes]
 USABLE = [place for place in [*PLACES, META, JAX_X64] if place.why_not is None]

@@ -15,8 +15,8 @@ full run had it. "-": the library wasn't there; a number in bold failed. Written
 
 strict is array-api-strict, which refuses all that the standard doesn't promise: on its CPU, on a second
 device (where an array made without a device shows), and on a device without float64. torch-meta holds shapes
-without numbers. JAX compiles anew for each shape, so that it gets every case's values and gradients, and one
-case of each class for the rest.
+without numbers. NumPy, the second device and CuPy get every test on every case; the others get every case's
+values and gradients, and the first case of each class for the rest.
 
 """
 

@@ -70,7 +70,13 @@ def backend_class(name: str) -> type[Backend]:
     if name not in third_party:
         known = ", ".join([*_HOMES, *third_party])
         raise BackendUnavailable(f"there is no backend {name!r}; choose one of: {known}")
-    return third_party[name].load()
+    try:
+        return third_party[name].load()
+    except Exception as error:  # whatever somebody else's module raises
+        raise BackendUnavailable(
+            f"backend {name!r}: its entry point, {third_party[name].value}, does not load "
+            f"({type(error).__name__}: {error}); repair or uninstall the package that brings it"
+        ) from error
 
 
 class _BackendOfType(dict[type, Backend]):
@@ -78,7 +84,10 @@ class _BackendOfType(dict[type, Backend]):
 
     def __missing__(self, kind: type) -> Backend:
         for name in backend_names():
-            cls = backend_class(name)
+            try:
+                cls = backend_class(name)
+            except BackendUnavailable:  # a broken one owns nothing
+                continue
             if sys.modules.get(cls.package) is not None and cls.owns(kind):
                 self[kind] = backend = get_backend(name)
                 return backend

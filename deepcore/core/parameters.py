@@ -140,7 +140,10 @@ class Changes:
         self.new.append(new)
 
     def set_parameter(self, parameter: Parameter, value: Any) -> None:
-        """A new array in every place where a weight stands."""
+        """A new array in every place where a weight stands. Raises StateError for a mere stand-in."""
+        kind, new = type(parameter.value), type(value)
+        if new is not kind and not issubclass(new, kind) and not issubclass(kind, new):
+            raise _stand_in(parameter.path)
         for layer, name in parameter.places:
             self.live.append(layer.weight)
             self.new.append({name: value})
@@ -197,6 +200,14 @@ def new_weights(
             else:
                 changes.set(layer.weight, {name: W})
     return changes
+
+
+def _stand_in(path: str) -> StateError:
+    """The error for what only stands for an array, while another program traces this one."""
+    return StateError(
+        f"{path}: the update gave no array but a stand-in, as inside jax.jit or jax.grad, which would stay "
+        "in the net; compile the whole step with net.compile(optimizer)"
+    )
 
 
 def _strangers(layer: Layer) -> StateError:

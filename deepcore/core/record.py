@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from deepcore.errors import StateError
+
 
 class Record:
     """What one call of a Function leaves behind for its backward."""
@@ -51,9 +53,18 @@ class Staged(dict[Any, dict[str, Any]]):
     """Function -> buffers that its forward computed, waiting for the call to succeed."""
 
     def commit(self) -> None:
-        """Make them current, all at once."""
-        commit([f.buffer for f in self], list(self.values()))
+        """Make them current, all at once. Raises StateError for stand-ins, which would stay in the net."""
+        staged = dict(self)
         self.clear()
+        for f, buffers in staged.items():
+            for name, x in buffers.items():
+                old = f.buffer.get(name, x)
+                if not isinstance(x, type(old)) and not isinstance(old, type(x)):
+                    raise StateError(
+                        f"{f._who()}: {name} became no array but a stand-in, as inside jax.jit or jax.grad; "
+                        "use net.eval() there, or net.compile(optimizer) for a whole step"
+                    )
+        commit([f.buffer for f in staged], list(staged.values()))
 
 
 def commit(live: list[dict[str, Any]], new: list[dict[str, Any]]) -> None:

@@ -135,7 +135,7 @@ def _copy_beside(x: Any, W: Any) -> Any:
     """A copy of x on the library and the device that W is on."""
     there = backend_of(W)
     if there.name != "numpy" and backend_of(x) is there and there.device(x) == there.device(W):
-        return _copy(x)
+        return _copy(there.asarray(x))  # asarray: torch's without their record of gradients
     host = to_numpy(x)
     host = np.array(host, dtype=host.dtype.newbyteorder("="), order="C")
     return put(host, there, device=there.device(W))

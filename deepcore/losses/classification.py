@@ -271,4 +271,9 @@ def _unrows(dX: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _first_value(y: Any) -> str:
-    return "" if 0 in y.shape else f" ({to_numpy(y).reshape(-1)[0]} in row 0)"
+    if 0 in y.shape:
+        return ""
+    try:
+        return f" ({to_numpy(y).reshape(-1)[0]} in row 0)"
+    except TypeError:  # a stand-in for an array, inside a compiled step, has no values
+        return ""

@@ -74,14 +74,19 @@ class CompiledStep:
     def check(self) -> None:
         """Raise LabelError if a label of a compiled step was out of range. Waits for the steps so far."""
         doubts, self._doubts = self._doubts, []
-        for fit, y, shape in doubts:
-            if not bool(fit):
+        bad = [(y, shape) for fit, y, shape in doubts if not bool(fit)]
+        if bad:  # those steps changed nothing, so they don't count
+            progress, state = self.optimizer.progress, self.optimizer.state
+            progress["steps"] -= len(bad)
+            for entries in state.values():
+                entries["step"] -= len(bad)
+            for y, shape in bad:
                 self.net.loss_fn.check_targets(y, shape)  # type: ignore[union-attr]
 
     def changes(self, X: Any, y: Any) -> tuple[Changes, Any, Any]:
         """What the step changes, not yet committed; the output; the loss."""
         backend = compiler(self.net)
-        if backend is None or why_not(self.net):
+        if backend is None or why_not(self.net, self.optimizer):
             changes, out, loss = _step(
                 self.net, self.optimizer, self.scale, X, y, None, labels_checked=self.checked
             )
@@ -153,7 +158,7 @@ class _Program:
         self.slots = {stream: slot for slot, stream in enumerate(generator.calls)}
         self.most_slots = len(self.slots) + _NEW_STREAMS
         self.draws: dict[str, int] = {}  # stream -> draws in a step; known once the function has been traced
-        self.function: Any = backend.compile(self.pure_step)
+        self.function: Any = backend.compile(self.pure_step) or self.pure_step
 
     def __call__(self, state: State, X: Any, y: Any, numbers: Numbers, calls: dict[str, int]) -> State:
         """What pure_step returns. numbers: as the optimizer gives them.   calls: draws so far, by stream."""
@@ -182,7 +187,11 @@ class _Program:
         fit = None if self.checked else net.loss_fn.targets_fit(y, tuple(out.shape))  # type: ignore[union-attr]
 
         def changed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-            moved = {name: x for name, x in new.items() if x is not old[name]}
+            moved = {  # in its own dtype: the step's numbers are float32 beside weights of half that width
+                name: array_namespace(x).astype(x, old[name].dtype)
+                for name, x in new.items()
+                if x is not old[name]
+            }
             if fit is None:
                 return moved
             return {name: array_namespace(x).where(fit, x, old[name]) for name, x in moved.items()}
@@ -238,8 +247,14 @@ def compiler(net: Composition) -> Backend | None:
     return backend if type(backend).compile is not Backend.compile else None
 
 
-def why_not(net: Composition) -> str | None:
-    """Why a step of this net must not be compiled, in words, or None if it may be."""
+def why_not(net: Composition, optimizer: Optimizer) -> str | None:
+    """Why a step of this net with this optimizer must not be compiled, in words, or None if it may be."""
+    rule = type(optimizer)
+    if not getattr(rule, "traceable", rule.__module__ == Optimizer.__module__):
+        return (
+            f"{rule.__name__} is an optimizer of your own; if its rule depends on nothing but its arguments, "
+            "say traceable = True in its class"
+        )
     for path, f, _ in walk(net):
         where = f"{path or 'the net'}, {f._who()}"
         if not f.traceable:

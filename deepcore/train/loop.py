@@ -71,7 +71,7 @@ def fit(
     if sample_weight is not None or class_weight is not None:
         weights = Weights(net.loss_fn, sample_weight, class_weight, source.samples)  # type: ignore[arg-type]
         source.weights = weights.of_samples
-    why_by_hand = _why_by_hand(net, accumulate, callbacks, weights, step)
+    why_by_hand = _why_by_hand(net, optimizer or SGD(), accumulate, callbacks, weights, step)
     compiled = _whether_compiled(net, compile, why_by_hand)
     if epochs > 1 and source.runs_once:
         raise DataError(
@@ -160,7 +160,7 @@ def _checked_validation(net: Composition, data: Any) -> tuple[Any, Any]:
 
 
 def _why_by_hand(
-    net: Composition, accumulate: int, callbacks: Sequence[Any], weights: Any, step: Any
+    net: Composition, optimizer: Optimizer, accumulate: int, callbacks: Sequence[Any], weights: Any, step: Any
 ) -> str | None:
     """Why the steps can't be compiled, in words, or None if they can."""
     if step is not None:
@@ -172,7 +172,7 @@ def _why_by_hand(
     for callback in callbacks:
         if callback.needs_gradients:
             return f"callback {type(callback).__name__} needs the gradients"
-    return why_not(net)
+    return why_not(net, optimizer)
 
 
 def _whether_compiled(net: Composition, wanted: Any, why_by_hand: str | None) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from deepcore.backends.registry import array_namespace
 from deepcore.backends.select import is_floating
 from deepcore.errors import ArgumentError
+from deepcore.ops import labels as index_labels
 
 Metric = Callable[[Any, Any], Any]
 
@@ -29,8 +30,8 @@ def accuracy(out: Any, y: Any) -> Any:
             f"{tuple(out.shape)}; choose other metrics for a regression"
         )
     guess = xp.argmax(out, axis=1)
-    if is_floating(y):
-        y = xp.argmax(y, axis=1)
+    # as_index: torch compares no unsigned integers with others
+    y = xp.argmax(y, axis=1) if is_floating(y) else index_labels.as_index(y)
     right = guess == xp.reshape(y, guess.shape)
     return xp.mean(xp.astype(right, xp.float32))
 

@@ -14,7 +14,7 @@ import deepcore as dc
 from deepcore import BackendUnavailable, CrossEntropyLoss, DTypeError, Linear, MixedBackendError, Net
 from deepcore.backends import registry
 from deepcore.backends.base import Backend
-from tests.places import JAX, STRICT, TORCH
+from tests.places import EACH_LIBRARY, JAX, STRICT, TORCH, USABLE
 from tests.users import Product
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -304,3 +304,37 @@ def test_a_backend_of_a_third_party(third_party):
         assert type(dc.asarray([1.0])) is third_party.Tensor
     assert "choose one of: numpy, " in said(BackendUnavailable, lambda: dc.set_backend("four"))
     assert said(BackendUnavailable, lambda: dc.set_backend("four")).endswith(", three")
+
+
+def test_a_broken_entry_point_hurts_nobody_else(monkeypatch):
+    class Broken:
+        value = "nosuchmodule:X"
+
+        def load(self):
+            raise ModuleNotFoundError("No module named 'nosuchmodule'")
+
+    monkeypatch.setattr(registry, "_entry_points", lambda: {"broken": Broken()})
+    assert "broken" not in dc.available_backends()
+    assert dc.to_numpy([1.0]).tolist() == [1.0]
+    assert not registry.is_array(object())
+    with pytest.raises(dc.BackendUnavailable, match="nosuchmodule:X, does not load .*repair or uninstall"):
+        dc.set_backend("broken")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64"])
+@pytest.mark.parametrize("place", [p for p in EACH_LIBRARY if p in USABLE], ids=lambda place: place.name)
+def test_fit_takes_unsigned_labels(place, dtype):
+    net = place.put(dc.Net([dc.Linear(2, 2)], dc.CrossEntropyLoss()))
+    history = net.fit(np.ones((4, 2), "float32"), np.array([0, 1, 0, 1], dtype))
+    assert 0 <= history.history["accuracy"][0] <= 1
+
+
+@pytest.mark.skipif(bool(TORCH.why_not), reason=str(TORCH.why_not))
+def test_a_state_whose_arrays_require_grad_is_copied_without_that():
+    import torch
+
+    linear = torch.nn.Linear(2, 2)
+    net = TORCH.put(dc.Net([dc.Linear(2, 2)]))
+    net.load_state_dict({"layers.0.W": linear.weight.T, "layers.0.b": linear.bias.reshape(1, 2)})
+    assert not net.layers[0].weight["W"].requires_grad
+    net(TORCH.array(np.ones((1, 2))))

@@ -121,7 +121,8 @@ def everything(net, optimizer):
 def assert_same(a, b, tolerance=0):
     assert a.keys() == b.keys()
     for name in a:
-        np.testing.assert_allclose(a[name], b[name], rtol=tolerance, atol=tolerance, err_msg=name)
+        largest = tolerance * max(1.0, float(np.max(np.abs(b[name]), initial=0.0)))
+        np.testing.assert_allclose(a[name], b[name], rtol=tolerance, atol=largest, err_msg=name)
 
 
 @pytest.mark.parametrize(("library", "tolerance"), libraries())
@@ -380,3 +381,93 @@ def test_few_programs_are_kept():
     for size in range(1, 12):
         step(*batches((4,), n=1, size=size)[0])
     assert len(step._programs) <= 8
+
+
+needs_jax = pytest.mark.skipif(bool(JAX.why_not), reason=str(JAX.why_not))
+
+
+@needs_jax
+def test_half_the_width_stays_half_the_width():
+    """What a step's numbers are made of, float32, must not widen weights or memory."""
+    with dc.use_backend("jax"):
+        net = Net([Linear(4, 8, dtype="float16"), Tanh(), Linear(8, 3, dtype="float16")], CrossEntropyLoss())
+    X, y = np.random.default_rng(0).standard_normal((8, 4)), np.arange(8) % 3
+    for rule in (SGD(0.1, momentum=0.9), Adam(0.01)):
+        net.fit(X, y, optimizer=rule, compile=True)
+        arrays = [*net.parameters().values(), *(s[n] for s in rule.state.values() for n in s if n != "step")]
+        assert {str(x.dtype) for x in arrays} == {"float16"}
+
+
+@needs_jax
+@pytest.mark.parametrize("way", ["statistics", "by hand", "compiled"])
+def test_no_stand_in_stays_in_a_net_that_another_program_traces(way):
+    import jax
+
+    if way == "statistics":
+        net, X = Net([BatchNorm2D(1)]).to("jax"), np.ones((2, 1, 2, 2), "float32")
+
+        def use(x):
+            return net(x)
+    else:
+        net, X = Net([Linear(2, 1)], MSELoss()).to("jax"), np.ones((4, 2), "float32")
+        step = net.compile(SGD(0.1))
+
+        def use(x):
+            if way == "compiled":
+                return step(x, x[:, :1])
+            net.loss(net(x), x[:, :1])
+            net.backward()
+            net.update_weights(0.1)
+            return x
+
+    before = net.state_dict()
+    with pytest.raises(StateError, match="stand-in"):
+        jax.jit(use)(dc.to_backend(X, "jax"))
+    for path, x in net.state_dict().items():
+        np.testing.assert_array_equal(x, before[path])
+    assert np.isfinite(dc.to_numpy(net.predict(X))).all()
+
+
+def test_a_step_with_a_bad_label_does_not_count():
+    net, rule = mlp().to("replay"), Adam(0.1)
+    step, (X, y) = net.compile(rule), batches((4,), n=1)[0]
+    step(X, y)
+    step(X, y + 7)
+    with pytest.raises(LabelError):
+        step.check()
+    assert rule.steps == 1 and {state["step"] for state in rule.state.values()} == {1}
+
+
+@needs_jax
+def test_labels_that_are_no_integers_are_told_in_words():
+    net = Net([Linear(4, 3)], CrossEntropyLoss()).to("jax")
+    X, y = batches((4,), n=1, library="jax")[0]
+    with pytest.raises(LabelError, match="labels must be integers, got float32"):
+        net.compile(SGD())(X, dc.array_namespace(y).astype(y, "float32"))
+
+
+class Slowing(SGD):
+    """A rule that depends on more than its arguments."""
+
+    factor = 1.0
+
+    def _rule(self, W, dW, memory, numbers, settings):
+        return W - numbers["lr"] * self.factor * dW, {}
+
+
+def test_an_optimizer_of_the_users_own_runs_call_by_call():
+    net = mlp().to("replay")
+    with pytest.raises(UnsupportedError, match="Slowing is an optimizer of your own"):
+        net.fit(np.ones((8, 4)), np.zeros(8, int), optimizer=Slowing(0.1), compile=True)
+    net.fit(np.ones((8, 4)), np.zeros(8, int), optimizer=Slowing(0.1))
+    Slowing.traceable = True
+    try:
+        net.fit(np.ones((8, 4)), np.zeros(8, int), optimizer=Slowing(0.1), compile=True)
+    finally:
+        del Slowing.traceable
+
+
+def test_a_library_that_compiles_nothing_may_say_so(monkeypatch):
+    monkeypatch.setattr(replay.ReplayBackend, "compile", lambda self, function: None)
+    net, (X, y) = mlp().to("replay"), batches((4,), n=1)[0]
+    assert np.isfinite(float(net.compile(SGD(0.1))(X, y)))
