@@ -5,7 +5,8 @@ a program (`python`, `formulas`). None needs the class Net: a net that a file de
 of its class, which `architecture` knows.
 """
 
+from deepcore.io.onnx_read import load_onnx
 from deepcore.io.onnx_write import save_onnx
 from deepcore.io.torch_state import load_torch, save_torch
 
-__all__ = ["load_torch", "save_onnx", "save_torch"]
+__all__ = ["load_onnx", "load_torch", "save_onnx", "save_torch"]

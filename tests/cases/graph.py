@@ -28,7 +28,8 @@ def branches_formula(w, X):
 
 CASES = [
     Case("Graph", branches, [normal(3)], branches_formula),
-    Case("Graph of one step", lambda: Graph([(Tanh(), ("X",), "Y")], "Y"), [normal(3)], lambda w, X: np.tanh(X)),
+    Case("Graph of one step", lambda: Graph([(Tanh(), ("X",), "Y")], "Y"), [normal(3)],
+         lambda w, X: np.tanh(X)),
     Case("Sum", Sum, [normal(3), normal(3), normal(3)], lambda w, A, B, C: A + B + C),
     Case("Product", Product, [normal(3), normal(3)], lambda w, A, B: A * B),
     Case("Join", Join, [normal(3), normal(2)], lambda w, A, B: np.concatenate([A, B], axis=1)),
