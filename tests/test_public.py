@@ -65,7 +65,7 @@ def test_every_public_method_is_documented(name):
     assert set(undocumented) <= {"forward", "backward", "local_grad", "config"}
 
 
-@pytest.mark.parametrize("module", ["init", "optim", "schedules"])
+@pytest.mark.parametrize("module", ["init", "io", "optim", "schedules"])
 def test_public_names_of_a_public_module_are_documented(module):
     module = getattr(dc, module)
     assert module.__doc__

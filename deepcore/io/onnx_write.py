@@ -8,6 +8,7 @@ layer's description, so that `load_onnx` finds the very layer again.
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import math
 import os
@@ -32,9 +33,11 @@ _IR_VERSION = 9  # of the file, as old as the opset
 DOMAIN = "deepcore"
 
 
-def import_onnx() -> Any:
-    """The package onnx. Raises UnsupportedError that names the extra."""
+def import_onnx(part: str = "") -> Any:
+    """The package onnx, or a part of it. Raises UnsupportedError that names the extra."""
     onnx = import_optional("onnx")
+    if onnx is not None and part:
+        return importlib.import_module(f"onnx.{part}")
     if onnx is None:
         raise UnsupportedError('ONNX needs the package onnx: pip install "deepcore[onnx]"')
     return onnx
@@ -218,9 +221,12 @@ def _conv(g: _Graph, f: Any, X: str) -> str:
 
 
 def _conv_transpose(g: _Graph, f: Any, X: str) -> str:
-    ends = list(zip(f.padding, f.output_padding, strict=True))  # less padding, or else more output
-    pads = [*f.padding, *(max(p - o, 0) for p, o in ends)]
-    return _convolution(g, f, X, "ConvTranspose", pads, output_padding=[max(o - p, 0) for p, o in ends])
+    ends, more = list(f.padding), list(f.output_padding)
+    for axis, stride in enumerate(f.stride):
+        if more[axis] >= stride:  # which onnxruntime refuses: less padding at the end is the same
+            moved = min(ends[axis], more[axis])
+            ends[axis], more[axis] = ends[axis] - moved, more[axis] - moved
+    return _convolution(g, f, X, "ConvTranspose", [*f.padding, *ends], output_padding=more)
 
 
 def _convolution(g: _Graph, f: Any, X: str, kind: str, pads: list[int], **more: Any) -> str:
@@ -471,10 +477,34 @@ def _add(g: _Graph, f: Any, name: str, X: Any) -> tuple[str, Any]:
     return g.op("Sum", *names), Ys[0]
 
 
+def _graph(g: _Graph, f: Any, name: str, X: Any) -> tuple[str, Any]:
+    values = {"X": (name, X)}
+    for index, (step, taken, given) in enumerate(f.steps):
+        join = row_of(_JOINED, step)
+        if join is not None:
+            values[given] = (
+                join(g, step, *(values[n][0] for n in taken)),
+                step(*(values[n][1] for n in taken)),
+            )
+        else:
+            if len(taken) > 1:
+                raise UnsupportedError(
+                    f"step {index}, {step._who()}: save_onnx writes functions of one input"
+                )
+            values[given] = g.write(step, *values[taken[0]])
+    return values[f.output]
+
+
+_JOINED: dict[str, Callable[..., str]] = {
+    "Join": lambda g, f, *names: g.op("Concat", *names, axis=f.axis),
+    "Product": lambda g, f, *names: g.op("Mul", *names),
+    "Sum": lambda g, f, *names: g.op("Sum", *names),
+}
 _CONTAINERS: dict[str, Callable[..., tuple[str, Any]]] = {
     "Add": _add,
     "Composition": lambda g, f, name, X: _chain(g, f.layers, "layer", name, X),
     "Concat": _concat,
+    "Graph": _graph,
     "Residual": _residual,
     "Sequential": lambda g, f, name, X: _chain(g, f.functions, "function", name, X),
 }

@@ -304,10 +304,31 @@ def _add(writer: _Writer, f: Any, source: str, target: str) -> None:
     writer.assign(target, " + ".join(_branches(writer, f.functions, source)))
 
 
+def _graph(writer: _Writer, f: Any, source: str, target: str) -> None:
+    names = {"X": source}
+    for index, (step, taken, given) in enumerate(f.steps):
+        join = row_of(_JOINED, step)
+        name = writer.new_name()
+        if join is not None:
+            writer.assign(name, join(step, [names[n] for n in taken]))
+        elif len(taken) == 1:
+            writer.write(step, names[taken[0]], name)
+        else:
+            raise UnsupportedError(f"step {index}, {step._who()}: to_python writes functions of one input")
+        names[given] = name
+    writer.assign(target, names[f.output])
+
+
+_JOINED: dict[str, Callable[[Any, list[str]], str]] = {
+    "Join": lambda f, names: f"np.concatenate(({', '.join(names)},), axis={f.axis})",
+    "Product": lambda f, names: " * ".join(names),
+    "Sum": lambda f, names: " + ".join(names),
+}
 _CONTAINERS: dict[str, Callable[..., None]] = {
     "Add": _add,
     "Composition": lambda writer, f, *names: _chain(writer, f.layers, "layer", *names),
     "Concat": _concat,
+    "Graph": _graph,
     "Residual": _residual,
     "Sequential": lambda writer, f, *names: _chain(writer, f.functions, "function", *names),
 }

@@ -478,3 +478,15 @@ def test_a_damaged_number_is_noticed(tmp_path):
     (tmp_path / "a.pt").write_bytes(data)
     with pytest.raises(dc.CheckpointError, match="damaged"):
         pt.read(tmp_path / "a.pt")
+
+
+def test_importing_deepcore_imports_no_reader():
+    import subprocess
+
+    code = (
+        "import sys, deepcore\n"
+        "heavy = {'zipfile', 'pickletools', 'deepcore.io.pt', 'deepcore.io.onnx_read'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+        "assert all(callable(getattr(deepcore.io, name)) for name in deepcore.io.__all__)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
