@@ -31,7 +31,7 @@ CASES = [
     Case("Graph of one step", lambda: Graph([(Tanh(), ("X",), "Y")], "Y"), [normal(3)],
          lambda w, X: np.tanh(X)),
     Case("Sum", Sum, [normal(3), normal(3), normal(3)], lambda w, A, B, C: A + B + C),
-    Case("Product", Product, [normal(3), normal(3)], lambda w, A, B: A * B),
+    Case("Product of arrays", Product, [normal(3), normal(3)], lambda w, A, B: A * B),
     Case("Join", Join, [normal(3), normal(2)], lambda w, A, B: np.concatenate([A, B], axis=1)),
     Case("Join last axis", lambda: Join(-1), [normal(2, 3), normal(2, 1)],
          lambda w, A, B: np.concatenate([A, B], axis=-1)),
