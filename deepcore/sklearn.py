@@ -184,8 +184,8 @@ class NetRegressor(RegressorMixin, _Estimator):
 
     >>> import numpy as np
     >>> X = np.linspace(-1, 1, 20)[:, None]
-    >>> model = NetRegressor(hidden=(), epochs=300, optimizer=Adam(0.1), random_state=0).fit(X, 2 * X[:, 0] + 1)
-    >>> model.predict(np.array([[0.5]])).round(1)
+    >>> model = NetRegressor(hidden=(), epochs=300, optimizer=Adam(0.1), random_state=0)
+    >>> model.fit(X, 2 * X[:, 0] + 1).predict(np.array([[0.5]])).round(1)
     array([2.])
     """
 
