@@ -378,3 +378,13 @@ def test_a_torch_cnn_goes_all_the_way(tmp_path):
     np.testing.assert_allclose(
         dc.io.load_onnx(tmp_path / "cnn.onnx").predict(X), expected, rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.skipif(not hasattr(dc, "Upsample2D"), reason="deepcore has no Upsample2D yet")
+def test_an_attribute_that_nobody_looks_at_is_refused():
+    weights = {"none": np.zeros(0, "float32"), "s": np.array([1, 1, 2, 2], "float32")}
+    settings = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    dc.io.load_onnx(graph([node("Resize", "X none s", "Y", **settings)], (2, 3, 3), weights, opset=18))
+    nodes = [node("Resize", "X none s", "Y", antialias=1, **settings)]
+    with pytest.raises(dc.UnsupportedError, match="node 0, Resize, the attribute antialias can't be mapped"):
+        dc.io.load_onnx(graph(nodes, (2, 3, 3), weights, opset=18))
