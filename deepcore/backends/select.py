@@ -199,6 +199,8 @@ def put(x: Any, backend: Backend, dtype: Any = None, device: Any = None) -> Any:
         if name is None and backend.name != "numpy":
             name = dtype_name(x)  # its bytes may be in another order; a bfloat16 may have become float32
         return backend.asarray(host, name, device)
+    if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
+        return put(_from_dlpack(x, backend), backend, dtype, device)
     host = get_backend("numpy").xp.asarray(x)
     if host.dtype.kind not in "biufc":
         raise DTypeError(f"asarray: wanted numbers, got {type(x).__name__} of dtype {host.dtype}")
@@ -208,14 +210,32 @@ def put(x: Any, backend: Backend, dtype: Any = None, device: Any = None) -> Any:
     return backend.asarray(host, name, device)
 
 
+def _from_dlpack(x: Any, backend: Backend) -> Any:
+    """A copy of an array of a library that isn't known here: in host memory by NumPy, else by the backend.
+
+    A copy, because nobody would know of two owners; and made by the standard's from_dlpack alone, which
+    refuses what it can't read.
+    """
+    on_host = x.__dlpack_device__()[0] == 1  # kDLCPU
+    xp = np if on_host else backend.xp
+    try:
+        return xp.asarray(xp.from_dlpack(x), copy=True)
+    except (BufferError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise DTypeError(
+            f"backend {backend.name!r} can't take this {type(x).__name__} by DLPack: {error}; "
+            "convert it to NumPy first"
+        ) from error
+
+
 def to_numpy(x: Any) -> Any:
     """The same numbers as a NumPy array on the host (`x` itself where it is one already)."""
     return backend_of(x).to_numpy(x) if is_array(x) else get_backend("numpy").xp.asarray(x)
 
 
 def to_backend(x: Any, name: str, device: Any = None) -> Any:
-    """`x` as an array of the backend called `name`.
+    """`x` as an array of the backend called `name`: `x` is one already, or of another library, or numbers.
 
+    An array of a library that deepcore doesn't know is copied by DLPack, if it speaks that.
     Raises BackendUnavailable with the reason and the remedy.
     """
     return put(x, _resolve(name), device=device)

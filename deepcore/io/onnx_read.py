@@ -48,6 +48,8 @@ def load_onnx(path_or_bytes: str | os.PathLike[str] | bytes) -> Any:
     except DeepcoreError as error:
         error.inside(who)
         raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{who}, the graph makes no sense: {error!r:.200}") from error
     move(net, selected_backend().name)
     return net
 

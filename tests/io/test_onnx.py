@@ -345,6 +345,23 @@ def test_a_file_that_is_cut_is_refused(tmp_path):
             dc.io.load_onnx(whole[:stop])
 
 
+def test_any_byte_may_be_wrong(tmp_path):
+    """Mutations end in an error of ours, or in a net."""
+    layers = [Conv2D(1, 2, 3), dc.BatchNorm2D(2), Residual(ReLU()), dc.Flatten(), Linear(8, 2), dc.Softmax()]
+    dc.io.save_onnx(Net(layers), tmp_path / "a.onnx", (1, 4, 4))
+    whole = (tmp_path / "a.onnx").read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(1500):
+        data = bytearray(whole)
+        data[random.integers(len(data))] = random.integers(256)
+        try:
+            assert isinstance(dc.io.load_onnx(bytes(data)), Net)
+        except dc.DeepcoreError:
+            refused += 1
+    assert refused > 300
+
+
 def test_the_net_is_on_the_selected_backend():
     pytest.importorskip("array_api_strict", reason="needs array-api-strict")
     model = graph([node("Gemm", "X W b", "Y", transB=1)], (3,), {"W": W, "b": b})
@@ -378,3 +395,13 @@ def test_a_torch_cnn_goes_all_the_way(tmp_path):
     np.testing.assert_allclose(
         dc.io.load_onnx(tmp_path / "cnn.onnx").predict(X), expected, rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.skipif(not hasattr(dc, "Upsample2D"), reason="deepcore has no Upsample2D yet")
+def test_an_attribute_that_nobody_looks_at_is_refused():
+    weights = {"none": np.zeros(0, "float32"), "s": np.array([1, 1, 2, 2], "float32")}
+    settings = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    dc.io.load_onnx(graph([node("Resize", "X none s", "Y", **settings)], (2, 3, 3), weights, opset=18))
+    nodes = [node("Resize", "X none s", "Y", antialias=1, **settings)]
+    with pytest.raises(dc.UnsupportedError, match="node 0, Resize, the attribute antialias can't be mapped"):
+        dc.io.load_onnx(graph(nodes, (2, 3, 3), weights, opset=18))

@@ -3,6 +3,7 @@
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import zipfile
 
@@ -327,7 +328,6 @@ def test_no_torch_is_imported_to_write_and_read(tmp_path):
         f"dc.io.load_torch(net, {os.fspath(tmp_path / 'a.pt')!r})\n"
         "assert 'torch' not in sys.modules and 'pickle' not in vars(dc.io.pt)\n"
     )
-    import subprocess
 
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -481,7 +481,6 @@ def test_a_damaged_number_is_noticed(tmp_path):
 
 
 def test_importing_deepcore_imports_no_reader():
-    import subprocess
 
     code = (
         "import sys, deepcore\n"

@@ -1,0 +1,139 @@
+"""NetClassifier and NetRegressor: scikit-learn's own checks, and what they cannot know."""
+
+import numpy as np
+import pytest
+
+import deepcore as dc
+from deepcore import Dropout, Linear, Net, ReLU
+
+pytest.importorskip("sklearn", reason="needs scikit-learn")
+from sklearn.base import clone
+from sklearn.datasets import load_iris, make_regression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from deepcore.sklearn import NetClassifier, NetRegressor
+
+
+@parametrize_with_checks([NetClassifier(), NetRegressor()])
+def test_the_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+def moons(n=200, kind="int64"):
+    random = np.random.default_rng(0)
+    y = random.integers(0, 2, n)
+    angle = np.pi * (random.random(n) + y)
+    X = np.stack([np.cos(angle) + y - 0.5, np.sin(angle) + 0.5 * y - 0.25], axis=1)
+    return X + 0.05 * random.standard_normal(X.shape), y.astype(kind)
+
+
+def test_it_learns_beside_other_estimators():
+    X, y = load_iris(return_X_y=True)
+    model = make_pipeline(
+        StandardScaler(), NetClassifier((20,), optimizer=dc.optim.Adam(0.01), random_state=0)
+    )
+    assert cross_val_score(model, X, y, cv=3).mean() > 0.93
+
+
+def test_a_grid_search_over_hidden_sizes():
+    X, y = moons()
+    search = GridSearchCV(
+        NetClassifier(epochs=60, optimizer=dc.optim.Adam(0.01), random_state=0), {"hidden": [(), (16,)]}, cv=2
+    )
+    search.fit(X, y)
+    assert search.best_params_ == {"hidden": (16,)} and search.best_score_ > 0.95
+
+
+def own_net(n_features, n_outputs):
+    return Net([Linear(n_features, 16), ReLU(), Dropout(0.1), Linear(16, n_outputs)])
+
+
+def test_a_net_of_ones_own():
+    X, y = moons()
+    model = NetClassifier(make_net=own_net, epochs=60, optimizer=dc.optim.Adam(0.01), random_state=0)
+    assert clone(model).fit(X, y).score(X, y) > 0.95
+    model.fit(X, y)
+    assert model.net_.layers[2].p == 0.1
+    assert isinstance(model.net_.loss_fn, dc.CrossEntropyLoss)
+    model = NetRegressor(make_net=own_net, epochs=5).fit(X, y)
+    assert isinstance(model.net_.loss_fn, dc.MSELoss)
+    with pytest.raises(dc.DTypeError, match="NetClassifier: make_net must return a deepcore.Net, got 3"):
+        NetClassifier(make_net=lambda n, k: 3).fit(X, y)
+
+
+def test_one_random_state_gives_one_net_and_leaves_the_seed_alone():
+    X, y = moons(50)
+    dc.seed(3)
+    a = NetClassifier(make_net=own_net, epochs=2, random_state=1).fit(X, y)
+    after = Linear(2, 2).weight["W"]
+    dc.seed(3)
+    assert np.array_equal(after, Linear(2, 2).weight["W"])
+    b = NetClassifier(make_net=own_net, epochs=2, random_state=1).fit(X, y)
+    other = NetClassifier(make_net=own_net, epochs=2, random_state=2).fit(X, y)
+    for path, W in a.net_.parameters().items():
+        assert np.array_equal(W, b.net_.parameters()[path])
+    assert not np.array_equal(a.net_.layers[0].weight["W"], other.net_.layers[0].weight["W"])
+
+
+def test_the_optimizer_that_is_given_is_not_used_up():
+    X, y = moons(50)
+    optimizer = dc.optim.SGD(0.1, momentum=0.9)
+    model = NetClassifier(optimizer=optimizer, epochs=1)
+    model.fit(X, y).fit(X, y)
+    optimizer_of_another_net = Net([Linear(2, 2)], dc.CrossEntropyLoss())
+    optimizer_of_another_net.fit(X, y, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_dtype_of_X_decides(dtype):
+    X, y = moons(50)
+    model = NetClassifier(epochs=1).fit(X.astype(dtype), y)
+    assert model.net_.layers[0].weight["W"].dtype == dtype
+    assert model.predict_proba(X.astype(dtype)).dtype == dtype
+    model = NetRegressor(epochs=1).fit(X.astype(dtype), y)
+    assert model.predict(X.astype(dtype)).dtype == dtype
+
+
+def test_several_targets():
+    X, Y = make_regression(100, 5, n_targets=2, random_state=0)
+    Y = Y / Y.std(axis=0)
+    model = NetRegressor((), epochs=100, optimizer=dc.optim.Adam(0.02), random_state=0).fit(X, Y)
+    assert model.predict(X).shape == (100, 2) and model.score(X, Y) > 0.98
+    assert NetRegressor(epochs=1).fit(X, Y[:, 0]).predict(X).shape == (100,)
+
+
+LIBRARIES = ["array_api_strict", "torch"]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_arrays_of_another_library_stay_there(library):
+    pytest.importorskip(library, reason=f"needs {library}")
+    X, y = moons(kind="int32")
+    there = dc.to_backend(X.astype("float32"), library)
+    model = NetClassifier((16,), epochs=40, optimizer=dc.optim.Adam(0.01), random_state=0)
+    model.fit(there, dc.to_backend(y * 10, library))
+    P = model.predict_proba(there)
+    assert dc.backend_of(P) == library == dc.backend_of(model.net_.layers[0].weight["W"])
+    classes = model.predict(there)
+    assert dc.backend_of(classes) == library
+    assert (dc.to_numpy(classes) == 10 * y).mean() > 0.95
+    model = NetRegressor((16,), epochs=1).fit(there, dc.to_backend(X, library))
+    assert dc.backend_of(model.predict(there)) == library
+    with pytest.raises(dc.ShapeError, match=r"X must have shape \(n_samples, 2\), got \(200, 1\)"):
+        model.predict(there[:, :1])
+    with pytest.raises(dc.DTypeError, match="X must be floating-point numbers, got int32"):
+        model.fit(dc.to_backend(X.astype("int32"), library), there)
+    with pytest.raises(ValueError, match="NaN"):
+        model.predict(there * float("nan"))
+
+
+def test_names_of_classes_and_of_columns():
+    pandas = pytest.importorskip("pandas", reason="needs pandas")
+    X, y = moons(50)
+    frame = pandas.DataFrame(X, columns=["a", "b"])
+    model = NetClassifier(epochs=2).fit(frame, np.array(["no", "yes"])[y])
+    assert model.feature_names_in_.tolist() == ["a", "b"]
+    assert set(model.predict(frame)) <= {"no", "yes"}
