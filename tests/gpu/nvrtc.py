@@ -22,7 +22,7 @@ class CompileError(AssertionError):
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
+def compiler() -> ctypes.CDLL | None:
     """NVRTC of the wheel, or None if it isn't installed."""
     for wheel in WHEELS:
         try:
@@ -36,7 +36,7 @@ def library() -> ctypes.CDLL | None:
 
 def architectures() -> list[int]:
     """The compute capabilities that this NVRTC compiles for: 80, 90, ..."""
-    nvrtc, count = library(), ctypes.c_int()
+    nvrtc, count = compiler(), ctypes.c_int()
     nvrtc.nvrtcGetNumSupportedArchs(ctypes.byref(count))
     numbers = (ctypes.c_int * count.value)()
     nvrtc.nvrtcGetSupportedArchs(numbers)
@@ -48,7 +48,7 @@ def compile(source: str, architecture: int) -> dict[str, Kernel]:
 
     Raises CompileError with the compiler's log.
     """
-    nvrtc, program = library(), ctypes.c_void_p()
+    nvrtc, program = compiler(), ctypes.c_void_p()
     options = [
         f"-arch=sm_{architecture}",
         "--std=c++17",

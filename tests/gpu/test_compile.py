@@ -8,7 +8,7 @@ from . import nvrtc
 from .emulation import kernel_names
 
 pytestmark = pytest.mark.skipif(
-    nvrtc.library() is None, reason='needs NVIDIA\'s compiler: pip install "deepcore[kernels]"'
+    nvrtc.compiler() is None, reason='needs NVIDIA\'s compiler: pip install "deepcore[kernels]"'
 )
 
 THREADS = 512  # of a block, so that each has 65536 / 512 registers at the most
