@@ -56,7 +56,8 @@ class CompiledStep:
         self.scale = scale
         self.checked = checked  # whether the caller has checked all labels
         self._programs: dict[Any, _Program] = {}
-        self._doubts: list[tuple[Any, Any, tuple[int, ...]]] = []
+        # of each step that nobody has looked at: whether its labels fit, they, out's shape, the weights moved
+        self._doubts: list[tuple[Any, Any, tuple[int, ...], list[str]]] = []
 
     def __call__(self, X: Any, y: Any) -> Any:
         """The loss, a 0-d array; float(loss) waits for the step.
@@ -74,14 +75,13 @@ class CompiledStep:
     def check(self) -> None:
         """Raise LabelError if a label of a compiled step was out of range. Waits for the steps so far."""
         doubts, self._doubts = self._doubts, []
-        bad = [(y, shape) for fit, y, shape in doubts if not bool(fit)]
-        if bad:  # those steps changed nothing, so they don't count
-            progress, state = self.optimizer.progress, self.optimizer.state
-            progress["steps"] -= len(bad)
-            for entries in state.values():
-                entries["step"] -= len(bad)
-            for y, shape in bad:
-                self.net.loss_fn.check_targets(y, shape)  # type: ignore[union-attr]
+        bad = [doubt for doubt in doubts if not bool(doubt[0])]
+        for _, _, _, paths in bad:  # those steps changed nothing, so they don't count
+            self.optimizer.progress["steps"] -= 1
+            for path in paths:
+                self.optimizer.state[path]["step"] -= 1
+        for _, y, shape, _ in bad:
+            self.net.loss_fn.check_targets(y, shape)  # type: ignore[union-attr]
 
     def changes(self, X: Any, y: Any) -> tuple[Changes, Any, Any]:
         """What the step changes, not yet committed; the output; the loss."""
@@ -129,7 +129,7 @@ class CompiledStep:
         changes.set(optimizer.progress, {"steps": optimizer.steps + 1})
         changes.set(generator.calls, {s: generator.calls.get(s, 0) + n for s, n in program.draws.items()})
         if "fit" in new:
-            self._doubts.append((new["fit"], y, tuple(new["out"].shape)))
+            self._doubts.append((new["fit"], y, tuple(new["out"].shape), list(steps)))
         return changes, new["out"], new["loss"]
 
     def _key(self, X: Any, y: Any, seed: int) -> Any:

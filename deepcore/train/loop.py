@@ -71,6 +71,11 @@ def fit(
     if sample_weight is not None or class_weight is not None:
         weights = Weights(net.loss_fn, sample_weight, class_weight, source.samples)  # type: ignore[arg-type]
         source.weights = weights.of_samples
+    if step is not None and (weights is not None or accumulate > 1 or clip_norm is not None):
+        raise ArgumentError(
+            "fit: step makes the whole step itself, so sample_weight, class_weight, accumulate and clip_norm "
+            "have no effect; see to them in step, and leave them out here"
+        )
     why_by_hand = _why_by_hand(net, optimizer or SGD(), accumulate, callbacks, weights, step)
     compiled = _whether_compiled(net, compile, why_by_hand)
     if epochs > 1 and source.runs_once:

@@ -154,6 +154,13 @@ def test_wrong_options(options, error, message):
     np.testing.assert_array_equal(net.layers[0].weight["W"], before["layers.0.W"])
 
 
+@pytest.mark.parametrize("option", [{"accumulate": 2}, {"clip_norm": 1.0}, {"class_weight": [1, 1, 1]}])
+def test_what_a_step_of_the_users_own_would_ignore_is_refused(option):
+    X, y = data()
+    with pytest.raises(ArgumentError, match="step makes the whole step itself"):
+        net_of(CrossEntropyLoss()).fit(X, y, step=lambda net, X, y: net.loss(net(X), y), **option)
+
+
 def test_losses_that_cannot_be_weighted():
     X, y = data()
     with pytest.raises(ArgumentError, match="weights of its own"):
