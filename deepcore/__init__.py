@@ -1,6 +1,11 @@
 """deepcore: neural networks from four ideas - Function, Layer, Loss, Net - on every array library."""
 
-from deepcore import init, io, optim, plots, schedules
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from deepcore import init, io, optim
 from deepcore.activations import (
     CELU,
     ELU,
@@ -66,8 +71,6 @@ from deepcore.errors import (
     UnsupportedError,
 )
 from deepcore.io.architecture import register
-from deepcore.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from deepcore.io.state import load
 from deepcore.layers import (
     GRU,
     LSTM,
@@ -148,6 +151,11 @@ from deepcore.train.callbacks import (
     LearningRateLog,
     ReduceOnPlateau,
 )
+
+if TYPE_CHECKING:
+    from deepcore import plots, schedules
+    from deepcore.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from deepcore.io.net_file import load
 
 __version__ = "0.1.0"
 
@@ -299,3 +307,24 @@ __all__ = [
     "to_numpy",
     "use_backend",
 ]
+
+# imported when first asked for: together they would take a third of the time that importing deepcore takes
+_HOMES = {
+    "Checkpoint": "deepcore.io.checkpoint",
+    "load": "deepcore.io.net_file",
+    "load_checkpoint": "deepcore.io.checkpoint",
+    "plots": "deepcore.plots",
+    "save_checkpoint": "deepcore.io.checkpoint",
+    "schedules": "deepcore.schedules",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = importlib.import_module(_HOMES[name])
+    return home if home.__name__ == f"{__name__}.{name}" else getattr(home, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

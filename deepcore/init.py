@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,40 +21,50 @@ Shape = tuple[int, ...]
 Initialiser = Callable[[Shape, int, int], Any]
 
 
-@dataclass(frozen=True)
-class Constant:
+class _Settings:
+    """What makes an initialiser: two with the same settings are the same."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={x!r}' for name, x in vars(self).items())})"
+
+
+class Constant(_Settings):
     """Every weight is `value`."""
 
-    value: float = 0.0
+    def __init__(self, value: float = 0.0):
+        self.value = value
 
     def __call__(self, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
         return np.full(shape, self.value, dtype=np.float64)
 
 
-@dataclass(frozen=True)
-class Normal:
+class Normal(_Settings):
     """N(mean, std^2)."""
 
-    std: float = 0.01
-    mean: float = 0.0
+    def __init__(self, std: float = 0.01, mean: float = 0.0):
+        self.std, self.mean = std, mean
 
     def __call__(self, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
         return self.mean + self.std * _draw(random.normal, shape)
 
 
-@dataclass(frozen=True)
-class Uniform:
+class Uniform(_Settings):
     """Uniform on [low, high)."""
 
-    low: float = -0.05
-    high: float = 0.05
+    def __init__(self, low: float = -0.05, high: float = 0.05):
+        self.low, self.high = low, high
 
     def __call__(self, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
         return self.low + (self.high - self.low) * _draw(random.uniform, shape)
 
 
-@dataclass(frozen=True)
-class VarianceScaling:
+class VarianceScaling(_Settings):
     """Mean 0 and variance scale / fan, normal or uniform. fan: "in", or "average" of in and out.
 
     It keeps the variance of a signal the same from layer to layer: scale 1 and fan "in" (LeCun et al.
@@ -63,9 +72,8 @@ class VarianceScaling:
     1 and "average" (Glorot and Bengio 2010) as a compromise between forward and backward.
     """
 
-    scale: float
-    fan: str
-    distribution: str
+    def __init__(self, scale: float, fan: str, distribution: str):
+        self.scale, self.fan, self.distribution = scale, fan, distribution
 
     def __call__(self, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
         fan = fan_in if self.fan == "in" else (fan_in + fan_out) / 2
@@ -75,8 +83,7 @@ class VarianceScaling:
         return std * math.sqrt(3) * (2 * _draw(random.uniform, shape) - 1)
 
 
-@dataclass(frozen=True)
-class Orthogonal:
+class Orthogonal(_Settings):
     """`gain` times a matrix whose rows or columns, whichever are fewer, are orthonormal: lengths stay.
 
     Of all such matrices none is more likely than another: it is Q of Z = Q R, Z normal, with the signs that
@@ -84,7 +91,8 @@ class Orthogonal:
     Raises ShapeError for a weight of one axis. Saxe et al. 2014, arXiv:1312.6120; Mezzadri 2007.
     """
 
-    gain: float = 1.0
+    def __init__(self, gain: float = 1.0):
+        self.gain = gain
 
     def __call__(self, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
         if len(shape) < 2:
@@ -96,8 +104,7 @@ class Orthogonal:
         return self.gain * np.reshape(Q if m >= n else Q.T, shape)
 
 
-@dataclass(frozen=True)
-class TorchDefault:
+class TorchDefault(_Settings):
     """Uniform on +-1 / sqrt(fan_in), biases too: how the layers of torch start."""
 
     def __call__(self, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from deepcore.core.move import move
 from deepcore.core.net import Composition
-from deepcore.diagnose.summary import Summary, summary
 from deepcore.io import state
 from deepcore.io.architecture import register
-from deepcore.io.python import to_python
 from deepcore.train import loop
 from deepcore.train.callbacks import Callback, History
 from deepcore.train.compiled import CompiledStep
@@ -20,6 +18,7 @@ from deepcore.train.predict import predict
 if TYPE_CHECKING:  # imported where they are called: a tenth of the time that import deepcore would take
     from deepcore.diagnose.doctor import Diagnosis
     from deepcore.diagnose.explain import Explanation
+    from deepcore.diagnose.summary import Summary
 
 
 @register
@@ -161,6 +160,8 @@ class Net(Composition):
         input_shape: of one sample, without the batch.   dtype: of the input, if it isn't the weights'.
         Raises ShapeError where a layer does not fit the one before it; the net does not change.
         """
+        from deepcore.diagnose.summary import summary
+
         return summary(self, input_shape, dtype)
 
     def explain(self, X: Any, y: Any) -> Explanation:
@@ -202,7 +203,9 @@ class Net(Composition):
         The file appears, or takes the place of an older one, when it is complete and on the disk.
         Raises UnsupportedError if a layer can't be built anew from its attributes, OSError.
         """
-        state.save(self, path)
+        from deepcore.io.net_file import save
+
+        save(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Any:
@@ -210,13 +213,17 @@ class Net(Composition):
 
         Raises CheckpointError for a damaged file or an unknown class, OSError if there is no file.
         """
-        return state.load(path)
+        from deepcore.io.net_file import load
+
+        return load(path)
 
     def to_python(self, path: str | os.PathLike[str]) -> None:
         """Write the net as one Python file that needs NumPy alone, weights included: `predict(X)`.
 
         Raises UnsupportedError naming a layer that has no plain formula, such as one of your own; OSError.
         """
+        from deepcore.io.python import to_python
+
         to_python(self, path)
 
     def to(self, backend: str, device: Any = None) -> Net:

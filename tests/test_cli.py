@@ -437,7 +437,7 @@ class TestExplainAndDoctor:
         assert code == 1 and "the net's output is a softmax" in out
 
     def test_a_file_that_holds_no_net(self, command):
-        from deepcore.io.state import save
+        from deepcore.io.net_file import save
 
         save(dc.Linear(2, 2), "layer.net")
         code, _, err = command("explain", "--load", "layer.net")

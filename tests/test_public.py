@@ -24,19 +24,35 @@ def test_all_equals_the_imports():
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     imported = [
         alias.asname or alias.name
-        for node in tree.body
-        if isinstance(node, ast.Import | ast.ImportFrom)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("deepcore")
         for alias in node.names
     ]
     assert sorted(imported) == dc.__all__
 
 
+def test_names_imported_when_asked_for_are_those_that_type_checkers_see():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    late = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: f"{node.module}.{alias.name}" if node.module == "deepcore" else node.module
+        for node in late.body
+        for alias in node.names
+    }
+    assert seen == dc._HOMES
+    assert set(seen) <= set(dir(dc))
+    with pytest.raises(AttributeError, match="module 'deepcore' has no attribute 'nothing'"):
+        dc.nothing  # noqa: B018
+
+
 def test_init_holds_public_names_and_nothing_else():
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     kinds = {type(node) for node in tree.body}
-    assert kinds <= {ast.Expr, ast.ImportFrom, ast.Assign}
+    assert kinds <= {ast.Expr, ast.Import, ast.ImportFrom, ast.If, ast.Assign, ast.FunctionDef}
     assigned = [node.targets[0].id for node in tree.body if isinstance(node, ast.Assign)]
-    assert sorted(assigned) == ["__all__", "__version__"]
+    assert sorted(assigned) == ["_HOMES", "__all__", "__version__"]
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert sorted(functions) == ["__dir__", "__getattr__"]
 
 
 @pytest.mark.parametrize("name", NAMES)

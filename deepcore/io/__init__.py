@@ -1,4 +1,4 @@
-"""Files: arrays by name (`safetensors`, `pt`), a net as text (`architecture`), and both together (`state`).
+"""Files: arrays by name (`safetensors`, `pt`), a net as text (`architecture`), both together (`net_file`).
 
 Other programs' files: torch's weights (`torch_state`), ONNX graphs (`onnx_write`, `onnx_read`), and a net as
 a program (`python`, `formulas`). None needs the class Net: a net that a file describes is built by the name

@@ -9,12 +9,10 @@ weights of a loss) is the path of a weight or buffer, which is saved beside it.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
 import inspect
 import math
-import pkgutil
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -71,6 +69,8 @@ def registry() -> dict[str, type[Function]]:
 
 
 def _own_classes() -> dict[str, type[Function]]:
+    import pkgutil
+
     layers = importlib.import_module("deepcore.layers")
     names = [*_HOMES, *(module.name for module in pkgutil.iter_modules(layers.__path__, "deepcore.layers."))]
     classes = [
@@ -213,7 +213,7 @@ class _Describer:
 _INITIALISERS: dict[str, type] = {
     cls.__name__: cls
     for cls in vars(initialisers).values()
-    if isinstance(cls, type) and dataclasses.is_dataclass(cls)
+    if isinstance(cls, type) and issubclass(cls, initialisers._Settings)
 }
 
 

@@ -477,6 +477,15 @@ def _add(g: _Graph, f: Any, name: str, X: Any) -> tuple[str, Any]:
     return g.op("Sum", *names), Ys[0]
 
 
+def _transformer_block(g: _Graph, f: Any, name: str, X: Any) -> tuple[str, Any]:
+    normed = g.write(f.norm_1, name, X)
+    attended, _ = g.write(f.attention, *normed)
+    A = g.op("Add", name, attended), X
+    wide, Z = g.write(f.expand, *g.write(f.norm_2, *A))
+    narrow, Y = g.write(f.contract, g.op("Gelu", wide), Z)
+    return g.op("Add", A[0], narrow), Y
+
+
 def _graph(g: _Graph, f: Any, name: str, X: Any) -> tuple[str, Any]:
     values = {"X": (name, X)}
     for index, (step, taken, given) in enumerate(f.steps):
@@ -507,4 +516,5 @@ _CONTAINERS: dict[str, Callable[..., tuple[str, Any]]] = {
     "Graph": _graph,
     "Residual": _residual,
     "Sequential": lambda g, f, name, X: _chain(g, f.functions, "function", name, X),
+    "TransformerBlock": _transformer_block,
 }

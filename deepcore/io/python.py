@@ -304,6 +304,18 @@ def _add(writer: _Writer, f: Any, source: str, target: str) -> None:
     writer.assign(target, " + ".join(_branches(writer, f.functions, source)))
 
 
+def _transformer_block(writer: _Writer, f: Any, source: str, target: str) -> None:
+    A, inner = writer.new_name(), writer.new_name()
+    writer.write(f.norm_1, source, inner)
+    writer.write(f.attention, inner, inner)
+    writer.assign(A, f"{source} + {inner}")
+    writer.write(f.norm_2, A, inner)
+    writer.write(f.expand, inner, inner)
+    writer.assign(inner, f"{writer.use(F.gelu)}({inner}, 'none')")
+    writer.write(f.contract, inner, inner)
+    writer.assign(target, f"{A} + {inner}")
+
+
 def _graph(writer: _Writer, f: Any, source: str, target: str) -> None:
     names = {"X": source}
     for index, (step, taken, given) in enumerate(f.steps):
@@ -331,4 +343,5 @@ _CONTAINERS: dict[str, Callable[..., None]] = {
     "Graph": _graph,
     "Residual": _residual,
     "Sequential": lambda writer, f, *names: _chain(writer, f.functions, "function", *names),
+    "TransformerBlock": _transformer_block,
 }

@@ -1,24 +1,17 @@
-"""The weights and buffers of a net by path, in a dict or in a file."""
+"""The weights and buffers of a net by path, in a dict."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from deepcore.backends.registry import array_namespace, backend_of, is_array
-from deepcore.backends.select import dtype_name, is_floating, put, selected_backend, to_numpy
+from deepcore.backends.select import dtype_name, is_floating, put, to_numpy
 from deepcore.core.function import Function
 from deepcore.core.parameters import Changes, find_buffers, find_parameters
-from deepcore.errors import CheckpointError, DeepcoreError, StateError
-from deepcore.io import safetensors
-from deepcore.io.architecture import build, describe
-
-_KEY = "deepcore"  # of the architecture, among the metadata of a file
-_FORMAT = 1  # counts up when an older deepcore could not read the architecture of a newer one
+from deepcore.errors import CheckpointError, StateError
 
 
 class _Slot(NamedTuple):
@@ -44,9 +37,6 @@ def _slots(net: Function) -> dict[str, _Slot]:
 def state_arrays(net: Function) -> dict[str, Any]:
     """Path -> each weight, then each buffer: the arrays themselves."""
     return {path: slot.value for path, slot in _slots(net).items()}
-
-
-# ---- dicts
 
 
 def state_dict(net: Function) -> dict[str, Any]:
@@ -148,66 +138,3 @@ def _replace(slots: dict[str, _Slot], arrays: Mapping[str, Any]) -> None:
         for table, name in slots[path].places:
             changes.set(table, {name: x})
     changes.commit()
-
-
-# ---- files
-
-
-def save(net: Function, path: str | os.PathLike[str]) -> None:
-    """Write a net to a file: its architecture, weights and buffers, in the safetensors format.
-
-    The file appears, or takes the place of an older one, when it is complete and on the disk. Kept are
-    also shared weights, frozen layers and evaluation mode; gradients and the optimizer's state are not.
-
-    Raises UnsupportedError, with the remedy, if a layer can't be built anew from what it keeps, OSError.
-
-    >>> import os, tempfile
-    >>> from deepcore.layers.linear import Linear
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save(Linear(2, 1), os.path.join(folder, "net.safetensors"))
-    ...     load(os.path.join(folder, "net.safetensors"))
-    Linear(2, 1)
-    """
-    arrays = {path: to_numpy(x) for path, x in state_arrays(net).items()}
-    content = {"format": _FORMAT, "architecture": describe(net)}
-    safetensors.write(path, arrays, {_KEY: json.dumps(content, allow_nan=False)})
-
-
-def load(path: str | os.PathLike[str], *, allow_nan: bool = False) -> Any:
-    """The net that `save` wrote, on the selected backend, in the dtypes that it had.
-
-    No code from the file is run: it can name deepcore's own classes and those that you registered with
-    `deepcore.register`. allow_nan: whether weights may be NaN.
-
-    Raises CheckpointError, naming the file and the fault, for a damaged file, one that holds no net, a
-    class that is not known, and NaN; OSError if there is no such file.
-    """
-    arrays, metadata = safetensors.read(path)
-    backend = selected_backend()
-    try:
-        net = build(_architecture(metadata), arrays, max_size=sum(x.size for x in arrays.values()))
-        slots = _slots(net)
-        faults = _faults(slots, arrays, strict=True, same_dtype=False, allow_nan=allow_nan)
-        if faults:
-            raise CheckpointError("\n  ".join(["the arrays do not fit the architecture", *faults]))
-    except DeepcoreError as error:
-        error.inside(str(path))
-        raise
-    devices = {path: backend.device(slot.value) for path, slot in slots.items()}
-    _replace(slots, {path: put(x, backend, device=devices[path]) for path, x in arrays.items()})
-    return net
-
-
-def _architecture(metadata: Mapping[str, str]) -> Any:
-    """What `describe` said, from the metadata of a file."""
-    if _KEY not in metadata:
-        raise CheckpointError(
-            "it holds arrays but no net; make the net, then: "
-            "net.load_state_dict(deepcore.io.safetensors.read(path)[0])"
-        )
-    match safetensors.parse_json(metadata[_KEY], "the architecture"):
-        case {"format": 1, "architecture": architecture}:
-            return architecture
-        case {"format": int(number)} if number > _FORMAT:
-            raise CheckpointError(f"a newer deepcore wrote it (format {number}); upgrade deepcore")
-    raise CheckpointError("the architecture makes no sense")

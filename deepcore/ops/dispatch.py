@@ -16,20 +16,22 @@ from deepcore.backends.registry import backend_of_type
 OPS: dict[str, Any] = {}  # every op by name: the tests compare each native kernel with its reference
 
 
+class _KernelOfType(dict[type, Callable[..., Any]]):
+    """Array type -> the kernel of one op, looked up when the type is first met."""
+
+    def __init__(self, reference: Callable[..., Any], family: str):
+        self.reference, self.family = reference, family
+
+    def __missing__(self, kind: type) -> Callable[..., Any]:
+        native = backend_of_type(kind).kernel(self.family, self.reference.__name__)
+        self[kind] = kernel = native or self.reference
+        return kernel
+
+
 def op(reference: Callable[..., Any]) -> Any:
     """Make a reference function an op: dispatch on the type of the first argument (0.15 us)."""
     family = reference.__module__.rpartition(".")[2]
-    name = reference.__name__
-
-    class KernelOfType(dict[type, Callable[..., Any]]):
-        def __missing__(self, kind: type) -> Callable[..., Any]:
-            self[kind] = kernel = native(kind) or reference
-            return kernel
-
-    def native(kind: type) -> Callable[..., Any] | None:
-        return backend_of_type(kind).kernel(family, name)
-
-    kernel_of_type = KernelOfType()
+    kernel_of_type = _KernelOfType(reference, family)
 
     @functools.wraps(reference)
     def dispatch(X: Any, *rest: Any, **options: Any) -> Any:
@@ -37,5 +39,5 @@ def op(reference: Callable[..., Any]) -> Any:
         return reference(X, *rest, **options) if Y is NotImplemented else Y
 
     dispatch.reference = reference  # type: ignore[attr-defined]
-    OPS[f"{family}.{name}"] = dispatch
+    OPS[f"{family}.{reference.__name__}"] = dispatch
     return dispatch

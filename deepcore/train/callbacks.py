@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from typing import TYPE_CHECKING, Any
 
 from deepcore.errors import ArgumentError, DataError, MissingDataError
-from deepcore.io.state import load_state_dict, save, state_dict
+from deepcore.io.state import load_state_dict, state_dict
 
 if TYPE_CHECKING:
     from pathlib import Path  # 8 ms, which only those that write files need
@@ -227,6 +226,8 @@ class BestCheckpoint(_Monitor):
     def on_epoch_end(self, run: Run) -> None:
         """Save the net if it is better than before."""
         if self._improved(run):
+            from deepcore.io.net_file import save
+
             save(run.net, self.path)
 
 
@@ -310,6 +311,8 @@ class JSONLLogger(_EpochLog):
     """
 
     def _line(self, numbers: dict[str, float]) -> str:
+        import json
+
         finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
         return json.dumps(finite) + "\n"
 

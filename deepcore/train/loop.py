@@ -22,7 +22,6 @@ from deepcore.train.callbacks import Callback, History, Run
 from deepcore.train.compiled import compiler, why_not
 from deepcore.train.predict import at_home, predict
 from deepcore.train.progress import Progress
-from deepcore.train.resume import keep, resumed
 from deepcore.train.source import Source
 from deepcore.train.step import Step, loss_of_checked
 from deepcore.train.tally import Tally
@@ -88,6 +87,8 @@ def fit(
     data = {"samples": source.samples, "batch_size": batch_size, "shuffle": shuffle, "accumulate": accumulate}
     start = None
     if resume is not None:
+        from deepcore.train.resume import resumed
+
         start = resumed(net, resume, optimizer, schedule, seed, data)
         optimizer, schedule, generator = start.optimizer, start.schedule, start.random
     else:
@@ -122,6 +123,8 @@ def fit(
             run.end_epoch(numbers)
             _call(callbacks, "on_epoch_end", run)
             if checkpoint is not None:
+                from deepcore.train.resume import keep
+
                 keep(checkpoint, run, schedule, generator, data)
     finally:
         CURRENT.thread = before

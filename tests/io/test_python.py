@@ -16,7 +16,7 @@ from tests.battery import CASES
 from tests.users import Square
 
 # classes that have no plain formula of one input
-WITHOUT = {"Bilinear", "TransformerBlock"}  # to_python refuses them, in words
+WITHOUT = {"Bilinear"}  # to_python refuses it, in words
 
 
 def load(path):

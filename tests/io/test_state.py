@@ -17,9 +17,10 @@ from deepcore.core.layer import Layer
 from deepcore.core.net import Composition
 from deepcore.core.random import Generator, drawing_from
 from deepcore.errors import BackendUnavailable, CheckpointError, StateError, UnsupportedError
-from deepcore.io import safetensors, state
+from deepcore.io import net_file, safetensors, state
 from deepcore.io.architecture import describe, register, registry
-from deepcore.io.state import load, load_state_dict, save, state_dict
+from deepcore.io.net_file import load, save
+from deepcore.io.state import load_state_dict, state_dict
 from deepcore.layers.conv import Conv2D
 from deepcore.layers.linear import Linear
 from deepcore.layers.norm import BatchNorm2D
@@ -399,7 +400,7 @@ def test_an_unusable_backend_is_not_the_files_fault(tmp_path, monkeypatch):
     def unusable():
         raise BackendUnavailable("no")
 
-    monkeypatch.setattr(state, "selected_backend", unusable)
+    monkeypatch.setattr(net_file, "selected_backend", unusable)
     with pytest.raises(BackendUnavailable):
         load(tmp_path / "a")
 

@@ -1,0 +1,77 @@
+"""A net in a file: its architecture as text, its weights and buffers beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from deepcore.backends.select import put, selected_backend, to_numpy
+from deepcore.core.function import Function
+from deepcore.errors import CheckpointError, DeepcoreError
+from deepcore.io import safetensors, state
+from deepcore.io.architecture import build, describe
+
+_KEY = "deepcore"  # of the architecture, among the metadata of a file
+_FORMAT = 1  # counts up when an older deepcore could not read the architecture of a newer one
+
+
+def save(net: Function, path: str | os.PathLike[str]) -> None:
+    """Write a net to a file: its architecture, weights and buffers, in the safetensors format.
+
+    The file appears, or takes the place of an older one, when it is complete and on the disk. Kept are
+    also shared weights, frozen layers and evaluation mode; gradients and the optimizer's state are not.
+
+    Raises UnsupportedError, with the remedy, if a layer can't be built anew from what it keeps, OSError.
+
+    >>> import os, tempfile
+    >>> from deepcore.layers.linear import Linear
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(Linear(2, 1), os.path.join(folder, "net.safetensors"))
+    ...     load(os.path.join(folder, "net.safetensors"))
+    Linear(2, 1)
+    """
+    arrays = {path: to_numpy(x) for path, x in state.state_arrays(net).items()}
+    content = {"format": _FORMAT, "architecture": describe(net)}
+    safetensors.write(path, arrays, {_KEY: json.dumps(content, allow_nan=False)})
+
+
+def load(path: str | os.PathLike[str], *, allow_nan: bool = False) -> Any:
+    """The net that `save` wrote, on the selected backend, in the dtypes that it had.
+
+    No code from the file is run: it can name deepcore's own classes and those that you registered with
+    `deepcore.register`. allow_nan: whether weights may be NaN.
+
+    Raises CheckpointError, naming the file and the fault, for a damaged file, one that holds no net, a
+    class that is not known, and NaN; OSError if there is no such file.
+    """
+    arrays, metadata = safetensors.read(path)
+    backend = selected_backend()
+    try:
+        net = build(_architecture(metadata), arrays, max_size=sum(x.size for x in arrays.values()))
+        slots = state._slots(net)
+        faults = state._faults(slots, arrays, strict=True, same_dtype=False, allow_nan=allow_nan)
+        if faults:
+            raise CheckpointError("\n  ".join(["the arrays do not fit the architecture", *faults]))
+    except DeepcoreError as error:
+        error.inside(str(path))
+        raise
+    devices = {path: backend.device(slot.value) for path, slot in slots.items()}
+    state._replace(slots, {path: put(x, backend, device=devices[path]) for path, x in arrays.items()})
+    return net
+
+
+def _architecture(metadata: Mapping[str, str]) -> Any:
+    """What `describe` said, from the metadata of a file."""
+    if _KEY not in metadata:
+        raise CheckpointError(
+            "it holds arrays but no net; make the net, then: "
+            "net.load_state_dict(deepcore.io.safetensors.read(path)[0])"
+        )
+    match safetensors.parse_json(metadata[_KEY], "the architecture"):
+        case {"format": 1, "architecture": architecture}:
+            return architecture
+        case {"format": int(number)} if number > _FORMAT:
+            raise CheckpointError(f"a newer deepcore wrote it (format {number}); upgrade deepcore")
+    raise CheckpointError("the architecture makes no sense")
