@@ -7,6 +7,7 @@ NotImplemented, whereupon NumPy's own kernel runs. DEEPCORE_NUMBA=0 turns the ti
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from deepcore.backends.base import import_optional
 @functools.cache
 def usable() -> bool:
     """Whether this tier runs: numba is installed, and not turned off when the first kernel was looked for."""
-    return os.environ.get("DEEPCORE_NUMBA", "1") != "0" and import_optional("numba") is not None
+    return os.environ.get("DEEPCORE_NUMBA", "1") != "0" and importlib.util.find_spec("numba") is not None
 
 
 def kernel(family: str, name: str) -> Callable[..., Any] | None:
