@@ -201,6 +201,8 @@ def put(x: Any, backend: Backend, dtype: Any = None, device: Any = None) -> Any:
         return backend.asarray(host, name, device)
     if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
         return put(_from_dlpack(x, backend), backend, dtype, device)
+    if hasattr(x, "mask") and np.ma.is_masked(x):
+        raise DTypeError("asarray: its mask would be lost; say what the masked numbers are: x.filled(0)")
     host = get_backend("numpy").xp.asarray(x)
     if host.dtype.kind not in "biufc":
         raise DTypeError(f"asarray: wanted numbers, got {type(x).__name__} of dtype {host.dtype}")

@@ -338,3 +338,32 @@ def test_a_state_whose_arrays_require_grad_is_copied_without_that():
     net.load_state_dict({"layers.0.W": linear.weight.T, "layers.0.b": linear.bias.reshape(1, 2)})
     assert not net.layers[0].weight["W"].requires_grad
     net(TORCH.array(np.ones((1, 2))))
+
+
+# ---- arrays of NumPy's own that are no arrays
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_a_matrix_is_no_array():
+    """Its * is the product of matrices."""
+    with pytest.raises(DTypeError, match=r"wanted an array, got matrix; convert it with deepcore.asarray"):
+        net()(np.asmatrix(X))
+    assert type(dc.asarray(np.asmatrix(X))) is np.ndarray
+
+
+def test_a_mask_is_not_lost_in_silence():
+    masked = np.ma.masked_array(X, mask=[[True, False]] * 3)
+    with pytest.raises(DTypeError, match="wanted an array, got MaskedArray"):
+        net()(masked)
+    with pytest.raises(DTypeError, match=r"its mask would be lost; .* x.filled\(0\)"):
+        dc.asarray(masked)
+    assert dc.asarray(np.ma.masked_array(X)).sum() == X.sum()
+
+
+@needs_torch
+def test_a_gradient_of_another_library_into_an_inner_layer():
+    f = net()
+    f(X)
+    with pytest.raises(MixedBackendError, match="arrays of 'numpy' and 'torch' in one call"):
+        f.layers[0].backward(dc.to_backend(X, "torch"))
+    assert not f.layers[0].weight_update

@@ -5,6 +5,7 @@ Not array_api_compat.numpy: it costs 125 ms to import and 10 us for a clip.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ class NumpyBackend(Backend):
 
     @classmethod
     def owns(cls, kind: type) -> bool:
-        return issubclass(kind, np.ndarray | np.generic)
+        """Not np.matrix and masked arrays, in which * and sums mean something else."""
+        masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())  # imported by those who use them
+        return issubclass(kind, np.ndarray | np.generic) and not issubclass(kind, (np.matrix, masked))
 
     def asarray(self, x: Any, dtype: str | None = None, device: Any = None) -> np.ndarray:
         if device not in (None, "cpu"):
