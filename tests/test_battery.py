@@ -29,7 +29,7 @@ TOLERANCE = {  # of values and of gradients; those of the reference are differen
 }
 WITH_DTYPES = [
     pytest.param(*p.values, dtype, id=f"{p.id}-{dtype}")
-    for p in params(CASES, [*PLACES, JAX_X64], every=True)
+    for p in [*params(CASES, PLACES, every=True), *params(CASES, [JAX_X64])]
     for dtype in p.values[1].dtypes
 ]
 
