@@ -22,12 +22,13 @@ COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart
 _BEST = ("torch", "jax")  # what "best" is the best of
 _HEAD = """# deepcore beside others
 
-Made by `python -m bench.compare`. A ratio is the peer's time by ours: torch's, or in the rows of large nets and
-of Conv2D that of the faster of torch and jax.jit; behind it stands the goal. Medians of interleaved rounds, each
-peer in a process of its own; in brackets the share of the limit, which is the time to copy as many bytes as must
-be moved at least, or to do as many operations in a large matrix product, whichever is longer, both measured
-among the rounds. (Winograd's convolution does fewer, and may pass it.) error: ours, the largest, relative to the
-largest value of the result in float64; of a net's step, that of its gradients, read off the weights."""
+Made by `python -m bench.compare`. A ratio is the peer's time by ours: torch's, or in the rows of large nets
+and of Conv2D that of the faster of torch and jax.jit; behind it stands the goal. Medians of interleaved
+rounds, each peer in a process of its own; in brackets the share of the limit, which is the time to copy as
+many bytes as must be moved at least, or to do as many operations in a large matrix product, whichever is
+longer, both measured among the rounds. (Winograd's convolution does fewer, and may pass it.) error: ours,
+the largest, relative to the largest value of the result in float64; of a net's step, that of its gradients,
+read off the weights."""
 _FRESH = """## A fresh process
 
 The first step of the MNIST CNN, without the import of the library itself: with empty caches on disk, and with

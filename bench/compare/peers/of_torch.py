@@ -1,6 +1,6 @@
 """torch: functional layers and autograd, nets by loss.backward() and torch.optim.
 
-Eager, or the forward pass through torch.compile. AdamW is the fused one, several times as fast as the default.
+Eager, or the forward pass through torch.compile. AdamW is the fused one, far faster than the default.
 """
 
 from __future__ import annotations
