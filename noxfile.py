@@ -85,3 +85,12 @@ def bench(session: nox.Session) -> None:
         return
     session.run("pytest", "bench", "--benchmark-json=bench/results/kernels.json")
     session.run("python", "bench/report.py")
+
+
+@nox.session
+def compare(session: nox.Session) -> None:
+    """deepcore beside torch, JAX, scikit-learn, plain NumPy; `nox -s compare -- --rows MLP` for some rows."""
+    session.install("-e", ".[bench,fast,sklearn]", "torch==2.13.0", "jax")
+    session.run("python", "-m", "bench.compare", *session.posargs)
+    if not session.posargs:
+        session.run("python", "-m", "bench.compare.scaling")
