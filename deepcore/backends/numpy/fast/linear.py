@@ -1,0 +1,214 @@
+"""The affine map, compiled: products of matrices on the kernel of `simd`, with all else done on the way.
+
+The bias is where the sums of a tile start, and db is added up while dY is packed: neither takes a pass of
+its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import get_num_threads, njit, prange, types
+
+from deepcore.backends.numpy.fast.simd import (
+    FLOATS,
+    INT,
+    LANES,
+    OFFSETS,
+    PANEL,
+    ROWS,
+    USABLE,
+    copy,
+    keep_apart,
+    tile,
+    transpose,
+    vectors_of,
+)
+from deepcore.backends.numpy.fast.workspace import is_float32, plain, room, steps
+
+_WORTH_IT = 1 << 20  # multiply-adds from which this beats BLAS, which starts faster
+_DEPTH = 512  # rows of B in a panel at most: a panel, and the rows of A that meet it, stay in the caches
+_GROUP = 4  # panels packed at a time, so that rows of A in the cache serve them all: half a megabyte
+_STRIP = 8 * ROWS  # columns of a transposed A copied at a time
+
+_ZEROS = np.zeros(PANEL, np.float32)
+
+
+def linear(X: np.ndarray, W: np.ndarray, b: np.ndarray | None = None) -> Any:
+    """Y = X W + b"""
+    i, o = W.shape
+    n = X.size // i if i else 0
+    if not _suits(n, i, o, X, W, b):
+        return NotImplemented
+    Y = np.empty((*X.shape[:-1], o), np.float32)
+    start = _ZEROS if b is None else plain(b)
+    rows = steps(n, i, ROWS), steps(n, o, ROWS)
+    _linear(n, i, o, plain(X), plain(W), start, b is not None, Y.reshape(-1), *rows, *_rooms())
+    return Y
+
+
+def linear_backward(dY: np.ndarray, X: np.ndarray, W: np.ndarray, bias: bool = True) -> Any:
+    """dX = dY W^T, dW = X^T dY, db = sum dY"""
+    i, o = W.shape
+    n = X.size // i if i else 0
+    if not _suits(n, i, o, dY, X, W):
+        return NotImplemented
+    dX, dW, db = (np.empty(shape, np.float32) for shape in (X.shape, W.shape, (1, o)))
+    _linear_backward(
+        *(n, i, o, plain(dY), plain(X), plain(W)),
+        *(dX.reshape(-1), dW.reshape(-1), db.reshape(-1), bias, _ZEROS),
+        *(steps(n, o, ROWS), steps(n, i, ROWS), steps(i, 1, ROWS), steps(i, o, ROWS)),
+        *_rooms(),
+    )
+    return dX, dW, db if bias else None
+
+
+def _suits(n: int, i: int, o: int, *arrays: np.ndarray | None) -> bool:
+    """Large matrices of float32. A few rows are better left to BLAS: packing W takes as long as using it."""
+    return USABLE and n >= 2 * ROWS and n * i * o >= _WORTH_IT and is_float32(*arrays)
+
+
+def _rooms() -> list[np.ndarray]:
+    """For each thread: panels of B, a strip of A."""
+    return room(get_num_threads(), _GROUP * PANEL * _DEPTH, _STRIP * _DEPTH)
+
+
+@njit(nogil=True, cache=True, parallel=True)
+def _linear(n, i, o, X, W, start, has_bias, Y, X_rows, Y_rows, panels, strips):
+    for thread in prange(len(panels)):
+        part = _part(thread, len(panels), n, o)
+        A, B, C = (X, X_rows, i, False), (W, o, False), (Y, Y_rows)
+        _product(part, i, A, B, C, start, has_bias, start, False, panels[thread], strips[thread])
+
+
+@njit(nogil=True, cache=True, parallel=True)
+def _linear_backward(
+    n, i, o, dY, X, W, dX, dW, db, has_bias, zeros, dY_rows, dX_rows, X_columns, dW_rows, panels, strips
+):  # fmt: skip
+    for thread in prange(len(panels)):
+        P, strip = panels[thread], strips[thread]
+        part = _part(thread, len(panels), n, i)
+        A, B, C = (dY, dY_rows, o, False), (W, o, True), (dX, dX_rows)
+        _product(part, o, A, B, C, zeros, False, db, False, P, strip)
+        part = _part(thread, len(panels), i, o)
+        A, B, C = (X, X_columns, i, True), (dY, o, False), (dW, dW_rows)
+        _product(part, n, A, B, C, zeros, False, db, has_bias, P, strip)
+
+
+@njit(nogil=True, cache=True)
+def _part(thread, threads, M, N):
+    """The rows and columns of C that a thread computes: some columns if it is wide, else some rows."""
+    if threads * PANEL <= N:
+        vectors = -(-N // LANES)
+        first, last = vectors * thread // threads, vectors * (thread + 1) // threads
+        return 0, M, LANES * first, min(N, LANES * last)
+    tiles = -(-M // ROWS)
+    first, last = tiles * thread // threads, tiles * (thread + 1) // threads
+    return ROWS * first, min(M, ROWS * last), 0, N
+
+
+@njit(nogil=True, cache=True)
+def _pack(B, length, turned, k0, rows, n, columns, panels, P):
+    """Rows k0 .. k0 + rows and columns n .. n + columns of B as a panel at P, filled up with zeros."""
+    vectors, lanes = vectors_of(columns)
+    width = vectors * LANES
+    for v in range(vectors):
+        there = lanes if v == vectors - 1 else LANES
+        source, target = (n + v * LANES) * length + k0, P + v * LANES
+        if not turned:
+            source = k0 * length + n + v * LANES
+            for k in range(rows):
+                copy(B, source + k * length, panels, target + k * width, there)
+        elif there == LANES and rows >= LANES:
+            for k in range(0, rows + LANES - 1, LANES):
+                k = min(k, rows - LANES)  # the last block overlaps the one before
+                transpose(B, source + k, length, panels, target + k * width, width)
+        else:
+            for k in range(rows):
+                for j in range(LANES):
+                    number = B[source + j * length + k] if j < there else np.float32(0)
+                    panels[target + k * width + j] = number
+
+
+@njit(nogil=True, cache=True)
+def _copy_strip(A, length, k0, rows, first, last, strip):
+    """strip[k, j] = A[k0 + k, first + j], and 0 from column `last` on."""
+    for k in range(rows):
+        for j in range(0, last - first, LANES):
+            copy(A, (k0 + k) * length + first + j, strip, k * _STRIP + j, last - first - j)
+
+
+@njit(nogil=True, cache=True)
+def _add_rows(panels, P, rows, columns, sums, at):
+    """In float64, as a long sum of float32 loses digits."""
+    width = vectors_of(columns)[0] * LANES
+    for k in range(rows):
+        for j in range(columns):
+            sums[at + j] += panels[P + k * width + j]
+
+
+_BOOL, _ENDS = types.boolean, types.UniTuple(INT, 4)
+_OF_A, _OF_B = types.Tuple((FLOATS, OFFSETS, INT, _BOOL)), types.Tuple((FLOATS, INT, _BOOL))
+_OF_C = types.Tuple((FLOATS, OFFSETS))
+
+
+@njit(
+    types.void(_ENDS, INT, _OF_A, _OF_B, _OF_C, FLOATS, _BOOL, FLOATS, _BOOL, FLOATS, FLOATS),
+    nogil=True,
+    cache=True,
+)
+def _product(part, K, A, B, C, start, has_start, column_sums, wants_sums, panels, strip):
+    """A part of C = A B (+ start in each row); column_sums = those of B, by the thread that has row 0.
+
+    part: first and last row, first and last column   K: columns of A and rows of B
+    A: numbers, where its rows (or, turned, its columns) start, their length, whether it is turned
+    B: numbers, the length of its rows, whether it is turned   C: numbers, where its rows start
+    """
+    keep_apart()
+    m0, m1, n0, n1 = part
+    A_numbers, A_rows, A_length, A_turned = A
+    B_numbers, B_length, B_turned = B
+    C_numbers, C_rows = C
+    blocks = -(-K // _DEPTH)
+    depth = -(-K // (blocks * LANES)) * LANES  # even blocks: at least LANES of them, at most _DEPTH
+    sums = np.zeros(_GROUP * PANEL)
+    one_tap = np.zeros(1, np.int64)
+    wants_sums = wants_sums and m0 == 0
+    for group in range(n0, n1, _GROUP * PANEL):
+        group_end = min(n1, group + _GROUP * PANEL)
+        sums[:] = 0
+        for k0 in range(0, K, depth):
+            rows = min(depth, K - k0)
+            for n in range(group, group_end, PANEL):
+                columns = min(PANEL, group_end - n)
+                P = (n - group) * depth
+                _pack(B_numbers, B_length, B_turned, k0, rows, n, columns, panels, P)
+                if wants_sums:
+                    _add_rows(panels, P, rows, columns, sums, n - group)
+            for strip_start in range(m0, m1, _STRIP):
+                strip_end = min(m1, strip_start + _STRIP)
+                if A_turned:
+                    _copy_strip(A_numbers, A_length, k0, rows, strip_start, strip_end, strip)
+                    source, place, step = strip, -strip_start, _STRIP
+                else:
+                    source, place, step = A_numbers, k0, 1
+                for m in range(strip_start, strip_end, ROWS):
+                    for n in range(group, group_end, PANEL):
+                        vectors, lanes = vectors_of(min(PANEL, group_end - n))
+                        if k0:  # add to what is there
+                            first, s, follow = C_numbers, n, 1
+                        else:
+                            first, s, follow = start, n * has_start, 0
+                        tile(
+                            vectors,
+                            (source, place, A_rows, one_tap, step),
+                            (panels, (n - group) * depth, one_tap, vectors * LANES),
+                            (m, 1, rows),
+                            (C_numbers, n, C_rows),
+                            (first, s, follow),
+                            lanes,
+                        )
+        if wants_sums:
+            for j in range(group_end - group):
+                column_sums[group + j] = sums[j]

@@ -1,0 +1,304 @@
+"""Vectors of numbers, written by hand: what linear maps and convolutions on a CPU spend their time in.
+
+Why by hand. A core of today multiplies and adds 16 float32 at once (8 without AVX-512), twice a cycle, but
+only if the loop around it asks for nothing else: 24 running sums that never leave the registers, no index
+arithmetic, no test. Compilers find such code for a textbook loop by luck. numba lets us say it: a function
+marked @intrinsic doesn't compute, it *writes the instructions* of one call, in LLVM's intermediate language,
+and numba puts these in the place of the call. `Writer` below is the pen. Its methods are the instructions;
+an ordinary Python loop over them is unrolled, as the repetition of a macro would be.
+
+One kernel. `tile_product` computes a tile of C, rows x (vectors LANES) numbers, all kept in registers:
+
+    C[r, :] = start[r, :] + sum over t < taps, k < K of  A[A_rows[r] + A_taps[t] + k A_step]
+                                                       * B[B_taps[t] + k B_step : + vectors LANES]
+
+Each step loads `vectors` vectors of B and one number for each row of A, and does rows x vectors
+multiply-adds: with 6 x 4 that is 10 loads to 24 multiply-adds, so that the loads hide behind the arithmetic.
+Rows and taps are found through *tables of offsets*, made in plain NumPy. So one kernel serves for everything:
+
+    product of matrices     one tap; A_rows are the starts of A's rows
+    its transpose           A_rows are 0, 1, 2 ..., and A_step is a row's length: A is read down its columns
+    convolution             a row is a pixel, A_rows says where its window starts; a tap is a place within it
+    stride                  other tables, the same code: no column is ever copied out of the image
+    gradient of filters     a row is a channel, a tap is a row of the image, and k runs along that
+    Winograd                one product of matrices for each of the 16 (or 36) numbers of a transformed tile
+
+B must be *packed*: the numbers that a tile needs, one after the other in memory (a panel), the last panel
+filled up with zeros. Rows that fill up the last tile of A repeat a row of the table: it is computed twice,
+and stored twice with the same numbers. Only a tile's last vector may stick out of C; its store is masked.
+
+The other kernels bring numbers into that form: `transpose` turns square blocks within the registers (images
+have their channels apart, panels want them side by side), `copy` moves part of a vector and no more.
+
+The width is that of the processor that numba compiles for. Without AVX-512 there are 16 registers instead of
+32, and tiles are 6 x 2. Without AVX2 and fused multiply-add NumPy's own tier runs, with BLAS.
+
+Goto and van de Geijn 2008, doi:10.1145/1356052.1356053: packing, and tiles in registers. Georganas et al.
+2018, arXiv:1808.05567: convolution without columns.
+
+numba keeps compiled functions on disk and compares the file of each with what it kept, but not the files of
+what it calls: after a change in this one, delete the folders __pycache__ beside it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+_FEATURES = set(
+    cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+)  # of the processor compiled for
+USABLE = {"+avx2", "+fma"} <= _FEATURES
+LANES = 16 if "+avx512f" in _FEATURES else 8  # float32 numbers in a vector
+ROWS = 6  # of a tile
+VECTORS = 4 if LANES == 16 else 2  # of a tile at most: 24 or 12 registers hold its sums
+PANEL = VECTORS * LANES  # columns of a whole panel
+
+FLOATS = types.float32[::1]
+OFFSETS = types.int64[::1]
+INT = types.int64
+
+_FLOAT, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+_VECTOR = ir.VectorType(_FLOAT, LANES)
+_VECTOR_POINTER = _VECTOR.as_pointer()
+_MASK = ir.VectorType(ir.IntType(1), LANES)
+_ZERO = ir.Constant(_VECTOR, [0.0] * LANES)
+
+
+class Writer:
+    """Writes the instructions of one call. A value is what an instruction returned; an int is a constant."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, values: Sequence[Any]):
+        self.context, self.builder, self.module = context, builder, builder.module
+        # an array is seen as a pointer to its first number, an int as it is
+        self.arguments = [
+            context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
+            for kind, value in zip(signature.args, values, strict=True)
+        ]
+
+    # whole numbers, and places in memory
+
+    def int(self, x: Any) -> Any:
+        return ir.Constant(_I64, x) if isinstance(x, int) else x
+
+    def add(self, x: Any, y: Any) -> Any:
+        return self.builder.add(self.int(x), self.int(y))
+
+    def times(self, x: Any, y: Any) -> Any:
+        return self.builder.mul(self.int(x), self.int(y))
+
+    def at(self, pointer: Any, offset: Any) -> Any:
+        return self.builder.gep(pointer, [self.int(offset)])
+
+    def number(self, pointer: Any) -> Any:
+        return self.builder.load(pointer)
+
+    # vectors
+
+    def load(self, pointer: Any, count: Any = None) -> Any:
+        """A vector; with `count` only so many numbers are read, and zeros stand for the others."""
+        here = self.builder.bitcast(pointer, _VECTOR_POINTER)
+        if count is None:
+            return self.builder.load(here, align=4)
+        shape = ir.FunctionType(_VECTOR, [_VECTOR_POINTER, _I32, _MASK, _VECTOR])
+        masked = self._function(f"llvm.masked.load.v{LANES}f32.p0", shape)
+        return self.builder.call(masked, [here, ir.Constant(_I32, 4), self.first(count), _ZERO])
+
+    def store(self, vector: Any, pointer: Any, count: Any = None) -> None:
+        """All of a vector, or its first `count` numbers."""
+        here = self.builder.bitcast(pointer, _VECTOR_POINTER)
+        if count is None:
+            self.builder.store(vector, here, align=4)
+            return
+        shape = ir.FunctionType(ir.VoidType(), [_VECTOR, _VECTOR_POINTER, _I32, _MASK])
+        masked = self._function(f"llvm.masked.store.v{LANES}f32.p0", shape)
+        self.builder.call(masked, [vector, here, ir.Constant(_I32, 4), self.first(count)])
+
+    def everywhere(self, number: Any) -> Any:
+        """A vector of one and the same number."""
+        vector = ir.VectorType(number.type, LANES)
+        nothing = ir.Constant(vector, ir.Undefined)
+        one = self.builder.insert_element(nothing, number, ir.Constant(_I32, 0))
+        zeros = ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
+        return self.builder.shuffle_vector(one, nothing, zeros)
+
+    def first(self, count: Any) -> Any:
+        """The mask of the first `count` lanes."""
+        lanes = ir.Constant(ir.VectorType(_I64, LANES), list(range(LANES)))
+        return self.builder.icmp_signed("<", lanes, self.everywhere(self.int(count)))
+
+    def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
+        """x y + z, rounded once."""
+        shape = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+        return self.builder.call(self._function(f"llvm.fma.v{LANES}f32", shape), [x, y, z])
+
+    def plus(self, x: Any, y: Any) -> Any:
+        return self.builder.fadd(x, y)
+
+    def pick(self, x: Any, y: Any, lanes: Sequence[int]) -> Any:
+        """A vector of lanes of x (0 .. LANES - 1) and of y (LANES and above)."""
+        return self.builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(_I32, LANES), list(lanes)))
+
+    # loops
+
+    def loop(self, count: Any, carried: Sequence[Any], body: Callable[..., Sequence[Any]]) -> list[Any]:
+        """`carried = body(i, *carried)` for i < count; what is carried stays in registers."""
+        b = self.builder
+        before, inside, after = b.block, b.append_basic_block("loop"), b.append_basic_block("after")
+        some = b.icmp_signed(">", self.int(count), self.int(0))
+        b.cbranch(some, inside, after)
+        b.position_at_end(inside)
+        names = [b.phi(value.type) for value in (self.int(0), *carried)]
+        results = list(body(*names))
+        following = self.add(names[0], 1)
+        end = b.block  # body may have made blocks of its own
+        b.cbranch(b.icmp_signed("<", following, self.int(count)), inside, after)
+        for name, start, result in zip(names, (self.int(0), *carried), (following, *results), strict=True):
+            name.add_incoming(start, before)
+            name.add_incoming(result, end)
+        b.position_at_end(after)
+        left = [b.phi(value.type) for value in carried]
+        for name, start, result in zip(left, carried, results, strict=True):
+            name.add_incoming(start, before)
+            name.add_incoming(result, end)
+        return left
+
+    def _function(self, name: str, shape: Any) -> Any:
+        return cgutils.get_or_insert_function(self.module, shape, name)
+
+
+def written(*argument_types: Any) -> Callable[[Callable[..., None]], Any]:
+    """Make an intrinsic of write(writer, *arguments). Its call takes these types and returns nothing."""
+
+    def decorate(write: Callable[..., None]) -> Any:
+        @functools.wraps(write)  # numba reads the names of the arguments off it
+        def typed(*ignored: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+                writer = Writer(context, builder, signature, values)
+                write(writer, *writer.arguments)
+                return context.get_dummy_value()
+
+            return types.void(*argument_types), generate
+
+        return intrinsic(typed)
+
+    return decorate
+
+
+def tile_product(rows: int, vectors: int) -> Any:
+    """The kernel of the page above for tiles of one size, to be called in compiled code.
+
+    A, a, A_rows, A_taps, A_step: its numbers stand at A[a + A_rows[i + r] + A_taps[t] + k A_step]
+    B, b, B_taps, B_step: its vectors start at B[b + B_taps[t] + k B_step]
+    i, taps, K: the first row in the tables, and the lengths of the two sums
+    C, c, C_rows: row r is stored at C[c + C_rows[i + r]]
+    start, s, follow: its sums start from start[s + follow C_rows[i + r]]. With follow = 0 all rows start from
+        the same numbers (zeros, or a bias); start = C, s = c, follow = 1 adds to what C holds.
+    lanes: columns in the last vector, 1 .. LANES; of C, and of start, nothing beyond is read or written
+    """
+    of_A, of_B, lengths = (FLOATS, INT, OFFSETS, OFFSETS, INT), (FLOATS, INT, OFFSETS, INT), (INT, INT, INT)
+    of_C, of_start = (FLOATS, INT, OFFSETS), (FLOATS, INT, INT)
+
+    @written(*of_A, *of_B, *lengths, *of_C, *of_start, INT)
+    def product(
+        w, A, a, A_rows, A_taps, A_step, B, b, B_taps, B_step,
+        i, taps, K, C, c, C_rows, start, s, follow, lanes
+    ):  # fmt: skip
+        row_numbers = [w.add(i, r) for r in range(rows)]
+        A_pointers = [w.at(A, w.add(a, w.number(w.at(A_rows, r)))) for r in row_numbers]
+        C_offsets = [w.number(w.at(C_rows, r)) for r in row_numbers]
+        panel = w.at(B, b)
+
+        def each_vector(pointer: Any) -> list[tuple[Any, Any]]:
+            """Where each vector of a row stands, and how many of its lanes count: None for all."""
+            return [(w.at(pointer, v * LANES), lanes if v == vectors - 1 else None) for v in range(vectors)]
+
+        def add_products(k: Any, at_A: Any, at_B: Any, *sums: Any) -> list[Any]:
+            B_vectors = [w.load(w.at(panel, w.add(at_B, v * LANES))) for v in range(vectors)]
+            new = []
+            for r in range(rows):
+                x = w.everywhere(w.number(w.at(A_pointers[r], at_A)))
+                new += [w.multiply_add(x, y, sums[r * vectors + v]) for v, y in enumerate(B_vectors)]
+            return [w.add(at_A, A_step), w.add(at_B, B_step), *new]
+
+        def add_tap(t: Any, *sums: Any) -> list[Any]:
+            at_A, at_B = w.number(w.at(A_taps, t)), w.number(w.at(B_taps, t))
+            return w.loop(K, [at_A, at_B, *sums], add_products)[2:]
+
+        sums = [
+            w.load(pointer, count)
+            for offset in C_offsets
+            for pointer, count in each_vector(w.at(start, w.add(s, w.times(follow, offset))))
+        ]
+        sums = w.loop(taps, sums, add_tap)
+        places = [place for offset in C_offsets for place in each_vector(w.at(C, w.add(c, offset)))]
+        for total, (pointer, count) in zip(sums, places, strict=True):
+            w.store(total, pointer, count)
+
+    return product
+
+
+_tile_1, _tile_2, _tile_3, _tile_4 = (tile_product(ROWS, min(v, VECTORS)) for v in (1, 2, 3, 4))
+
+
+@njit(forceinline=True)
+def tile(vectors, A, B, lengths, C, start, lanes):
+    """`tile_product` of ROWS rows and 1 .. VECTORS vectors, its arguments in tuples."""
+    arguments = A + B + lengths + C + start
+    if vectors == 4:
+        _tile_4(*arguments, lanes)
+    elif vectors == 3:
+        _tile_3(*arguments, lanes)
+    elif vectors == 2:
+        _tile_2(*arguments, lanes)
+    else:
+        _tile_1(*arguments, lanes)
+
+
+@written()
+def keep_apart(w):
+    """Written into a function, keeps LLVM from compiling it once more into each caller: half the time."""
+    w.builder.function.attributes.add("noinline")
+
+
+@njit(forceinline=True)
+def vectors_of(columns):
+    """How many vectors hold so many columns, and how many lanes of the last one."""
+    vectors = -(-columns // LANES)
+    return vectors, columns - (vectors - 1) * LANES
+
+
+@written(FLOATS, INT, FLOATS, INT, INT)
+def copy(w, S, s, D, d, count):
+    """D[d + j] = S[s + j] for j < count, and 0 for the other j < LANES."""
+    w.store(w.load(w.at(S, s), count), w.at(D, d))
+
+
+@written(FLOATS, INT, INT, FLOATS, INT, INT)
+def transpose(w, S, s, S_step, D, d, D_step):
+    """D[d + j D_step + i] = S[s + i S_step + j] for i, j < LANES: a square block, turned in registers."""
+    lines = [w.load(w.at(S, w.add(s, w.times(i, S_step)))) for i in range(LANES)]
+    for j, line in enumerate(transposed(w, lines)):
+        w.store(line, w.at(D, w.add(d, w.times(j, D_step))))
+
+
+def transposed(w: Writer, lines: list[Any]) -> list[Any]:
+    """Exchange off-diagonal blocks of half the size, then of a quarter ..., in all LANES vectors at once."""
+    lines, block = list(lines), LANES // 2
+    while block:
+        # where a lane lies in a right half, it comes from the line above; in a left half, from the one below
+        upper = [LANES + lane - block if lane & block else lane for lane in range(LANES)]
+        lower = [LANES + lane if lane & block else lane + block for lane in range(LANES)]
+        for i in range(LANES):
+            if not i & block:
+                x, y = lines[i], lines[i + block]
+                lines[i], lines[i + block] = w.pick(x, y, upper), w.pick(x, y, lower)
+        block //= 2
+    return lines
