@@ -83,9 +83,14 @@ def write(
     generator: Generator,
     progress: dict[str, Any],
     more: Mapping[str, Any],
+    beside: Mapping[str, Any] | None = None,
 ) -> None:
-    """save_checkpoint, for a random state and a progress that are given."""
-    arrays = {f"net/{name}": to_numpy(x) for name, x in state_arrays(net).items()}
+    """save_checkpoint, for a random state and a progress that are given.
+
+    beside: arrays that `progress` speaks of, under their names in the file: "callbacks/0/..."
+    """
+    arrays = {name: to_numpy(x) for name, x in (beside or {}).items()}
+    arrays |= {f"net/{name}": to_numpy(x) for name, x in state_arrays(net).items()}
     steps = {}
     for weight, state in optimizer.state.items():
         steps[weight] = state["step"]
@@ -143,6 +148,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: the checkpoint makes no sense ({error!r})") from error
+
+
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Whether `save_checkpoint` or fit wrote this safetensors file. Raises CheckpointError, OSError."""
+    return _KEY in safetensors.read_metadata(path)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
