@@ -13,7 +13,7 @@ from deepcore.errors import CheckpointError, DeepcoreError
 from deepcore.io import safetensors, state
 from deepcore.io.architecture import build, describe
 
-_KEY = "deepcore"  # of the architecture, among the metadata of a file
+KEY = "deepcore"  # of the architecture, among the metadata of a file
 _CLASSES = "deepcore.classes"  # of the names of the classes that the net tells apart, if they were given
 _FORMAT = 1  # counts up when an older deepcore could not read the architecture of a newer one
 
@@ -36,7 +36,7 @@ def save(net: Function, path: str | os.PathLike[str], class_names: Sequence[str]
     """
     arrays = {path: to_numpy(x) for path, x in state.state_arrays(net).items()}
     content = {"format": _FORMAT, "architecture": describe(net)}
-    metadata = {_KEY: json.dumps(content, allow_nan=False)}
+    metadata = {KEY: json.dumps(content, allow_nan=False)}
     if class_names is not None:
         metadata[_CLASSES] = json.dumps(list(class_names))
     safetensors.write(path, arrays, metadata)
@@ -78,19 +78,14 @@ def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def holds_net(path: str | os.PathLike[str]) -> bool:
-    """Whether `save` wrote this file: it may hold other arrays. Raises CheckpointError, OSError."""
-    return _KEY in safetensors.read_metadata(path)
-
-
 def _architecture(metadata: Mapping[str, str]) -> Any:
     """What `describe` said, from the metadata of a file."""
-    if _KEY not in metadata:
+    if KEY not in metadata:
         raise CheckpointError(
             "it holds arrays but no net; make the net, then: "
             "net.load_state_dict(deepcore.io.safetensors.read(path)[0])"
         )
-    match safetensors.parse_json(metadata[_KEY], "the architecture"):
+    match safetensors.parse_json(metadata[KEY], "the architecture"):
         case {"format": 1, "architecture": architecture}:
             return architecture
         case {"format": int(number)} if number > _FORMAT:
