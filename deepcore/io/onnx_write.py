@@ -125,6 +125,8 @@ class _Graph:
         container = row_of(_CONTAINERS, f)
         if container is not None:
             return container(self, f, name, X)
+        if row_of({"Bilinear": True}, f):
+            raise UnsupportedError(f"{f._who()}: it takes two inputs, and save_onnx writes graphs of one")
         row = row_of(_OPERATORS, f)
         if row is None:
             raise UnsupportedError(
