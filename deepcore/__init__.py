@@ -144,11 +144,8 @@ from deepcore.net import Net
 from deepcore.train.callbacks import (
     BestCheckpoint,
     Callback,
-    CSVLogger,
     EarlyStopping,
     History,
-    JSONLLogger,
-    LearningRateLog,
     ReduceOnPlateau,
 )
 
@@ -156,6 +153,7 @@ if TYPE_CHECKING:
     from deepcore import plots, schedules
     from deepcore.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from deepcore.io.net_file import load
+    from deepcore.train.logs import CSVLogger, JSONLLogger, LearningRateLog, TensorBoard
 
 __version__ = "0.1.0"
 
@@ -278,6 +276,7 @@ __all__ = [
     "StateError",
     "Tanh",
     "TanhShrink",
+    "TensorBoard",
     "Threshold",
     "TransformerBlock",
     "TripletMarginLoss",
@@ -310,7 +309,11 @@ __all__ = [
 
 # imported when first asked for: together they would take a third of the time that importing deepcore takes
 _HOMES = {
+    "CSVLogger": "deepcore.train.logs",
     "Checkpoint": "deepcore.io.checkpoint",
+    "JSONLLogger": "deepcore.train.logs",
+    "LearningRateLog": "deepcore.train.logs",
+    "TensorBoard": "deepcore.train.logs",
     "load": "deepcore.io.net_file",
     "load_checkpoint": "deepcore.io.checkpoint",
     "plots": "deepcore.plots",

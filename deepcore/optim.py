@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from deepcore.backends.registry import array_namespace, backend_of
-from deepcore.backends.select import put, quietly
+from deepcore.backends.registry import array_namespace, backend_of, is_array
+from deepcore.backends.select import put, quietly, to_numpy
 from deepcore.core.function import Function
 from deepcore.core.layer import check_rate
 from deepcore.core.parameters import Changes, Parameter, find_parameters, new_weights
@@ -191,7 +191,12 @@ class Optimizer:
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_net": None}
+        """Its arrays become NumPy's, so that they open everywhere; the next step puts them beside the net."""
+        state = {
+            path: {name: to_numpy(x) if is_array(x) else x for name, x in entries.items()}
+            for path, entries in self.state.items()
+        }
+        return vars(self) | {"_net": None, "state": state}
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())

@@ -70,10 +70,11 @@ def _samples(
     if X.dtype.kind == "f" and not np.isfinite(X).all():
         bad = np.flatnonzero(~np.isfinite(X.reshape(len(X), -1)).all(axis=1))[0]
         raise DataError(f"{path}: row {bad} of {X_name} holds a nan or an infinity; drop or fill such rows")
-    return _channels_first(X), y.reshape(-1)
+    return channels_first(X), y.reshape(-1)
 
 
-def _channels_first(X: np.ndarray) -> np.ndarray:
+def channels_first(X: np.ndarray) -> np.ndarray:
+    """Images as (n, c, h, w), from (n, h, w) and from (n, h, w, c); other shapes stay."""
     if X.ndim == 3:
         return X[:, None]  # (n, h, w) -> (n, 1, h, w)
     channels = (1, 3, 4)

@@ -35,7 +35,7 @@ def read_folder(folder: Path, size: int | tuple[int, int] | None = None) -> tupl
             raise DataError(f"{class_folder}: is empty; put the images of this class into it, or remove it")
         files += inside
         y += [label] * len(inside)
-    X = _read_images(files, (size, size) if isinstance(size, int) else size)
+    X = read_images(files, (size, size) if isinstance(size, int) else size)
     return X, np.array(y, dtype="int64"), tuple(x.name for x in class_folders)
 
 
@@ -43,7 +43,7 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(x for x in folder.iterdir() if not x.name.startswith("."))
 
 
-def _read_images(files: Sequence[Path], size: tuple[int, int] | None) -> np.ndarray:
+def read_images(files: Sequence[Path], size: tuple[int, int] | None) -> np.ndarray:
     """(n, c, h, w) uint8. Looks at the head of every file before it decodes one."""
     heads = [_head(file) for file in files]
     mode = "L" if all(grey for grey, _ in heads) else "RGB"

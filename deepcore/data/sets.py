@@ -64,7 +64,7 @@ def load(source: str | Path, *, size: int | tuple[int, int] | None = None, seed:
         return DataSet(*read_folder(path, size))
     if path.is_file():
         return DataSet(*read_arrays(path))
-    raise MissingDataError(f"there is no file or folder {str(source)!r}; {_nearby(path)}")
+    raise missing(path)
 
 
 def _digits() -> DataSet:
@@ -79,16 +79,21 @@ def _digits() -> DataSet:
     return DataSet(X[:, None], found.target.astype("int64"), tuple(map(str, range(10))))
 
 
-def _nearby(path: Path) -> str:
-    """What else could have been meant."""
+def missing(path: Path, endings: tuple[str, ...] = (".npz",)) -> MissingDataError:
+    """The error for a path that is not there, which says what else could have been meant."""
+    return MissingDataError(f"there is no file or folder {str(path)!r}; {_nearby(path, endings)}")
+
+
+def _nearby(path: Path, endings: tuple[str, ...]) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"nor is there a folder {str(folder)!r}"
-    there = sorted(x.name for x in folder.iterdir() if x.is_dir() or x.suffix == ".npz")
+    there = sorted(x.name for x in folder.iterdir() if x.is_dir() or x.suffix in endings)
     there = [name for name in there if not name.startswith(".")]
     near = difflib.get_close_matches(path.name, [*NAMES, *there], n=3)
     if near:
         return f"did you mean {' or '.join(near)}?"
     listed = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
     place = "the current folder" if folder == Path() else repr(str(folder))
-    return f"{place} has {listed or 'no .npz file and no folder'}; sets with a name are {' and '.join(NAMES)}"
+    listed = listed or f"no {endings[0]} file and no folder"
+    return f"{place} has {listed}; sets with a name are {' and '.join(NAMES)}"

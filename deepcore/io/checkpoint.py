@@ -26,7 +26,7 @@ from deepcore.io.architecture import build, describe
 from deepcore.io.state import load_state_dict, state_arrays
 from deepcore.optim import Optimizer
 
-_KEY = "deepcore.checkpoint"
+KEY = "deepcore.checkpoint"
 _FORMAT = 1
 _PARTS = ("net", "optimizer", "schedule", "random", "progress", "more")
 
@@ -83,9 +83,14 @@ def write(
     generator: Generator,
     progress: dict[str, Any],
     more: Mapping[str, Any],
+    beside: Mapping[str, Any] | None = None,
 ) -> None:
-    """save_checkpoint, for a random state and a progress that are given."""
-    arrays = {f"net/{name}": to_numpy(x) for name, x in state_arrays(net).items()}
+    """save_checkpoint, for a random state and a progress that are given.
+
+    beside: arrays that `progress` speaks of, under their names in the file: "callbacks/0/..."
+    """
+    arrays = {name: to_numpy(x) for name, x in (beside or {}).items()}
+    arrays |= {f"net/{name}": to_numpy(x) for name, x in state_arrays(net).items()}
     steps = {}
     for weight, state in optimizer.state.items():
         steps[weight] = state["step"]
@@ -112,7 +117,7 @@ def write(
         raise UnsupportedError(
             f"save_checkpoint: {error}; pass numbers, strings, lists, dicts with string keys, and arrays"
         ) from error
-    safetensors.write(path, arrays, {_KEY: text})
+    safetensors.write(path, arrays, {KEY: text})
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -148,9 +153,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays of a checkpoint, and its content. Raises CheckpointError if a part is missing."""
     arrays, metadata = safetensors.read(path)
-    if _KEY not in metadata:
+    if KEY not in metadata:
         raise CheckpointError(f"{path}: it is no checkpoint; a net alone loads with deepcore.load(path)")
-    content = safetensors.parse_json(metadata[_KEY], "the checkpoint")
+    content = safetensors.parse_json(metadata[KEY], "the checkpoint")
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: the checkpoint makes no sense")
     if isinstance(content.get("format"), int) and content["format"] > _FORMAT:

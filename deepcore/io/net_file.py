@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deepcore.backends.select import put, selected_backend, to_numpy
@@ -13,15 +13,17 @@ from deepcore.errors import CheckpointError, DeepcoreError
 from deepcore.io import safetensors, state
 from deepcore.io.architecture import build, describe
 
-_KEY = "deepcore"  # of the architecture, among the metadata of a file
+KEY = "deepcore"  # of the architecture, among the metadata of a file
+_CLASSES = "deepcore.classes"  # of the names of the classes that the net tells apart, if they were given
 _FORMAT = 1  # counts up when an older deepcore could not read the architecture of a newer one
 
 
-def save(net: Function, path: str | os.PathLike[str]) -> None:
+def save(net: Function, path: str | os.PathLike[str], class_names: Sequence[str] | None = None) -> None:
     """Write a net to a file: its architecture, weights and buffers, in the safetensors format.
 
     The file appears, or takes the place of an older one, when it is complete and on the disk. Kept are
     also shared weights, frozen layers and evaluation mode; gradients and the optimizer's state are not.
+    class_names: what the classes are called that the net tells apart, for `read_class_names`.
 
     Raises UnsupportedError, with the remedy, if a layer can't be built anew from what it keeps, OSError.
 
@@ -34,7 +36,10 @@ def save(net: Function, path: str | os.PathLike[str]) -> None:
     """
     arrays = {path: to_numpy(x) for path, x in state.state_arrays(net).items()}
     content = {"format": _FORMAT, "architecture": describe(net)}
-    safetensors.write(path, arrays, {_KEY: json.dumps(content, allow_nan=False)})
+    metadata = {KEY: json.dumps(content, allow_nan=False)}
+    if class_names is not None:
+        metadata[_CLASSES] = json.dumps(list(class_names))
+    safetensors.write(path, arrays, metadata)
 
 
 def load(path: str | os.PathLike[str], *, allow_nan: bool = False) -> Any:
@@ -62,14 +67,25 @@ def load(path: str | os.PathLike[str], *, allow_nan: bool = False) -> Any:
     return net
 
 
+def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
+    """The class_names that `save` was given, or None. Raises CheckpointError, OSError."""
+    metadata = safetensors.read_metadata(path)
+    if _CLASSES not in metadata:
+        return None
+    names = safetensors.parse_json(metadata[_CLASSES], f"{path}, the list of class names")
+    if type(names) is not list or not all(type(name) is str for name in names):
+        raise CheckpointError(f"{path}: the class names are no list of strings")
+    return tuple(names)
+
+
 def _architecture(metadata: Mapping[str, str]) -> Any:
     """What `describe` said, from the metadata of a file."""
-    if _KEY not in metadata:
+    if KEY not in metadata:
         raise CheckpointError(
             "it holds arrays but no net; make the net, then: "
             "net.load_state_dict(deepcore.io.safetensors.read(path)[0])"
         )
-    match safetensors.parse_json(metadata[_KEY], "the architecture"):
+    match safetensors.parse_json(metadata[KEY], "the architecture"):
         case {"format": 1, "architecture": architecture}:
             return architecture
         case {"format": int(number)} if number > _FORMAT:

@@ -68,7 +68,7 @@ def _model(net: Function, input_shape: tuple[int, ...]) -> Any:
     helper = onnx.helper
     net = copy.deepcopy(net)
     move(net, "numpy")
-    X = np.zeros((1, *input_shape), _input_dtype(net))
+    X = np.zeros((1, *input_shape), input_dtype(net))
     graph = _Graph(onnx, state._slots(net))
     with inference():
         name, Y = graph.write(net, "X", X)
@@ -92,8 +92,8 @@ def _model(net: Function, input_shape: tuple[int, ...]) -> Any:
     return model
 
 
-def _input_dtype(net: Function) -> str:
-    """That of the weights, but whole numbers where they are looked up."""
+def input_dtype(net: Function) -> str:
+    """The dtype of what the net takes: that of the weights, but int64 for an Embedding."""
     f = net
     while children := [child for path, child in f._children() if path != "loss_fn"]:
         f = children[0]
@@ -125,6 +125,8 @@ class _Graph:
         container = row_of(_CONTAINERS, f)
         if container is not None:
             return container(self, f, name, X)
+        if row_of({"Bilinear": True}, f):
+            raise UnsupportedError(f"{f._who()}: it takes two inputs, and save_onnx writes graphs of one")
         row = row_of(_OPERATORS, f)
         if row is None:
             raise UnsupportedError(

@@ -172,6 +172,8 @@ class _Writer:
         if (container := row_of(_CONTAINERS, f)) is not None:
             container(self, f, source, target)
             return
+        if row_of({"Bilinear": True}, f):
+            raise UnsupportedError(f"{f._who()}: it takes two inputs, and to_python writes predict(X) of one")
         row = row_of(_FORMULAS, f)
         if row is None:
             raise UnsupportedError(

@@ -265,6 +265,20 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     return {name: arrays[name] for name in header}, metadata
 
 
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The strings of a file alone, which say what it holds; `read` verifies all of it.
+
+    Raises CheckpointError for what is no safetensors file, OSError if there is no such file.
+    """
+    with open(path, "rb") as file:
+        try:
+            header, _ = _read_header(file)
+            return _check_metadata(header.get(_METADATA, {}))
+        except CheckpointError as error:
+            error.inside(str(path))
+            raise
+
+
 def _read_header(file: BufferedReader) -> tuple[dict[str, Any], int]:
     """The header, and where in the file the arrays begin."""
     size = os.fstat(file.fileno()).st_size

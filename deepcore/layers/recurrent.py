@@ -23,6 +23,7 @@ class Recurrent(Layer):
     """
 
     traceable = True
+    sample_axes = (0, -2)  # of Y, and of the state: the axis that counts the samples
     _cell: recurrent.Cell
 
     def __init__(

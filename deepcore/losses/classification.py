@@ -99,6 +99,10 @@ class Labelled(Reduced):
                 f"{type(self).__name__}: labels must be integers, got {dtype_name(y)} numbers"
                 f"{_first_value(y)}; use y.astype(int){self._or_probabilities(shape)}"
             )
+        if len(shape) < 2:
+            raise ShapeError(
+                f"{type(self).__name__}: X must have shape (n, c) or (n, c, d1, ...), got {tuple(shape)}"
+            )
         if y.ndim == 0 or (y.shape[1:] != shape[2:] and y.shape[1:] != (1, *shape[2:])):
             raise ShapeError(
                 f"{type(self).__name__}: for X of shape {tuple(shape)} the labels must have shape "

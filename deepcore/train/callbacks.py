@@ -1,4 +1,4 @@
-"""What happens beside training, and what it is told."""
+"""What happens beside training, and what it is told. (Callbacks that write a log: train/logs.py.)"""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
-from deepcore.errors import ArgumentError, DataError, MissingDataError
+from deepcore.core.layer import check_rate
+from deepcore.errors import ArgumentError, MissingDataError
 from deepcore.io.state import load_state_dict, state_dict
 
 if TYPE_CHECKING:
@@ -86,6 +87,13 @@ class Callback:
     def on_fit_end(self, run: Run) -> None:
         """After the last step; not after an error."""
 
+    def state(self, run: Run) -> dict[str, Any]:
+        """What `fit(checkpoint=)` keeps of it: by name, what JSON has, and arrays. Nothing by default."""
+        return {}
+
+    def restore(self, state: dict[str, Any], run: Run) -> None:
+        """Go on from such a state, as `fit(resume=)` has it from the file; comes after on_fit_start."""
+
 
 class _Monitor(Callback):
     """Watches one number of each epoch, and notes when it was best. Abstract.
@@ -113,6 +121,14 @@ class _Monitor(Callback):
     def on_fit_start(self, run: Run) -> None:
         self._start()
 
+    def state(self, run: Run) -> dict[str, Any]:
+        """The best number, as a word since it may be infinite, and when that was."""
+        return {"best": repr(float(self.best)), "best_epoch": self.best_epoch}
+
+    def restore(self, state: dict[str, Any], run: Run) -> None:
+        """Go on from there."""
+        self.best, self.best_epoch = float(state["best"]), int(state["best_epoch"])
+
     def _improved(self, run: Run, least: float = 0.0) -> bool:
         """Whether this epoch's number is the best so far, by more than `least`. NaN never is."""
         if self.monitor not in run.numbers:
@@ -130,7 +146,16 @@ class _Monitor(Callback):
         return True
 
 
+_WEIGHTS = "weights/"  # before the paths of the best weights in the state of EarlyStopping
 _BEST = {"loss": "min", "accuracy": "max"}  # ending of a name -> which of its values are good
+
+
+def need_folder(callback: Callback, path: Path) -> None:
+    """Raise MissingDataError unless the folder of `path` is there."""
+    if not path.parent.is_dir():
+        raise MissingDataError(
+            f"{type(callback).__name__}: there is no folder {str(path.parent)!r}; make it first"
+        )
 
 
 class EarlyStopping(_Monitor):
@@ -187,13 +212,32 @@ class EarlyStopping(_Monitor):
         """Keep the weights of the best epoch, and stop after `patience` epochs without a better one."""
         if self._improved(run, self.min_delta):
             self._state = state_dict(run.net) if self.restore_best else None
-        elif run.epoch - max(self.best_epoch, self._first) >= self.patience:
+        else:
+            self._stop_if_enough(run)
+
+    def _stop_if_enough(self, run: Run) -> None:
+        if run.epoch - max(self.best_epoch, self._first) >= self.patience:
             self.stopped = run.stop = True
 
     def on_fit_start(self, run: Run) -> None:
         """Forget an earlier training."""
         super().on_fit_start(run)
-        self._first = run.epoch  # 0, unless an earlier training is resumed
+        self._first = run.epoch  # 0, unless a training is resumed that had no such callback
+
+    def state(self, run: Run) -> dict[str, Any]:
+        """The best weights too."""
+        weights = {} if self._state is None else self._state
+        return (
+            super().state(run) | {"first": self._first} | {_WEIGHTS + path: W for path, W in weights.items()}
+        )
+
+    def restore(self, state: dict[str, Any], run: Run) -> None:
+        """Go on from there; that may mean to stop at once."""
+        super().restore(state, run)
+        self._first = int(state["first"])
+        weights = {path.removeprefix(_WEIGHTS): W for path, W in state.items() if path.startswith(_WEIGHTS)}
+        self._state = weights if weights and self.restore_best else None
+        self._stop_if_enough(run)
 
     def on_fit_end(self, run: Run) -> None:
         """Give the best epoch's weights and buffers back."""
@@ -221,7 +265,7 @@ class BestCheckpoint(_Monitor):
     def on_fit_start(self, run: Run) -> None:
         """See that the file can be written."""
         super().on_fit_start(run)
-        _need_folder(self, self.path)
+        need_folder(self, self.path)
 
     def on_epoch_end(self, run: Run) -> None:
         """Save the net if it is better than before."""
@@ -229,99 +273,6 @@ class BestCheckpoint(_Monitor):
             from deepcore.io.net_file import save
 
             save(run.net, self.path)
-
-
-class LearningRateLog(Callback):
-    """Adds the learning rate to the numbers of each epoch, as "lr": that of its last step.
-
-    Put it before a callback that writes the numbers.
-
-    >>> import numpy as np
-    >>> from deepcore import Linear, MSELoss, Net
-    >>> net, X = Net([Linear(1, 1)], MSELoss()), np.ones((2, 1))
-    >>> log, schedule = LearningRateLog(), lambda step: 0.1 / (step + 1)
-    >>> course = net.fit(X, X, epochs=2, schedule=schedule, callbacks=[log])
-    >>> course.history["lr"]
-    [0.1, 0.05]
-    """
-
-    def on_epoch_end(self, run: Run) -> None:
-        """Note the rate."""
-        numbers = {"lr": float(run.optimizer.lr)}
-        run.numbers |= numbers
-        run.history.add(numbers)
-
-
-class _EpochLog(Callback):
-    """A file that gets a line after each epoch. Abstract.
-
-    It is opened and closed for each line, so that a line is there when its epoch is over.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]):
-        from pathlib import Path
-
-        self.path = Path(path)
-
-    def on_fit_start(self, run: Run) -> None:
-        """See that the file can be written."""
-        _need_folder(self, self.path)
-        self.path.open("a", encoding="utf-8").close()
-
-    def on_epoch_end(self, run: Run) -> None:
-        """Write the epoch's line."""
-        line = self._line({"epoch": run.epoch, "step": run.step, **run.numbers})
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(line)
-
-    def _line(self, numbers: dict[str, float]) -> str:
-        raise NotImplementedError
-
-
-class CSVLogger(_EpochLog):
-    """Appends a line for each epoch to a CSV file: epoch, step, and the numbers of the history.
-
-    A new file begins with a line of names. Raises DataError if a file that is there has other names, and
-    MissingDataError, before the first step, if there is no such folder.
-
-    >>> CSVLogger("course.csv").path.name
-    'course.csv'
-    """
-
-    def _line(self, numbers: dict[str, float]) -> str:
-        head = ",".join(numbers) + "\n"
-        with self.path.open(encoding="utf-8") as file:
-            there = file.readline()
-        if there and there != head:
-            raise DataError(
-                f"CSVLogger: {self.path} has the columns {there.strip()}, this training has {head.strip()}; "
-                "choose another file"
-            )
-        return ("" if there else head) + ",".join(map(repr, numbers.values())) + "\n"
-
-
-class JSONLLogger(_EpochLog):
-    """Appends a line for each epoch to a file of JSON lines: {"epoch": 1, "step": 7, "loss": 0.5, ...}.
-
-    A number that is NaN or infinite becomes null, since JSON has no such numbers.
-    Raises MissingDataError, before the first step, if there is no such folder.
-
-    >>> JSONLLogger("course.jsonl").path.name
-    'course.jsonl'
-    """
-
-    def _line(self, numbers: dict[str, float]) -> str:
-        import json
-
-        finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
-        return json.dumps(finite) + "\n"
-
-
-def _need_folder(callback: Callback, path: Path) -> None:
-    if not path.parent.is_dir():
-        raise MissingDataError(
-            f"{type(callback).__name__}: there is no folder {str(path.parent)!r}; make it first"
-        )
 
 
 class ReduceOnPlateau(Callback):
@@ -334,7 +285,8 @@ class ReduceOnPlateau(Callback):
     eps: a smaller change of the rate is left out.
 
     It changes the rates of `overrides` too. Don't give `fit` a schedule beside it, which would set the rate
-    anew at every step. It starts afresh with each `fit`. The meaning is that of torch's ReduceLROnPlateau.
+    anew at every step. It starts afresh with each `fit` that is not resumed. The meaning is that of torch's
+    ReduceLROnPlateau.
 
     Raises ArgumentError for a setting out of its range, and for a `monitor` that the epochs don't have.
 
@@ -390,6 +342,19 @@ class ReduceOnPlateau(Callback):
         """Forget what an earlier fit has seen."""
         self._forget()
 
+    def state(self, run: Run) -> dict[str, Any]:
+        """The best number, as a word since it may be infinite, the epochs counted, and the rates."""
+        counts = {"bad_epochs": self.bad_epochs, "cooling": self.cooling}
+        rates = {pattern: settings["lr"] for pattern, settings in _with_rate(run.optimizer).items()}
+        return {"best": repr(float(self.best)), **counts, "rates": rates}
+
+    def restore(self, state: dict[str, Any], run: Run) -> None:
+        """Go on from there, with the rates that there were: they are what this callback decides."""
+        self.best = float(state["best"])
+        self.bad_epochs, self.cooling = int(state["bad_epochs"]), int(state["cooling"])
+        for pattern, settings in _with_rate(run.optimizer).items():
+            settings["lr"] = check_rate(state["rates"].get(pattern, settings["lr"]))
+
     def on_epoch_end(self, run: Run) -> None:
         """Look at the epoch's number, and reduce the rate if it is time."""
         if self.monitor not in run.numbers:
@@ -416,8 +381,13 @@ class ReduceOnPlateau(Callback):
         return number < self.best - step if self.mode == "min" else number > self.best + step
 
     def _reduce(self, optimizer: Any) -> None:
-        for settings in (optimizer.settings, *optimizer.overrides.values()):
-            if "lr" in settings:
-                lower = max(self.factor * settings["lr"], self.min_lr)
-                if settings["lr"] - lower > self.eps:
-                    settings["lr"] = lower
+        for settings in _with_rate(optimizer).values():
+            lower = max(self.factor * settings["lr"], self.min_lr)
+            if settings["lr"] - lower > self.eps:
+                settings["lr"] = lower
+
+
+def _with_rate(optimizer: Any) -> dict[str, dict[str, Any]]:
+    """The settings of an optimizer that have a rate: under "", and those of overrides under their pattern."""
+    settings = {"": optimizer.settings, **optimizer.overrides}
+    return {pattern: changed for pattern, changed in settings.items() if "lr" in changed}

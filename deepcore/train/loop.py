@@ -102,6 +102,10 @@ def fit(
     callbacks = [*([Progress()] if _shows(progress) else []), *callbacks]
 
     _call(callbacks, "on_fit_start", run)
+    if start is not None:
+        from deepcore.train.resume import restore
+
+        restore(callbacks, start, run, resume)  # type: ignore[arg-type]
     before, evaluating = CURRENT.thread, not net.training
     kept_modes = [(f, f.training) for f in functions(net)] if evaluating else []
     CURRENT.thread = before.but(generator=generator, staged=Staged(), commits=False, drops=True)
@@ -125,7 +129,7 @@ def fit(
             if checkpoint is not None:
                 from deepcore.train.resume import keep
 
-                keep(checkpoint, run, schedule, generator, data)
+                keep(checkpoint, run, schedule, generator, data, callbacks)
     finally:
         CURRENT.thread = before
         for f, mode in kept_modes:

@@ -36,6 +36,16 @@ def accuracy(out: Any, y: Any) -> Any:
     return xp.mean(xp.astype(right, xp.float32))
 
 
+def class_labels(out: Any, y: Any) -> bool:
+    """Whether y can be the class of each sample, as a whole number.
+
+    Numbers of their own for each output, such as -1 and +1 or many labels a sample, are none.
+    """
+    if is_floating(y) or isinstance(out, tuple) or out.ndim < 2 or out.shape[1] < 2:
+        return False
+    return tuple(y.shape[1:]) in (tuple(out.shape[2:]), (1, *out.shape[2:]))
+
+
 _NAMED: dict[str, Metric] = {"accuracy": accuracy}
 
 

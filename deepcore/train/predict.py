@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,11 @@ def predict(net: Composition, X: Any, batch_size: int | None = None) -> Any:
             return net(at_home(net, data.X))
         outs = [net(at_home(net, Xb)) for Xb, _ in data.batches(check_batch_size(batch_size))]
         if isinstance(outs[0], tuple):  # several outputs
-            return tuple(map(_joined, zip(*outs, strict=True)))
+            axes = _sample_axes(net)
+            return tuple(
+                _joined(parts, axis)
+                for parts, axis in itertools.zip_longest(zip(*outs, strict=True), axes, fillvalue=0)
+            )
         return _joined(outs)
     finally:
         CURRENT.thread = before
@@ -34,5 +39,12 @@ def at_home(net: Composition, X: Any) -> Any:
     return X if W is None else beside(W, X)
 
 
-def _joined(parts: Sequence[Any]) -> Any:
-    return array_namespace(parts[0]).concat(list(parts), axis=0)
+def _joined(parts: Sequence[Any], axis: int = 0) -> Any:
+    return array_namespace(parts[0]).concat(list(parts), axis=axis)
+
+
+def _sample_axes(f: Any) -> tuple[int, ...]:
+    """Which axis of each output counts the samples: as the last Function says, if it isn't the first one."""
+    while inner := getattr(f, "layers", None) or getattr(f, "functions", None):
+        f = inner[-1]
+    return getattr(f, "sample_axes", ())

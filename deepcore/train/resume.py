@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from deepcore.backends.registry import is_array
 from deepcore.core.net import Composition
 from deepcore.core.random import Generator
 from deepcore.errors import ArgumentError, CheckpointError, DeepcoreError
 from deepcore.io import checkpoint
 from deepcore.optim import Optimizer
-from deepcore.train.callbacks import Run
+from deepcore.train.callbacks import Callback, Run
 
 Schedule = Callable[[int], float]
 
+_CALLBACKS = "callbacks"  # in the progress, and the beginning of the names of their arrays
+
 
 class Start(NamedTuple):
-    """Where a resumed fit goes on."""
+    """Where a resumed fit goes on. callbacks: (name of the class, state) of each that had one"""
 
     optimizer: Optimizer
     schedule: Schedule | None
@@ -25,6 +28,10 @@ class Start(NamedTuple):
     epoch: int
     step: int
     history: dict[str, list[float]]
+    callbacks: list[tuple[str, dict[str, Any]]]
+
+
+# ---- keeping
 
 
 def keep(
@@ -33,12 +40,36 @@ def keep(
     schedule: Schedule | None,
     generator: Generator,
     data: dict[str, Any],
+    callbacks: Sequence[Callback],
 ) -> None:
     """Write the state of a fit at the end of an epoch. data: how its batches are made"""
-    # as words, because JSON has no NaN, which a diverging loss is
-    history = {name: [repr(float(x)) for x in numbers] for name, numbers in run.history.history.items()}
-    progress = {"epoch": run.epoch, "step": run.step, "history": history, "data": data}
-    checkpoint.write(path, run.net, run.optimizer, schedule, generator, progress, {})
+    described, arrays = _describe(callbacks, run)
+    progress = {
+        "epoch": run.epoch,
+        "epochs": run.epochs,
+        "step": run.step,
+        # as words, because JSON has no NaN, which a diverging loss is
+        "history": {name: [repr(float(x)) for x in numbers] for name, numbers in run.history.history.items()},
+        "data": data,
+        _CALLBACKS: described,
+    }
+    checkpoint.write(path, run.net, run.optimizer, schedule, generator, progress, {}, arrays)
+
+
+def _describe(callbacks: Sequence[Callback], run: Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The class and the state of each callback that has one, and the arrays of the states by name."""
+    described: list[dict[str, Any]] = []
+    arrays = {}
+    for callback in callbacks:
+        if state := callback.state(run):
+            place = f"{_CALLBACKS}/{len(described)}/"
+            arrays |= {place + name: x for name, x in state.items() if is_array(x)}
+            plain = {name: x for name, x in state.items() if not is_array(x)}
+            described.append({"class": type(callback).__name__, "state": plain})
+    return described, arrays
+
+
+# ---- going on
 
 
 def resumed(
@@ -57,11 +88,7 @@ def resumed(
     """
     arrays, content = checkpoint.read(path)
     try:
-        progress = content["progress"]
-        if "epoch" not in progress:
-            raise CheckpointError(
-                "fit(checkpoint=) did not write it; take its parts with deepcore.load_checkpoint(path)"
-            )
+        progress = _progress(content)
         differing = [name for name, value in data.items() if progress["data"].get(name) != value]
         if differing:
             name = differing[0]
@@ -80,13 +107,77 @@ def resumed(
             optimizer = checkpoint.make_optimizer(content)
         checkpoint.check_optimizer(optimizer, content)
         optimizer.check_net(net)
+        schedule = schedule if schedule is not None else checkpoint.load_schedule(content)
+        history = {name: [float(x) for x in numbers] for name, numbers in progress["history"].items()}
+        epoch, step, states = int(progress["epoch"]), int(progress["step"]), _states(progress, arrays)
         checkpoint.load_net(net, content, arrays)
         checkpoint.load_optimizer(optimizer, net, content, arrays)
-        history = {name: [float(x) for x in numbers] for name, numbers in progress["history"].items()}
-        schedule = schedule if schedule is not None else checkpoint.load_schedule(content)
-        return Start(optimizer, schedule, random, int(progress["epoch"]), int(progress["step"]), history)
+        return Start(optimizer, schedule, random, epoch, step, history, states)
     except DeepcoreError as error:
         error.inside(str(path))
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: the checkpoint makes no sense ({error!r})") from error
+        raise _nonsense(path, error) from error
+
+
+def restore(callbacks: Sequence[Callback], start: Start, run: Run, path: str | os.PathLike[str]) -> None:
+    """Give callbacks the states that those of their class had, in the same order; others begin anew."""
+    left = list(start.callbacks)
+    for callback in callbacks:
+        name = type(callback).__name__
+        found = next((i for i, (kind, _) in enumerate(left) if kind == name), None)
+        if found is None:
+            continue
+        _, state = left.pop(found)
+        try:
+            callback.restore(state, run)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _nonsense(path, error) from error
+
+
+def _progress(content: dict[str, Any]) -> dict[str, Any]:
+    progress = content["progress"]
+    if "epoch" not in progress:
+        raise CheckpointError(
+            "fit(checkpoint=) did not write it; take its parts with deepcore.load_checkpoint(path)"
+        )
+    return progress
+
+
+def _states(progress: dict[str, Any], arrays: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    states = []
+    for i, described in enumerate(progress.get(_CALLBACKS, [])):  # none in a file of deepcore 0.1.0
+        place = f"{_CALLBACKS}/{i}/"
+        own = {name.removeprefix(place): x for name, x in arrays.items() if name.startswith(place)}
+        states.append((str(described["class"]), {**described["state"], **own}))
+    return states
+
+
+def _nonsense(path: str | os.PathLike[str], error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path}: the checkpoint makes no sense ({error!r})")
+
+
+# ---- looking
+
+
+class Beginning(NamedTuple):
+    """How the fit was begun that a checkpoint is of, and how many of its epochs are made."""
+
+    seed: int
+    batch_size: int
+    epochs: int
+    epoch: int
+
+
+def beginning(path: str | os.PathLike[str]) -> Beginning:
+    """What a checkpoint of fit says of its beginning. Raises CheckpointError, OSError."""
+    _, content = checkpoint.read(path)
+    try:
+        progress = _progress(content)
+        seed, batch_size = checkpoint.load_random(content).seed, int(progress["data"]["batch_size"])
+        return Beginning(seed, batch_size, int(progress["epochs"]), int(progress["epoch"]))
+    except DeepcoreError as error:
+        error.inside(str(path))
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _nonsense(path, error) from error

@@ -10,7 +10,7 @@ import numpy as np
 from deepcore.backends.registry import array_namespace
 from deepcore.backends.select import is_floating, to_numpy
 from deepcore.data.batches import take_rows
-from deepcore.train.metrics import named_metrics
+from deepcore.train.metrics import class_labels, named_metrics
 
 
 class Tally:
@@ -27,7 +27,7 @@ class Tally:
     def add(self, out: Any, targets: Any, loss: Any) -> None:
         labels = not is_floating(targets)
         if self.metrics is None:
-            self.metrics = named_metrics(self.wanted, labels)
+            self.metrics = named_metrics(self.wanted, class_labels(out, targets))
         n = out.shape[0] if not isinstance(out, tuple) else out[0].shape[0]
         self.add_loss(loss, n)
         if self.metrics and labels and self.ignored is not None:

@@ -198,6 +198,30 @@ def test_pickles_hold_numpy_arrays(place):
         np.testing.assert_array_equal(dc.to_numpy(mine), dc.to_numpy(W))
 
 
+@on("torch", "jax")
+def test_pickles_of_optimizers_hold_numpy_arrays(place):
+    net, optimizer = place.put(Net([Linear(2, 3)], dc.MSELoss())), dc.optim.Adam()
+    X, Y = np.ones((4, 2), "float32"), np.ones((4, 3), "float32")
+    net.fit(X, Y, optimizer=optimizer, seed=0)
+    data = pickle.dumps(optimizer)
+    assert place.backend.encode() not in data
+    opened, twin = pickle.loads(data), copy.deepcopy(net)
+    for x in (opened.state["layers.0.W"]["M"], opened.state["layers.0.b"]["V"]):
+        assert type(x) is np.ndarray
+    net.fit(X, Y, optimizer=optimizer, seed=0)
+    twin.fit(X, Y, optimizer=opened, seed=0)
+    for path, W in net.parameters().items():
+        assert place.holds(twin.parameters()[path])
+        np.testing.assert_array_equal(dc.to_numpy(W), dc.to_numpy(twin.parameters()[path]))
+
+
+def test_a_dtype_is_no_device(torch):
+    net = Net([Linear(2, 3)])
+    with pytest.raises(dc.ArgumentError, match=r'device must be a device, such as "cpu".*got torch.float16'):
+        net.to("torch", device=torch.float16)
+    assert dc.backend_of(net.parameters()["layers.0.W"]) == "numpy"
+
+
 def test_each_thread_has_a_backend_of_its_own():
     names = [name for name in ("numpy", "torch", "jax") if name in dc.available_backends()]
     start, seen = threading.Barrier(len(names)), {}

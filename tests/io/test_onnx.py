@@ -81,6 +81,11 @@ def test_a_class_without_an_operator_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_two_inputs_cannot_be_written(tmp_path):
+    with pytest.raises(dc.UnsupportedError, match="Bilinear.*takes two inputs, and save_onnx writes graphs"):
+        dc.io.save_onnx(Net([dc.Bilinear(2, 2, 2)]), tmp_path / "net.onnx", (2,))
+
+
 def test_a_shape_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(dc.ShapeError, match="X must end in 2, got"):
         dc.io.save_onnx(Net([Linear(2, 2)]), tmp_path / "net.onnx", (3,))

@@ -67,6 +67,11 @@ def test_a_class_without_a_formula_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_two_inputs_are_refused(tmp_path):
+    with pytest.raises(dc.UnsupportedError, match="Bilinear.*takes two inputs, and to_python writes predict"):
+        Net([dc.Bilinear(2, 2, 2)]).to_python(tmp_path / "model.py")
+
+
 def test_a_users_class_with_the_name_of_ours_has_no_formula(tmp_path):
     class ReLU(dc.Function):
         def forward(self, X):

@@ -287,3 +287,9 @@ def test_a_linear_net_learns_with_it(make, targets):
     first, *_, last = history.history["loss"]
     assert last < first - 0.3 * abs(first)
     assert net.evaluate(X, y)["loss"] == pytest.approx(last, abs=0.05)
+
+
+@pytest.mark.parametrize("loss", [dc.CrossEntropyLoss, *LABELLED])
+def test_an_output_without_classes_is_refused_by_shape(loss):
+    with pytest.raises(dc.ShapeError, match=r"X must have shape \(n, c\) or .*, got \(2,\)"):
+        loss().check_targets(np.array([0, 1]), (2,))

@@ -1,8 +1,12 @@
 """Callbacks: early stopping, the best checkpoint, and the logs of numbers."""
 
+import copy
 import csv
 import json
 import pickle
+import sys
+import types
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -25,6 +29,7 @@ from deepcore import (
     MissingDataError,
     Net,
     ReLU,
+    TensorBoard,
 )
 from deepcore.core.random import Generator, drawing_from
 from deepcore.train.callbacks import Run
@@ -274,3 +279,75 @@ def test_a_resumed_training_counts_patience_from_where_it_starts():
         stopping.on_epoch_end(run)
         stops.append(run.stop)
     assert stops == [False, True]
+
+
+# ---- TensorBoard
+
+
+class Events:
+    """What tensorboardX's writer was asked to do."""
+
+    opened: ClassVar[list] = []
+
+    def __init__(self, folder, purge_step):
+        self.folder, self.purge_step, self.numbers, self.closed, self.seen = folder, purge_step, [], False, 0
+        self.opened.append(self)
+
+    def add_scalar(self, name, number, step):
+        self.numbers.append((name, number, step))
+
+    def flush(self):
+        self.seen = len(self.numbers)
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def events(monkeypatch):
+    monkeypatch.setattr(Events, "opened", [])
+    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Events))
+    return Events.opened
+
+
+def test_tensorboard_gets_each_epochs_numbers(events):
+    _, course = fit(TensorBoard("runs/a"), epochs=2)
+    (writer,) = events
+    assert (writer.folder, writer.purge_step, writer.closed) == ("runs/a", None, True)
+    wanted = [(name, course.history[name][i], i + 1) for i in range(2) for name in ("loss", "accuracy")]
+    assert writer.numbers == wanted and writer.seen == 4
+
+
+def test_tensorboard_after_an_error_and_resumed(events, tmp_path):
+    class Crash(Callback):
+        def on_epoch_end(self, run):
+            if run.epoch == 2:
+                raise KeyboardInterrupt
+
+    board = TensorBoard(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(board, Crash(), checkpoint=tmp_path / "c")
+    assert events[0].seen == 4  # the second epoch is there, though its checkpoint is not
+    copy.deepcopy(board)
+    fit(board, resume=tmp_path / "c", epochs=3)
+    assert events[0].closed and events[1].closed
+    assert events[1].purge_step == 2 and [step for *_, step in events[1].numbers] == [2, 2, 3, 3]
+
+
+def test_tensorboard_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(dc.UnsupportedError, match=r"pip install 'deepcore\[tensorboard\]'"):
+        fit(TensorBoard("runs"))
+
+
+def test_the_files_are_tensorboards(tmp_path):
+    tensorboardX = pytest.importorskip("tensorboardX")
+    fit(TensorBoard(tmp_path), epochs=3)
+    (path,) = tmp_path.iterdir()
+    data, found = path.read_bytes(), []
+    while data:  # TFRecord: length, its checksum, the event, its checksum
+        n = int.from_bytes(data[:8], "little")
+        event = tensorboardX.proto.event_pb2.Event.FromString(data[12 : 12 + n])
+        found += [(event.step, value.tag) for value in event.summary.value]
+        data = data[16 + n :]
+    assert found == [(i, name) for i in (1, 2, 3) for name in ("loss", "accuracy")]

@@ -219,6 +219,22 @@ def test_regression_has_no_accuracy():
     assert list(net.evaluate(normal(8, 3), normal(8, 3, seed=1))) == ["loss"]
 
 
+@pytest.mark.parametrize(
+    ("loss", "y"),
+    [
+        (dc.SoftMarginLoss, [[1], [-1]]),
+        (dc.HingeLoss, [[1, -1, 1], [-1, -1, 1]]),
+        (dc.HingeEmbeddingLoss, [[1, -1], [-1, 1]]),
+        (dc.MultiLabelSoftMarginLoss, [[1, 0, 1], [0, 1, 1]]),
+    ],
+)
+def test_whole_numbers_that_are_no_class_labels_have_no_accuracy(loss, y):
+    y = np.array(y)
+    net = Net([Linear(3, y.shape[1])], loss())
+    assert list(net.fit(normal(2, 3), y, validation_data=(normal(2, 3), y)).history) == ["loss", "val_loss"]
+    assert list(net.evaluate(normal(2, 3), y)) == ["loss"]
+
+
 def largest_error(out, y):
     return np.abs(out - y).max()
 
@@ -1246,6 +1262,16 @@ def test_predict_of_a_net_with_several_outputs():
     whole = net.predict(X)
     parts = net.predict(X, batch_size=8)
     assert [out.shape for out in whole] == [out.shape for out in parts] == [(20, 2), (20, 2)]
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_layers": 2, "bidirectional": True}], ids=["one", "four"])
+@pytest.mark.parametrize("kind", [dc.RNN, dc.LSTM])
+def test_predict_joins_states_along_their_axis_of_samples(kind, settings):
+    net = Net([dc.Sequential(kind(3, 4, return_state=True, **settings))])
+    X = normal(6, 2, 3)
+    for whole, parts in zip(net.predict(X), net.predict(X, batch_size=2), strict=True):
+        assert whole.shape == parts.shape
+        np.testing.assert_allclose(whole, parts, rtol=1e-6)
 
 
 def test_evaluate_is_in_inference_mode_and_changes_nothing():

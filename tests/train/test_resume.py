@@ -234,3 +234,135 @@ def test_a_diverged_history_is_kept(tmp_path):
     make().fit(*data(), checkpoint=tmp_path / "c", callbacks=[Spoil()])
     history = make().fit(*data(), epochs=1, resume=tmp_path / "c")
     assert np.isnan(history.history["loss"][0])
+
+
+# ---- callbacks
+
+
+def noisy(n=40):
+    """Labels of which little is to be learned, so that the validation gets worse soon."""
+    random = np.random.default_rng(3)
+    return random.standard_normal((n, 4)).astype("float32"), random.integers(0, 2, n)
+
+
+def in_two_parts(tmp_path, callbacks, epochs, first, optimizer=lambda: SGD(0.5), again=None):
+    """(net, history, callbacks) of a fit in one go, and of one that is resumed after `first` epochs."""
+
+    def train(epochs, callbacks, **options):
+        dc.seed(1)
+        net = Net([Linear(4, 16), ReLU(), Linear(16, 2)], CrossEntropyLoss())
+        history = net.fit(
+            *noisy(), epochs=epochs, validation_data=noisy(12), callbacks=callbacks, seed=4, **options
+        )
+        return net, history.history, callbacks
+
+    path = tmp_path / "run.ckpt"
+    whole = train(epochs, callbacks(), optimizer=optimizer())
+    train(first, callbacks(), optimizer=optimizer(), checkpoint=path)
+    return whole, train(epochs, callbacks(), optimizer=again and again(), resume=path)
+
+
+@pytest.mark.parametrize("first", [3, 8, 10])  # the best epoch is the seventh
+@pytest.mark.parametrize("restore_best", [True, False])
+def test_early_stopping_goes_on_counting(first, restore_best, tmp_path):
+    def callbacks():
+        return [dc.EarlyStopping(patience=4, restore_best=restore_best)]
+
+    whole, resumed = in_two_parts(tmp_path, callbacks, epochs=60, first=first)
+    (net, history, (stopping,)), (other, its, (again,)) = whole, resumed
+    assert stopping.stopped and again.stopped and stopping.best_epoch == 7 and len(history["loss"]) == 11
+    assert its == history
+    assert (again.best, again.best_epoch) == (stopping.best, stopping.best_epoch)
+    assert_same(everything(net, SGD()), everything(other, SGD()))
+
+
+def test_a_training_that_was_stopped_early_stays_so_unless_there_is_more_patience(tmp_path):
+    path, epochs = tmp_path / "c", []
+    for patience in (2, 2, 5):
+        net = Net([Linear(4, 16, init="torch"), ReLU(), Linear(16, 2)], CrossEntropyLoss())
+        resume = path if path.exists() else None
+        stopping = dc.EarlyStopping(patience=patience)
+        data = {"validation_data": noisy(12), "optimizer": SGD(0.5), "seed": 4}
+        course = net.fit(*noisy(), epochs=60, callbacks=[stopping], checkpoint=path, resume=resume, **data)
+        epochs.append(len(course.history["loss"]))
+        assert stopping.stopped
+    assert epochs[0] == epochs[1] and epochs[2] > epochs[1]
+
+
+@pytest.mark.parametrize("again", [None, lambda: SGD(0.5, overrides={"*.b": {"lr": 0.1}})])
+def test_a_plateau_goes_on_with_its_rates(again, tmp_path):
+    seen = []
+
+    class Look(dc.Callback):
+        def on_fit_end(self, run):
+            seen.append((run.optimizer.lr, run.optimizer.overrides))
+
+    def callbacks():
+        return [dc.ReduceOnPlateau(patience=1, factor=0.5), Look()]
+
+    (_, history, _), (_, its, _) = in_two_parts(
+        tmp_path, callbacks, 20, 9, lambda: SGD(0.5, overrides={"*.b": {"lr": 0.1}}), again
+    )
+    assert its == history
+    (end, half, resumed) = seen
+    assert resumed == end and half[0] < 0.5 and end[0] < half[0]
+
+
+def test_the_best_checkpoint_is_not_replaced_by_a_worse_one(tmp_path):
+    best = tmp_path / "best.safetensors"
+    whole, resumed = in_two_parts(tmp_path, lambda: [dc.BestCheckpoint(best)], epochs=12, first=9)
+    (kept,), (again,) = whole[2], resumed[2]
+    assert kept.best_epoch < 9
+    assert (again.best, again.best_epoch) == (kept.best, kept.best_epoch)
+
+
+class Counting(dc.Callback):
+    """A callback of the user's own, with a state."""
+
+    def __init__(self):
+        self.seen, self.mean = 0, np.zeros(2)
+
+    def on_epoch_end(self, run):
+        self.seen, self.mean = self.seen + 1, self.mean + 1
+
+    def state(self, run):
+        return {"seen": self.seen, "mean": self.mean}
+
+    def restore(self, state, run):
+        self.seen, self.mean = state["seen"], state["mean"]
+
+
+def test_states_find_their_callbacks_by_class_and_order(tmp_path):
+    path = tmp_path / "c"
+    first, second = Counting(), Counting()
+    first.seen = 10
+    make().fit(*data(), epochs=2, callbacks=[first, dc.EarlyStopping("loss"), second], checkpoint=path)
+    a, b, c = Counting(), Counting(), Counting()
+    make().fit(*data(), epochs=3, callbacks=[a, b, c], resume=path)
+    assert (a.seen, b.seen, c.seen) == (13, 3, 1)
+    np.testing.assert_array_equal(b.mean, [3, 3])
+    assert dc.load_checkpoint(path).more == {}
+
+
+def test_a_state_that_makes_no_sense_is_one_error(tmp_path):
+    path = tmp_path / "c"
+    make().fit(*data(), callbacks=[dc.EarlyStopping("loss")], checkpoint=path)
+    arrays, metadata = safetensors.read(path)
+    good = json.loads(metadata["deepcore.checkpoint"])
+    for callbacks in (3, [3], [{}], [{"class": "EarlyStopping", "state": 3}], [{"class": "EarlyStopping"}]):
+        bad = good | {"progress": good["progress"] | {"callbacks": callbacks}}
+        safetensors.write(path, arrays, {"deepcore.checkpoint": json.dumps(bad)})
+        net = make(5)
+        before = everything(net, SGD())
+        with pytest.raises(CheckpointError, match="makes no sense"):
+            net.fit(*data(), epochs=2, resume=path, callbacks=[dc.EarlyStopping("loss")])
+        assert_same(before, everything(net, SGD()))
+
+
+def test_a_state_that_a_file_cannot_hold_is_refused(tmp_path):
+    class Odd(dc.Callback):
+        def state(self, run):
+            return {"x": object()}
+
+    with pytest.raises(UnsupportedError, match="pass numbers, strings"):
+        make().fit(*data(), callbacks=[Odd()], checkpoint=tmp_path / "c")

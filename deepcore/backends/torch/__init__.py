@@ -12,7 +12,7 @@ import numpy as np
 
 from deepcore.backends.base import Backend
 from deepcore.backends.numpy import bfloat16
-from deepcore.errors import DTypeError
+from deepcore.errors import ArgumentError, DTypeError
 
 
 class TorchBackend(Backend):
@@ -39,6 +39,8 @@ class TorchBackend(Backend):
         x = x if wanted is None else x.to(wanted)
         if device is None:
             return x
+        if isinstance(device, torch.dtype):  # which x.to would take, and cast
+            raise ArgumentError(f'device must be a device, such as "cpu" or "cuda:0", got {device!r}')
         try:
             return x.to(device)
         except (
