@@ -73,7 +73,7 @@ def conformance(session: nox.Session) -> None:
 def kernels(session: nox.Session) -> None:
     """The CUDA kernels with no GPU: compiled by NVRTC, with the registers that each uses, and run by g++."""
     session.install("-e", ".[test,kernels]")
-    session.run("pytest", "-rP", "tests/gpu/test_compile.py", "tests/gpu/test_emulation.py", *session.posargs)
+    session.run("pytest", "-rP", "tests/gpu", "-m", "not gpu", *session.posargs)
 
 
 @nox.session

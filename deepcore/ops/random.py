@@ -96,8 +96,11 @@ def keep_mask(
     start: int = 0,
 ) -> Any:
     """True with probability 1 - p_drop: exactly where `uniform` of the same draw is >= p_drop."""
-    # in integers, as p_drop would be rounded to float32 on some libraries
-    return high_bits(random_bits(like, shape, seed, stream, call, start)) >= math.ceil(p_drop * 2**24)
+    xp = array_namespace(like)
+    call = signed(call) if isinstance(call, int) else call
+    least = math.ceil(p_drop * 2**24)  # an integer, as p_drop would be rounded to float32 on some libraries
+    key = stream_key(operator.index(seed), stream)
+    return xp.reshape(at_least(like, math.prod(shape), key, call, start, least), tuple(shape))
 
 
 def permutation(n: int, seed: int, stream: int | str, call: int) -> np.ndarray:
@@ -116,6 +119,12 @@ def threefry(like: Any, n: int, key: tuple[int, int], call: Any, start: int) -> 
     x0, x1 = mix(pair, xp.zeros_like(pair) + call, key)
     words = xp.reshape(xp.stack([x0, x1], axis=1), (-1,))  # (pairs, 2) -> (2 pairs)
     return words[start % 2 : start % 2 + n]
+
+
+@op
+def at_least(like: Any, n: int, key: tuple[int, int], call: Any, start: int, least: int) -> Any:
+    """Which of the words of `threefry` have upper 24 bits that are at least `least`."""
+    return high_bits(threefry(like, n, key, call, start)) >= least
 
 
 def mix(x0: Any, x1: Any, key: tuple[int, int]) -> tuple[Any, Any]:

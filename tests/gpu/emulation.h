@@ -22,12 +22,15 @@
 #define __device__
 #define __launch_bounds__(...)
 #define __shared__ static __attribute__((section("shared_memory")))
+__shared__ __attribute__((used)) char at_least_one_byte;  // or the section isn't there
 extern char __start_shared_memory[], __stop_shared_memory[];
 
 struct dim3 {
     unsigned x, y;
 };
 static dim3 threadIdx, blockIdx, blockDim;
+using std::max;
+using std::min;
 
 namespace emulation {
 

@@ -28,28 +28,49 @@ class EmulationError(AssertionError):
 
 
 def kernel_names(text: str) -> list[str]:
-    """The names of a family's kernels, without their dtype."""
-    return re.findall(r"(\w+)_##NAME", text)
+    """A family's kernels, without their dtype: written out, or made by a macro as MACRO(kernel, T, ...)."""
+    found = re.findall(r"(\w+)_##NAME|\b[A-Z_]+\((\w+), T,", text)
+    return [written or made for written, made in found if made != "NAME"]
+
+
+def changed(text: str, changes=()) -> str:
+    """A source with some text of it changed, to plant a fault."""
+    for old, new in changes:
+        if text.count(old) != 1:
+            raise ValueError(f"{old!r} stands {text.count(old)} times in the source")
+        text = text.replace(old, new)
+    return text
+
+
+def library(family: str, dtype: str, *changes: tuple[str, str]) -> ctypes.CDLL:
+    """A family's kernels for a dtype, with some text of theirs changed."""
+    return compiled(changed(source(family, dtype), changes))
 
 
 @functools.cache
-def library(family: str, dtype: str, *changes: tuple[str, str]) -> ctypes.CDLL:
-    """A family's kernels for a dtype, with some text of theirs changed, to plant a fault."""
-    text = source(family, dtype)
-    for old, new in changes:
-        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in the source"
-        text = text.replace(old, new)
+def compiled(text: str) -> ctypes.CDLL:
+    """The kernels of a source that ends with its line KERNELS(T, dtype)."""
+    dtype = re.search(r"KERNELS\(\w+, (\w+)\)\s*$", text)[1]
     names = (f"{name}_{dtype}" for name in kernel_names(text))
-    text = '#include "emulation.h"\n' + text + "".join(f"EMULATE({name})\n" for name in names)
+    text += "".join(f"EMULATE({name})\n" for name in names)
     path = Path(_FOLDER.name) / (hashlib.sha256(text.encode()).hexdigest()[:16] + ".so")
-    options = ["-x", "c++", "-std=c++17", "-O1", "-fno-strict-aliasing", "-shared", "-fPIC", "-DEMULATION"]
-    subprocess.run(
-        [COMPILER, *options, "-I", Path(__file__).parent, "-o", path, "-"],
-        input=text,
-        text=True,
-        check=True,
-    )
+    _gxx(["-include", _header(), "-shared", "-fPIC", "-o", path, "-"], text)
     return ctypes.CDLL(path)
+
+
+@functools.cache
+def _header() -> Path:
+    """emulation.h, compiled in advance: with the headers that it includes, most of the work."""
+    header = Path(_FOLDER.name) / "emulation.h"
+    header.write_text((Path(__file__).parent / header.name).read_text())
+    _gxx(["-fPIC", "-x", "c++-header", header, "-o", f"{header}.gch"])
+    return header
+
+
+def _gxx(arguments: list, text: str | None = None) -> None:
+    options = ["-std=c++17", "-O1", "-fno-strict-aliasing", "-DEMULATION"]
+    language = [] if text is None else ["-x", "c++"]
+    subprocess.run([COMPILER, *options, *language, *arguments], input=text, text=True, check=True)
 
 
 def run(library: ctypes.CDLL, kernel: str, grid, block, arguments, seed: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""CUDA kernels from the .cu files beside this one: found, compiled once, launched on rows.
+"""CUDA kernels from the .cu files beside this one: found, compiled once, and how many threads they want.
 
 A kernel is called `<name>_<dtype>`, such as softmax_float32. It is compiled when it is first wanted, with its
 family and for its dtype alone, and CuPy keeps what it compiled on disk, under a key made of the source.
@@ -11,19 +11,39 @@ import functools
 from importlib.resources import files
 from typing import Any
 
-FAMILIES = ("softmax", "loss")  # each a .cu file
-CTYPE = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+CTYPE = {
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    "float32": "float",
+    "float64": "double",
+    "int32": "int",
+}
+FAMILIES = {  # each a .cu file -> the dtypes that it is written for
+    "softmax": FLOATS,
+    "loss": FLOATS,
+    "reduce": FLOATS,
+    "norm": FLOATS,
+    "activation": FLOATS,
+    "update": FLOATS,
+    "random": ("int32",),
+    "embedding": FLOATS,
+    "pool": FLOATS,
+    "conv": FLOATS,
+}
 NULL = 0  # for an array that isn't there: CuPy takes None only since 14.1
 
 _HELD = 4  # vectors of 16 bytes that a thread holds; HELD in rows.cuh
 _MOST_THREADS = 512
 _WARP = 32
 _ROWS_OF_A_BLOCK = 4  # where a warp does for a row
+_BLOCK = 256  # threads that work on columns, or on one element after the other
+_HEADERS = ("numbers.cuh", "flat.cuh", "rows.cuh", "columns.cuh", "windows.cuh")
 
 
 def source(family: str, dtype: str) -> str:
     """The CUDA C++ of a family's kernels for one dtype: one text, so that no compiler needs a path."""
-    names = ("rows.cuh", f"{family}.cu")
+    names = (*_HEADERS, f"{family}.cu")
     texts = (files("deepcore.backends.cupy").joinpath(name).read_text("utf-8") for name in names)
     parts = (f'#line 1 "{name}"\n{text}' for name, text in zip(names, texts, strict=True))
     return "".join(parts) + f"\nKERNELS({CTYPE[dtype]}, {dtype})\n"
@@ -64,9 +84,59 @@ def row_launch(n: int, C: int, itemsize: int) -> tuple[tuple[int], tuple[int, in
     return (-(-n // rows),), (threads, rows)
 
 
-def serves(X: Any, C: int) -> bool:
+def persistent_launch(n: int, C: int, itemsize: int) -> tuple[tuple[int], tuple[int, int]] | None:
+    """As row_launch, but a block walks over many rows; None where a row is off the boundaries or too long.
+
+    Twice as many blocks as multiprocessors; more where a walker would add up over 128 rows in float32.
+    """
+    vectors, held = C * itemsize // 16, 2 if itemsize == 2 else _HELD
+    if C * itemsize % 16 or vectors > held * _MOST_THREADS:
+        return None
+    threads = max(1 << max(-(-vectors // held) - 1, 0).bit_length(), _WARP)
+    rows = _ROWS_OF_A_BLOCK if threads == _WARP else 1
+    blocks = max(2 * multiprocessors(), -(-n // (128 * rows)))
+    return (min(blocks, -(-n // rows)),), (threads, rows)
+
+
+def column_launch(n: int, W: int, itemsize: int) -> tuple[tuple[int], tuple[int, int], int, int]:
+    """Grid and block for a kernel on the columns of (n, W), and the tiles and slices that the grid is.
+
+    Four blocks for each multiprocessor, if so many find 8 rows for each thread.
+    """
+    vectors = -(-W * itemsize // 16)
+    x = min(1 << (vectors - 1).bit_length(), _WARP)
+    y, tiles = _BLOCK // x, -(-vectors // x)
+    slices = max(1, min(-(-4 * multiprocessors() // tiles), n // (8 * y)))
+    return (tiles * slices,), (x, y), tiles, slices
+
+
+def channel_launch(C: int, terms: int) -> tuple[tuple[int], tuple[int]]:
+    """A block for each of C channels, which adds up so many terms."""
+    return (C,), (min(max(1 << max(terms - 1, 0).bit_length(), _WARP), _BLOCK),)
+
+
+def flat_launch(n: int, itemsize: int) -> tuple[tuple[int], tuple[int]]:
+    """Grid and block for a kernel on n elements, each thread with 16 bytes of them."""
+    return (-(-n * itemsize // (16 * _BLOCK)),), (_BLOCK,)
+
+
+def multiprocessors() -> int:
+    """How many multiprocessors the current GPU has."""
+    import cupy
+
+    return _multiprocessors(cupy.cuda.Device().id)
+
+
+@functools.cache
+def _multiprocessors(device: int) -> int:
+    import cupy
+
+    return cupy.cuda.Device(device).attributes["MultiProcessorCount"]
+
+
+def serves(X: Any, C: int = 1) -> bool:
     """Whether the kernels take X with rows of C: a dtype of theirs, not empty, and 30 bits for a column."""
-    return X.size > 0 and X.dtype.name in CTYPE and C < 1 << 30
+    return X.size > 0 and X.dtype.name in FLOATS and C < 1 << 30
 
 
 def aligned(X: Any) -> Any:

@@ -15,7 +15,7 @@ from deepcore.backends.cupy.reduce import column_sum
 def linear(X: Any, W: Any, b: Any = None) -> Any:
     """Y = X W + b"""
     i, o = W.shape
-    Y = cupy.matmul(X.reshape(-1, i), W)  # one product, not a batch of them
+    Y = product(X.reshape(-1, i), W)  # one product, not a batch of them
     if b is not None:
         Y += b
     return Y.reshape(*X.shape[:-1], o)
@@ -25,5 +25,10 @@ def linear_backward(dY: Any, X: Any, W: Any, bias: bool = True) -> tuple[Any, An
     """dX = dY W^T, dW = X^T dY, db = sum dY"""
     i, o = W.shape
     dY_rows, rows = dY.reshape(-1, o), X.reshape(-1, i)
-    dX = cupy.matmul(dY_rows, W.T).reshape(X.shape)
-    return dX, cupy.matmul(rows.T, dY_rows), column_sum(dY_rows) if bias else None
+    dX = product(dY_rows, W.T).reshape(X.shape)
+    return dX, product(rows.T, dY_rows), column_sum(dY_rows) if bias else None
+
+
+def product(A: Any, B: Any) -> Any:
+    """A B: (..., n, k) (..., k, m) -> (..., n, m)"""
+    return cupy.matmul(A, B)

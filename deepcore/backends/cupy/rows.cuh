@@ -1,4 +1,4 @@
-// What the kernels on rows share: numbers, 16-byte loads and stores, and sums over the threads of a row.
+// What the kernels on rows share: 16-byte loads and stores of parts of a row, and sums over the threads of a row.
 //
 // Layout. An array is (n, C), row-major, its first element on a 16-byte boundary. A row has either a whole
 // block, blockDim = (32 to 512, 1), or one warp of a block, blockDim = (32, rows of the block); blockDim.x is a
@@ -6,69 +6,11 @@
 // odd, the first and last of a row are part of its neighbours' too, and only their own elements are touched.
 // A thread holds HELD vectors in registers at a time, neighbours in a warp next to each other: a chunk of
 // HELD * blockDim.x vectors. A row of one chunk is read once; longer rows are read again in each pass.
-//
-// Numbers are read and written as T, and computed in Wide<T>: float, or double for double.
-// Each family ends with a macro KERNELS(T, NAME), which makes its kernels for one dtype; kernels.py adds the line
-// that calls it, because compiling a family takes a second or two for each. No header is included, so that
-// NVRTC alone compiles this; tests/gpu/emulation.h gives it a meaning in C++.
 
 const int HELD = 4;
-#define KERNEL extern "C" __global__ void __launch_bounds__(512, 1)
 
-struct float16 { unsigned short bits; };
-struct bfloat16 { unsigned short bits; };
-
-template <class T> struct Wide { using type = float; };
-template <> struct Wide<double> { using type = double; };
-
-#ifndef EMULATION
-__device__ inline float half_to_float(unsigned short bits)
-{
-    float x;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
-    return x;
-}
-
-__device__ inline unsigned short float_to_half(float x)
-{
-    unsigned short bits;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
-    return bits;
-}
-#endif
-
-__device__ inline unsigned short float_to_bfloat16(float x)
-{
-    const unsigned bits = __float_as_uint(x);
-    if (x != x) return 0x7fff;
-    return (unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);  // the nearest; of two, the even one
-}
-
-__device__ inline float widen(float x) { return x; }
-__device__ inline double widen(double x) { return x; }
-__device__ inline float widen(float16 x) { return half_to_float(x.bits); }
-__device__ inline float widen(bfloat16 x) { return __uint_as_float((unsigned)x.bits << 16); }
-
-template <class T, class A> struct Narrow {
-    static __device__ T of(A x) { return (T)x; }
-};
-template <class A> struct Narrow<float16, A> {
-    static __device__ float16 of(A x) { return {float_to_half((float)x)}; }
-};
-template <class A> struct Narrow<bfloat16, A> {
-    static __device__ bfloat16 of(A x) { return {float_to_bfloat16((float)x)}; }
-};
-template <class T, class A> __device__ inline T narrow(A x) { return Narrow<T, A>::of(x); }
-
-template <class A> __device__ inline A infinity() { return (A)__uint_as_float(0x7f800000); }
-
-template <class T> union alignas(16) Vector {
-    uint4 all;
-    T each[16 / sizeof(T)];
-};
-
-// One thread's part of a row.
-template <class T> struct Part {
+// One thread's part of a row, by default HELD vectors at a time.
+template <class T, int H = HELD> struct Part {
     static constexpr int V = 16 / sizeof(T);
     long long start;  // where the row's first vector begins, in elements of the array
     int C, shift;     // the row's first element is number `shift` of that vector
@@ -78,19 +20,19 @@ template <class T> struct Part {
     {
         shift = (int)(row * C % V);
         start = row * C - shift;
-        chunks = (int)((shift + C + V - 1) / V + HELD * blockDim.x - 1) / (int)(HELD * blockDim.x);
+        chunks = (int)((shift + C + V - 1) / V + H * blockDim.x - 1) / (int)(H * blockDim.x);
     }
 
     // The column of a vector's first element: below 0 or beyond C - V where neighbours share the vector.
     __device__ int column(int chunk, int i) const
     {
-        return ((chunk * HELD + i) * (int)blockDim.x + (int)threadIdx.x) * V - shift;
+        return ((chunk * H + i) * (int)blockDim.x + (int)threadIdx.x) * V - shift;
     }
 
-    __device__ void load(const T* X, int chunk, Vector<T> (&x)[HELD]) const
+    __device__ void load(const T* X, int chunk, Vector<T> (&x)[H]) const
     {
 #pragma unroll
-        for (int i = 0; i < HELD; ++i) {
+        for (int i = 0; i < H; ++i) {
             const int c = column(chunk, i);
             const T* from = X + (start + shift + c);
             if (c >= 0 && c + V <= C) {
@@ -103,10 +45,10 @@ template <class T> struct Part {
         }
     }
 
-    __device__ void store(T* Y, int chunk, const Vector<T> (&y)[HELD]) const
+    __device__ void store(T* Y, int chunk, const Vector<T> (&y)[H]) const
     {
 #pragma unroll
-        for (int i = 0; i < HELD; ++i) {
+        for (int i = 0; i < H; ++i) {
             const int c = column(chunk, i);
             T* to = Y + (start + shift + c);
             if (c >= 0 && c + V <= C) {
@@ -123,7 +65,7 @@ template <class T> struct Part {
     template <class F> __device__ void each(int chunk, F f) const
     {
 #pragma unroll
-        for (int i = 0; i < HELD; ++i) {
+        for (int i = 0; i < H; ++i) {
             const int c = column(chunk, i);
 #pragma unroll
             for (int j = 0; j < V; ++j)
