@@ -52,9 +52,8 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-_FEATURES = set(
-    cpu_target.target_context.codegen().magic_tuple()[2].split(",")
-)  # of the processor compiled for
+_TARGET: Any = cpu_target.target_context
+_FEATURES = set(_TARGET.codegen().magic_tuple()[2].split(","))  # of the processor compiled for
 USABLE = {"+avx2", "+fma"} <= _FEATURES
 LANES = 16 if "+avx512f" in _FEATURES else 8  # float32 numbers in a vector
 ROWS = 6  # of a tile
