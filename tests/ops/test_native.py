@@ -1,4 +1,4 @@
-"""Every native NumPy kernel against the reference that it stands in for. A new kernel joins by one line."""
+"""Every native NumPy kernel, of both tiers, against its reference. A new kernel joins by one line."""
 
 import importlib
 import pkgutil
@@ -8,6 +8,8 @@ import pytest
 
 import deepcore.backends.numpy as native
 import deepcore.ops as ops
+from deepcore.backends.base import Backend
+from deepcore.backends.numpy import fast
 from deepcore.ops.dispatch import OPS
 
 for module in pkgutil.iter_modules(ops.__path__, "deepcore.ops."):
@@ -78,14 +80,25 @@ CASES = [  # op, arguments
 
 def kernel_of(op):
     family, _, name = op.partition(".")
-    return native.NumpyBackend().kernel(family, name)
+    return Backend.kernel(native.NumpyBackend(), family, name)
+
+
+def compiled_kernel_of(op):
+    return fast.kernel(*op.split("."))
+
+
+compiled_tier = pytest.mark.skipif(not fast.usable(), reason='needs numba: pip install "deepcore[fast]"')
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
 def test_a_native_kernel_gives_what_its_reference_gives(case):
     op, *arguments = case
-    got, wanted = kernel_of(op)(*arguments), OPS[op].reference(*arguments)
+    got = kernel_of(op)(*arguments)
     assert got is not NotImplemented
+    assert_same(got, OPS[op].reference(*arguments))
+
+
+def assert_same(got, wanted):
     for a, e in zip(*((r if isinstance(r, tuple) else (r,)) for r in (got, wanted)), strict=True):
         assert np.shape(a) == np.shape(e) and np.result_type(a) == np.result_type(e)
         np.testing.assert_allclose(a, e, rtol=2e-6, atol=2e-6)
@@ -93,4 +106,35 @@ def test_a_native_kernel_gives_what_its_reference_gives(case):
 
 def test_every_native_kernel_has_a_case():
     kernels = {op for op in OPS if kernel_of(op) is not None}
-    assert kernels == {case[0] for case in CASES}
+    compiled = set(COMPILED)
+    assert kernels | compiled == {case[0] for case in CASES}
+
+
+COMPILED = [op for op in OPS if compiled_kernel_of(op) is not None]
+
+
+@compiled_tier
+@pytest.mark.parametrize("op", COMPILED)
+@pytest.mark.parametrize("many", [False, True], ids=["one thread", "threads"])
+def test_a_compiled_kernel_gives_what_its_reference_gives(op, many, monkeypatch):
+    """In one thread and in all of them, in float32 and float64."""
+    from deepcore.backends.numpy.fast import compiled
+
+    if many:
+        monkeypatch.setattr(compiled, "WORTH_THREADS", 0)
+        monkeypatch.setattr(compiled.threads, "usable", lambda: True)
+    served = 0
+    for _, *arguments in [case for case in CASES if case[0] == op]:
+        for dtype in ("float32", "float64"):
+            inputs = [of_dtype(x, dtype) for x in arguments]
+            before = [x.copy() if isinstance(x, np.ndarray) else x for x in inputs]
+            got = compiled_kernel_of(op)(*inputs)
+            np.testing.assert_equal(inputs, before)
+            if got is not NotImplemented:
+                served += dtype == "float32"
+                assert_same(got, OPS[op].reference(*inputs))
+    assert served  # there is a case that it does not hand on
+
+
+def of_dtype(x, dtype):
+    return x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x

@@ -9,10 +9,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from deepcore.backends.base import import_optional
+from deepcore.errors import BackendFallbackWarning
 
 
 @functools.cache
@@ -22,7 +25,29 @@ def usable() -> bool:
 
 
 def kernel(family: str, name: str) -> Callable[..., Any] | None:
-    """The compiled kernel of an op, or None."""
-    if not usable():
+    """The compiled kernel of an op, or None. Imports numba with the first family that has kernels here."""
+    return getattr(_family(family), name, None) if usable() else None
+
+
+@functools.cache
+def _family(family: str) -> ModuleType | None:
+    """The module of a family's kernels. Where numba is there but broken, a warning, once, and None."""
+    module = f"{__name__}.{family}"
+    if importlib.util.find_spec(module) is None or not _numba_works():
         return None
-    return getattr(import_optional(f"{__name__}.{family}"), name, None)
+    return import_optional(module)
+
+
+@functools.cache
+def _numba_works() -> bool:
+    try:
+        import_optional("numba")
+    except Exception as error:  # a library that is there but broken may raise anything
+        warnings.warn(
+            f"numba cannot be used, so NumPy's own kernels run: {type(error).__name__}: {error}; "
+            "mend it, or set DEEPCORE_NUMBA=0",
+            BackendFallbackWarning,
+            stacklevel=2,
+        )
+        return False
+    return True

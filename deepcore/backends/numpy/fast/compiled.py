@@ -1,0 +1,170 @@
+"""How a kernel is compiled, kept on disk, and run by one thread or by all.
+
+A kernel is a loop over `numba.prange`. It is compiled twice: as a plain loop, for small arrays, and with the
+loop shared out to numba's threads, whose start costs a few microseconds. How many these are is numba's own
+setting: NUMBA_NUM_THREADS, OMP_NUM_THREADS or numba.set_num_threads.
+
+Flags: "contract" lets a product and a sum become one rounding (FMA); "reassoc" and "nsz" let a sum be taken
+in lanes. Neither lets the compiler assume that there is no NaN, as "fast" would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import os
+import sys
+import threading
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core import event
+from numba.core.caching import FunctionCache
+
+EXACT = {"contract"}
+SUMS = {"contract", "nsz", "reassoc"}
+WORTH_THREADS = 32768  # elements, some 15 us of work
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+# functions that kernels call: for one number, for a row of them, and for a row whose sum is taken
+inline = numba.njit(fastmath=EXACT, error_model="numpy", forceinline=True)
+row = numba.njit(fastmath=EXACT, error_model="numpy")
+row_sum = numba.njit(fastmath=SUMS, error_model="numpy")
+
+
+class Kernel:
+    """A compiled loop. Called with the number of elements that it goes over, then its own arguments."""
+
+    def __init__(self, loop: Callable[..., Any]):
+        self.serial = compiled(loop)
+        # under another name: numba's cache doesn't tell apart what differs in `parallel` alone
+        shared = types.FunctionType(loop.__code__, loop.__globals__, loop.__name__)
+        shared.__qualname__ = f"{loop.__qualname__}_threaded"
+        shared.__module__ = loop.__module__
+        self.threaded = compiled(shared, parallel=True)
+
+    def __call__(self, elements: int, *arguments: Any) -> Any:
+        if elements < WORTH_THREADS or not threads.usable():
+            return self.serial(*arguments)
+        return threads.run(self.threaded, arguments)
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """The function, compiled at its first call for each set of types or read from the cache on disk."""
+    dispatcher = numba.njit(fastmath=EXACT, error_model="numpy", nogil=True, **options)(function)
+    with contextlib.suppress(RuntimeError):  # there is no folder to write to
+        dispatcher._cache = _Cache(function)
+    return dispatcher
+
+
+class _Cache(FunctionCache):
+    """Numba's cache on disk, which looks only at the file that a function stands in; here they share code.
+
+    A file that can't be read or written costs a compilation, nothing else.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        super().__init__(function)
+        self._cache_file._source_stamp = _sources()
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        with contextlib.suppress(Exception):
+            return super().load_overload(sig, target_context)
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with contextlib.suppress(OSError):
+            super().save_overload(sig, data)
+
+
+@functools.cache
+def _sources() -> bytes:
+    """A digest of all that is compiled here."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).digest()
+
+
+class _Threads:
+    """Numba's threads: whether they may be used now, and by whom."""
+
+    def __init__(self) -> None:
+        self.forked = False
+        self.layer: str | None = None  # what they are made with, known when they have run
+        self.turn = threading.Lock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.after_fork)
+
+    def after_fork(self) -> None:
+        """A forked child has no threads of its parent's, and GNU OpenMP ends a process that asks for them."""
+        self.forked = True
+
+    def usable(self) -> bool:
+        return not self.forked and numba.get_num_threads() > 1
+
+    def run(self, kernel: Any, arguments: tuple[Any, ...]) -> Any:
+        """OpenMP and TBB serve several callers at once; numba's own pool, without them, only one."""
+        if self.layer in ("omp", "tbb"):
+            return kernel(*arguments)
+        with self.turn:
+            result = kernel(*arguments)
+            self.layer = numba.threading_layer()
+        return result
+
+
+threads = _Threads()
+
+
+def served(*arrays: np.ndarray) -> bool:
+    """Whether the kernels here serve arrays like these: float32 or float64, all alike, and not empty."""
+    first = arrays[0]
+    return first.dtype in _FLOATS and first.size > 0 and all(x.dtype == first.dtype for x in arrays[1:])
+
+
+def plain(X: np.ndarray) -> np.ndarray:
+    """X, or a copy of it in C order that may be written to: one memory layout is one compilation."""
+    return X if type(X) is np.ndarray and X.flags.carray else np.array(X, order="C", subok=False)
+
+
+def _import_without_scipy() -> None:
+    """Import the part of numba that imports scipy.linalg, only to see whether it is there, in 0.25 s.
+
+    Where somebody's function needs it, numba imports it again.
+    """
+    if "numba.np.arraymath" in sys.modules or importlib.util.find_spec("scipy") is None:
+        return
+    from numba.np import linalg
+
+    ensure_blas, linalg.ensure_blas = linalg.ensure_blas, lambda: None
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = ensure_blas
+
+
+class _Announcement(event.Listener):
+    """Says on stderr, once a process, that a kernel is being compiled, since that takes a moment."""
+
+    said = False
+
+    def on_start(self, event: event.Event) -> None:
+        function = event.data["dispatcher"].py_func  # type: ignore[index]
+        if self.said or not function.__module__.startswith(__package__):
+            return
+        _Announcement.said = True
+        print(
+            f"deepcore: compiling {function.__name__} and other kernels that are used, once for this machine "
+            "(DEEPCORE_NUMBA=0 does without)",
+            file=sys.stderr,
+        )
+
+    def on_end(self, event: event.Event) -> None:
+        pass
+
+
+_import_without_scipy()
+event.register("numba:compile", _Announcement())

@@ -1,0 +1,149 @@
+"""Exponentials and logarithms that the compiler can work on 8 or 16 numbers at a time.
+
+Numba calls the C library for these, number by number, which takes ten times as long. Each is a polynomial
+that is as near to the function as one of its degree can be (Remez), for float32 and for float64, and has no
+branch. Errors, in units of the last place, are held by tests/accuracy/test_elementary.py, against mpmath.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
+
+from deepcore.backends.numpy.fast.compiled import inline
+
+
+def _singles(*numbers: float) -> tuple[np.float32, ...]:
+    return tuple(np.float32(number) for number in numbers)
+
+
+def _doubles(*numbers: float) -> tuple[np.float64, ...]:
+    return tuple(np.float64(number) for number in numbers)
+
+
+# (e^r - 1 - r) / r^2 for |r| <= log(2) / 2, to 5e-11 and 3e-18
+_EXP_32 = _singles(0.5, 0.166666669, 0.0416662699, 0.00833326437, 0.00139460735, 0.000199183778)
+_EXP_64 = _doubles(0.50000000000000127, 0.16666666666666699, 0.041666666666515428, 0.0083333333333071539,
+                   0.0013888888947013236, 0.00019841269917501059, 2.4801489945084652e-5,
+                   2.7557216191036405e-6, 2.7631279303828138e-7, 2.5117896980934293e-8)  # fmt: skip
+
+# 1 / log 2; log 2 as the sum of two, of which the first has so few digits that n times it is exact; a number
+# so large that what is added to it is rounded to a whole number; the least x whose e^x has all its digits
+_RANGE_32 = _singles(1 / math.log(2), 0.693359375, -2.12194440e-4, 1.5 * 2**23, -87.3365)
+_RANGE_64 = _doubles(
+    1 / math.log(2), 6.93147180369123816490e-01, 1.90821492927058770002e-10, 1.5 * 2**52, -708.39
+)
+
+# (log((1 + s) / (1 - s)) - 2 s) / s^3 in s^2, for 0 <= s <= 1/3, to 2e-10 and 2e-21
+_LOG_32 = _singles(0.666666795, 0.399986782, 0.286210421, 0.213899607, 0.244249086)
+_LOG_64 = _doubles(0.66666666666666666, 0.40000000000000279, 0.28571428571373768,
+                   0.22222222227805326, 0.18181817843798501, 0.15384628493520666, 0.13332993700427253,
+                   0.11770701539403371, 0.10454166063687197, 0.10102851801236187, 0.057694029795302834,
+                   0.16096584946218114)  # fmt: skip
+
+
+@inline
+def exp_of_negative(x):
+    """e^x for x <= 0: to 1 unit.
+
+    0 below the smallest number that has all its digits: smaller ones slow arithmetic down a hundredfold.
+    """
+    n, q = _power_of_2_and_rest(x)
+    y = (q + type(x)(1)) * two_to(n)
+    return type(x)(0) if x < smallest_exponent(x) else y
+
+
+@inline
+def expm1_of_negative(x):
+    """e^x - 1 for x <= 0, however small: to 1.5 units."""
+    n, q = _power_of_2_and_rest(x)
+    scale = two_to(n)
+    return q * scale + (scale - type(x)(1))
+
+
+@inline
+def _power_of_2_and_rest(x):
+    """n, a whole number, and q = e^r - 1, where x = n log 2 + r and |r| <= log(2) / 2: e^x = 2^n (1 + q)."""
+    per_log_2, log_2, log_2_rest, rounder, least = by_type(x, _RANGE_32, _RANGE_64)
+    x = least if x < least else x  # NaN stays NaN
+    n = (x * per_log_2 + rounder) - rounder
+    r = (x - n * log_2) - n * log_2_rest
+    return n, _polynomial(by_type(x, _EXP_32, _EXP_64), r) * (r * r) + r
+
+
+@inline
+def log1p_of_fraction(x):
+    """log(1 + x) for 0 <= x <= 1: to 1 unit.
+
+    With s = x / (2 + x), it is log((1 + s) / (1 - s)) = 2 s + s^3 P(s^2), and 2 s = x - s x.
+    """
+    s = x / (x + type(x)(2))
+    t = s * s
+    return x - s * (x - t * _polynomial(by_type(x, _LOG_32, _LOG_64), t))
+
+
+@inline
+def tanh(x):
+    """With t = e^(-2 |x|) - 1, -t / (2 + t): to 3 units, however small x is."""
+    t = expm1_of_negative(type(x)(-2) * abs(x))
+    y = t / (t + type(x)(2))
+    return -y if x > 0 else y
+
+
+@inline
+def smallest_exponent(x):
+    """The least number whose exponential has all its digits in x's type."""
+    return by_type(x, _RANGE_32, _RANGE_64)[4]
+
+
+@inline
+def _polynomial(coefficients, x):
+    p = coefficients[len(coefficients) - 1]
+    for k in range(len(coefficients) - 2, -1, -1):
+        p = p * x + coefficients[k]
+    return p
+
+
+def by_type(x: Any, single: Any, double: Any) -> Any:
+    """`single` where x is a float32, `double` where it is a float64; decided when it is compiled."""
+    raise NotImplementedError("only compiled code calls this")
+
+
+@overload(by_type, inline="always")
+def _by_type(x, single, double):
+    if x == types.float32:
+        return lambda x, single, double: single
+    return lambda x, single, double: double
+
+
+def two_to(n: Any) -> Any:
+    """2^n for a whole number n, -126 <= n <= 127 in float32, -1022 <= n <= 1023 in float64: its bits."""
+    raise NotImplementedError("only compiled code calls this")
+
+
+@overload(two_to, inline="always")
+def _two_to(n):
+    if n == types.float32:
+        return lambda n: np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return lambda n: np.int64((np.int64(n) + np.int64(1023)) << np.int64(52)).view(np.float64)
+
+
+def _maximum(typingctx, a, b):
+    """The larger of two numbers of one type, or NaN if one of them is: LLVM's own, which works in lanes."""
+
+    def generate(context, builder, signature, arguments):
+        kind = arguments[0].type
+        function = builder.module.declare_intrinsic(
+            "llvm.maximum", [kind], ir.FunctionType(kind, [kind, kind])
+        )
+        return builder.call(function, arguments)
+
+    return a(a, b), generate
+
+
+maximum: Any = intrinsic(_maximum)

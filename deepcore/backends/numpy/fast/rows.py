@@ -1,0 +1,42 @@
+"""What kernels do with a row of numbers: steps of softmax, of cross-entropy and of normalisation.
+
+A sum is taken in the numbers' own precision over so few of them that nothing is lost, then in float64.
+"""
+
+from __future__ import annotations
+
+from deepcore.backends.numpy.fast.compiled import row, row_sum
+from deepcore.backends.numpy.fast.elementary import exp_of_negative, maximum
+
+_FEW = 512  # some 16 for each lane
+
+
+@row
+def largest(x):
+    """max x, or NaN if x holds one."""
+    top = x[0]
+    for j in range(len(x)):
+        top = maximum(top, x[j])
+    return top
+
+
+@row_sum
+def exp_and_sum(x, top, E):
+    """E = e^(x - top), where no x is above top. Returns sum E."""
+    total = 0.0
+    for start in range(0, len(x), _FEW):
+        few, e = x[start : start + _FEW], E[start : start + _FEW]
+        s = x.dtype.type(0)
+        for j in range(len(few)):
+            y = exp_of_negative(few[j] - top)
+            e[j] = y
+            s += y
+        total += s
+    return total
+
+
+@row
+def scale(x, factor):
+    """x = factor x, in place."""
+    for j in range(len(x)):
+        x[j] *= factor
