@@ -121,12 +121,12 @@ class Net(Composition):
     def compile(self, optimizer: Any) -> CompiledStep:
         """step(X, y) -> loss: forward, loss, backward and update by this optimizer as one program.
 
-        Compiled by the net's library if it can (JAX does), and if every Function is `traceable`: the built-in
-        ones are, your own say so in their class. Else the same step, call by call; the numbers are the same.
-        After it only weights, buffers, optimizer and loss are current: grad, cache and gradients() raise
-        StateError. A label out of range makes the loss of a compiled step NaN and changes nothing;
-        `step.check()`, or a later step, raises the LabelError. An array that a Function keeps elsewhere than
-        in `weight` and `buffer` counts as constant.
+        Compiled if the net's library can (JAX's and NumPy's can), and if every Function is `traceable`: the
+        built-in ones are, your own say so in their class. Else the same step, call by call; the numbers are
+        the same, on NumPy bit for bit. After it only weights, buffers, optimizer and loss are current: grad,
+        cache and gradients() raise StateError. A label out of range changes nothing: NumPy raises LabelError,
+        elsewhere the loss is NaN, and `step.check()`, or a later step, raises. An array that a Function keeps
+        elsewhere than in `weight` and `buffer` counts as constant.
         Raises StateError for a net without a loss.
 
         >>> import numpy as np

@@ -10,6 +10,10 @@ from typing import Any
 from deepcore.errors import BackendUnavailable, DTypeError
 
 
+class Diverged(Exception):
+    """What a compiled function does is not what the function would do with these numbers."""
+
+
 class Backend:
     """One array library.
 
@@ -23,6 +27,7 @@ class Backend:
     namespace: str = ""  # the module that speaks the array API standard
     install: str = ""  # what pip installs to have the library; its package unless given
     kernels: str | None = None
+    on_host: bool = False  # whether to look at a number waits for nothing
     view_of: str = "base"  # the attribute of a view that names the array whose memory it shows
 
     def __init__(self) -> None:
@@ -102,8 +107,10 @@ class Backend:
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any] | None:
         """A function that does what `function` does, in one piece, or None if this library has no compiler.
 
-        `function` takes and returns dicts and tuples of arrays, nested, changes nothing else, and keeps no
-        number from call to call. It may be run on stand-ins for arrays, once for each set of shapes.
+        `function` takes arrays and returns a tuple of arrays, changes nothing else, and keeps no number from
+        call to call. It may be run on stand-ins for arrays, at the first call; later calls bring arrays of
+        the same shapes, dtypes and strides. One that finds out, on the host, that the numbers ask for another
+        way than the first ones did raises Diverged, and nothing has changed.
         """
         return None
 

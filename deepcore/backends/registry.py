@@ -131,6 +131,11 @@ def backend_of_type(kind: type) -> Backend:
     return _BACKEND_OF_TYPE[kind]
 
 
+def adopt(kind: type, backend: Backend) -> None:
+    """From now on arrays of this type, stand-ins for those of a library, belong to a backend of their own."""
+    _BACKEND_OF_TYPE[kind] = backend
+
+
 def mixed(wanted: Backend, got: Backend) -> MixedBackendError:
     """The error for an array of `got` where the others are of `wanted`."""
     return MixedBackendError(

@@ -48,14 +48,31 @@ class Node:
         return tree
 
     def __setattr__(self, name: str, value: Any) -> None:
-        plain = type(value) in _PLAIN and type(self.__dict__.get(name)) in _PLAIN
-        if name != "weight_update" and (not plain or name == "trainable"):
-            self.__dict__["_structure"] = None
+        if name != "weight_update":
+            plain = type(value) in _PLAIN and type(self.__dict__.get(name)) in _PLAIN
+            if not plain or name == "trainable":
+                self.__dict__["_structure"] = None
+            EDITS.note()
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
         self.__dict__["_structure"] = None
+        EDITS.note()
         super().__delattr__(name)
+
+
+class _Edits:
+    """Counts how often an attribute of any Node was set: as long as it hasn't been, no setting differs."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self.latest = 0
+
+    def note(self) -> None:
+        self.latest = next(self._numbers)  # a number of its own, whatever other threads do
+
+
+EDITS = _Edits()
 
 
 class Tree:

@@ -10,24 +10,25 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
-from deepcore.backends.base import Backend
+from deepcore.backends.base import Backend, Diverged
 from deepcore.backends.registry import array_namespace, backend_of
-from deepcore.backends.select import dtype_name
 from deepcore.core.function import NEVER_COPIED, Function, first_weight
 from deepcore.core.layer import Layer
 from deepcore.core.net import Composition
 from deepcore.core.parameters import Changes, find_buffers, find_parameters, functions, walk
 from deepcore.core.random import Generator, current_generator
 from deepcore.core.record import CURRENT, LastCall, Staged
+from deepcore.core.tree import EDITS, Tree
 from deepcore.errors import StateError, UnsupportedError
 from deepcore.optim import Optimizer
 
-State = dict[str, Any]
 Numbers = dict[str, dict[str, Any]]  # path of a weight -> name -> what the optimizer's rule needs to know now
 Scale = Callable[[Composition], Any]  # a net with gradients -> the factor for all of them, or None for 1
 
@@ -42,10 +43,21 @@ class CompiledStep:
     Compiled if the net's library has a compiler and every Function is `traceable`, else made call by call;
     the numbers are the same. Afterwards weights, buffers and the optimizer are current, and records and
     gradients are gone: to read one raises StateError.
+
+    checked: whether the caller has checked all labels.   output: whether `changes` gives the net's output too
+    patience: how many steps with a batch of one shape are made call by call, before a program is made that
+    pays only in the long run.   strict: whether to raise UnsupportedError if a step can't be traced
     """
 
     def __init__(
-        self, net: Composition, optimizer: Optimizer, scale: Scale = lambda net: None, checked: bool = False
+        self,
+        net: Composition,
+        optimizer: Optimizer,
+        scale: Scale = lambda net: None,
+        checked: bool = False,
+        output: bool = False,
+        patience: int = 0,
+        strict: bool = False,
     ):
         if net.loss_fn is None:
             raise StateError(
@@ -54,8 +66,14 @@ class CompiledStep:
         self.net = net
         self.optimizer = optimizer
         self.scale = scale
-        self.checked = checked  # whether the caller has checked all labels
+        self.checked = checked
+        self.output = output
+        self.patience = patience
+        self.strict = strict
+        self._standing: _Standing | None = None  # None: not known, or none that allows a program
         self._programs: dict[Any, _Program] = {}
+        self._made: dict[Any, int] = {}  # the shapes of a batch -> the steps made with it call by call
+        self._refused: dict[Any, str] = {}  # the net's tree and a batch's layout -> why there is no program
         # of each step that nobody has looked at: whether its labels fit, they, out's shape, the weights moved
         self._doubts: list[tuple[Any, Any, tuple[int, ...], list[str]]] = []
 
@@ -63,8 +81,8 @@ class CompiledStep:
         """The loss, a 0-d array; float(loss) waits for the step.
 
         X and y must be arrays of the net's library. If a label is out of range nothing changes: a step that
-        isn't compiled raises LabelError at once; of a compiled one the loss is NaN, and a later step, or
-        `check`, raises.
+        isn't compiled, or is on NumPy, raises LabelError at once; of another the loss is NaN, and a later
+        step, or `check`, raises.
         """
         changes, _, loss = self.changes(X, y)
         changes.commit()
@@ -84,139 +102,320 @@ class CompiledStep:
             self.net.loss_fn.check_targets(y, shape)  # type: ignore[union-attr]
 
     def changes(self, X: Any, y: Any) -> tuple[Changes, Any, Any]:
-        """What the step changes, not yet committed; the output; the loss."""
-        backend = compiler(self.net)
-        if backend is None or why_not(self.net, self.optimizer):
-            changes, out, loss = _step(
-                self.net, self.optimizer, self.scale, X, y, None, labels_checked=self.checked
-            )
+        """What the step changes, not yet committed; the output, or None unless it is wanted; the loss."""
+        batch = _layout(X), _layout(y), current_generator().seed
+        standing = self._standing
+        if standing is not None and standing.holds():
+            program = standing.programs.get(batch)
         else:
-            backend_of(first_weight(self.net), X, y)  # raises unless they are of one library
-            self.optimizer.check_net(self.net)
-            changes, out, loss = self._run(backend, X, y)
-            self.optimizer.bind(self.net)
-        _forget_records(self.net, changes)
+            standing, program = None, None
+        try:
+            if standing is not None and program is not None:
+                done = self._run(program, standing, X, y)
+            else:
+                done = self._by_new_program(standing, X, y, batch)
+        except Diverged:
+            done = None
+        if done is None:
+            done = _step(self.net, self.optimizer, self.scale, X, y, None, checked=self.checked)
+        _forget_records(self.net, self.net._tree() if standing is None else standing.tree, done[0])
+        return done
+
+    def _by_new_program(
+        self, standing: _Standing | None, X: Any, y: Any, batch: Any
+    ) -> tuple[Changes, Any, Any] | None:
+        """What `changes` gives, or None if this step must be made call by call. Raises Diverged."""
+        net, optimizer = self.net, self.optimizer
+        if self._made.get(batch, 0) < self.patience:
+            self._made[batch] = self._made.get(batch, 0) + 1
+            return None
+        backend = compiler(net)
+        if backend is None or why_not(net, optimizer) or (net._tree(), batch) in self._refused:
+            return None
+        backend_of(first_weight(net), X, y)  # raises unless they are of one library
+        optimizer.check_net(net)
+        if standing is None:
+            standing = self._standing = _Standing(net, optimizer, backend)
+        key = standing.key, batch
+        program = self._programs.get(key) or _Program(self, standing)
+        try:
+            done = self._run(program, standing, X, y)
+        except Diverged:
+            raise
+        except Exception as error:
+            if not backend.on_host:
+                raise
+            # call by call it raises what it has to, or it can do without a program
+            done = _step(net, optimizer, self.scale, X, y, None, checked=self.checked)
+            if self.strict:
+                raise UnsupportedError(f"a step can't be compiled: {error}") from error
+            self._refuse((net._tree(), batch), error)
+            return done
+        optimizer.bind(net)
+        for programs, name in ((self._programs, key), (standing.programs, batch)):
+            if len(programs) >= _MOST_PROGRAMS and name not in programs:
+                del programs[next(iter(programs))]
+            programs[name] = program
+        return done
+
+    def _refuse(self, key: Any, error: Exception) -> None:
+        """From now on make such steps call by call."""
+        import logging  # 5 ms that few need
+
+        if len(self._refused) >= _MOST_PROGRAMS:
+            del self._refused[next(iter(self._refused))]
+        self._refused[key] = str(error)
+        logging.getLogger("deepcore").debug("steps are made call by call: %s", error)
+
+    def _run(self, program: _Program, standing: _Standing, X: Any, y: Any) -> tuple[Changes, Any, Any]:
+        """One step of a program."""
+        generator = current_generator()
+        loss, *new = program(X, y, standing, generator)
+        out = new.pop(0) if self.output else None
+        fit = new.pop(0) if program.in_doubt else None
+        move = standing.moves.get(program)
+        if move is None:
+            move = standing.moves[program] = _Move(standing, program.moved)
+        changes = standing.after(move, new)
+        if program.draws:
+            drawn = {s: generator.calls.get(s, 0) + n for s, n in program.draws.items()}
+            changes.set(generator.calls, drawn)
+        if fit is not None:
+            self._doubts.append((fit, y, program.out_shape, [path for _, path in move.rows]))
         return changes, out, loss
 
-    def _run(self, backend: Backend, X: Any, y: Any) -> tuple[Changes, Any, Any]:
-        net, optimizer, generator = self.net, self.optimizer, current_generator()
+
+class _Standing:
+    """Where a net and its optimizer stand: all that a program takes for granted besides the batch, and
+    the arrays that it starts from. It holds until something else than a step of a program changes them.
+    """
+
+    def __init__(self, net: Composition, optimizer: Optimizer, backend: Backend):
+        self.net, self.optimizer, self.backend = net, optimizer, backend
+        self.tree, self.edits = net._tree(), EDITS.latest
+        self.settings, self.overrides = dict(optimizer.settings), copy.deepcopy(optimizer.overrides)
+        self.steps = optimizer.steps
         parameters, buffers = find_parameters(net), find_buffers(net)
-        state = {
-            "weights": {path: p.value for path, p in parameters.items()},
-            "buffers": {path: f.buffer[name] for path, (f, name) in buffers.items()},
-            "memory": {
-                path: optimizer.memory(path, p.value) for path, p in parameters.items() if p.trainable
-            },
-        }
-        numbers = {path: optimizer.numbers(path) for path in state["memory"]}
-        key = self._key(X, y, generator.seed)
-        program = self._programs.get(key)
-        if program is None:
-            if len(self._programs) >= _MOST_PROGRAMS:
-                del self._programs[next(iter(self._programs))]
-            program = self._programs[key] = _Program(self, backend, numbers, generator)
-        new = program(state, X, y, numbers, generator.calls)
-
-        changes = Changes()
-        for path, W in new["weights"].items():
-            changes.set_parameter(parameters[path], W)
-        for path, array in new["buffers"].items():
-            f, name = buffers[path]
-            changes.set(f.buffer, {name: array})
-        steps = {path: optimizer.steps_of(path) + 1 for path in new["weights"]}
-        memory = new["memory"]
-        changes.set(optimizer.state, {path: {"step": t, **memory.get(path, {})} for path, t in steps.items()})
-        changes.set(optimizer.progress, {"steps": optimizer.steps + 1})
-        changes.set(generator.calls, {s: generator.calls.get(s, 0) + n for s, n in program.draws.items()})
-        if "fit" in new:
-            self._doubts.append((new["fit"], y, tuple(new["out"].shape), list(steps)))
-        return changes, new["out"], new["loss"]
-
-    def _key(self, X: Any, y: Any, seed: int) -> Any:
-        """All that a program takes for granted: if any of it differs, another one is made."""
-        optimizer = self.optimizer
-        return (
-            self.net._tree(),
-            tuple(map(_settings, functions(self.net))),
-            tuple((path, len(p.places)) for path, p in find_parameters(self.net).items()),
+        self.paths = [path for path, p in parameters.items() if p.trainable]
+        self.rows: list[dict[str, Any]] = []  # what the optimizer keeps of each of them
+        self.arrays = [*(p.value for p in parameters.values()), *(f.buffer[n] for f, n in buffers.values())]
+        # where each array stands: a dict of the net, a name, and its number in `arrays`
+        self.cells = [
+            (layer.weight, name, i) for i, p in enumerate(parameters.values()) for layer, name in p.places
+        ]
+        self.cells += [(f.buffer, name, i) for i, (f, name) in enumerate(buffers.values(), len(parameters))]
+        self.tables = [t for f in functions(net) for t in (f.weight, f.buffer) if t]
+        self.sizes = [*map(len, self.tables)]
+        self.weights = {path: i for i, path in enumerate(parameters)}
+        self.parameters = list(parameters.values())
+        # the same for the optimizer's arrays: a number in `rows`, a name, a number in `arrays`
+        self.memory: list[tuple[int, str, int]] = []
+        for k, path in enumerate(self.paths):
+            memory = optimizer.memory(path, parameters[path].value)
+            self.rows.append({"step": optimizer.steps_of(path), **memory})
+            for name, x in memory.items():
+                self.memory.append((k, name, len(self.arrays)))
+                self.arrays.append(x)
+        self.groups = self._find_groups()
+        self.rates = self._find_rates()
+        self.programs: dict[Any, _Program] = {}  # by the layouts of a batch
+        self.moves: dict[_Program, _Move] = {}
+        self.key = (
+            self.tree,
+            tuple(map(_settings, functions(net))),
+            tuple((path, len(p.places)) for path, p in parameters.items()),
             repr([{**optimizer.settings, "lr": None}, optimizer.overrides]),
-            (tuple(X.shape), X.dtype, tuple(y.shape), y.dtype),
-            seed,
+            tuple(map(tuple, self.groups)),
+            tuple(map(_layout, self.arrays)),
         )
+
+    def _find_groups(self) -> list[list[str]]:
+        """The paths of weights for which the optimizer's numbers are the same at every step."""
+        groups: dict[Any, list[str]] = {}
+        for path, row in zip(self.paths, self.rows, strict=True):
+            matched = tuple(pattern for pattern in self.overrides if fnmatchcase(path, pattern))
+            groups.setdefault((matched, row["step"]), []).append(path)
+        return list(groups.values())
+
+    def numbers(self) -> list[float]:
+        """What the optimizer's rule needs to know for the coming step, one group after the other."""
+        rule = self.optimizer._numbers
+        return [x for s, k in self.rates for x in rule(s, self.rows[k]["step"] + 1).values()]
+
+    def _find_rates(self) -> list[tuple[dict[str, Any], int]]:
+        """For each group its settings, and the number in `rows` of one of its weights."""
+        return [(self.optimizer.settings_of(group[0]), self.paths.index(group[0])) for group in self.groups]
+
+    def holds(self) -> bool:
+        """Whether everything is where the last step of a program left it. The rate may differ."""
+        optimizer, arrays = self.optimizer, self.arrays
+        if EDITS.latest != self.edits or optimizer.steps != self.steps:
+            return False
+        for table in self.tree.tables:
+            if not table.holds():
+                return False
+        if optimizer.settings != self.settings:
+            if {**optimizer.settings, "lr": None} != {**self.settings, "lr": None}:
+                return False
+            self.settings, self.rates = dict(optimizer.settings), self._find_rates()
+        if optimizer.overrides != self.overrides:
+            return False
+        for table, name, i in self.cells:
+            if table.get(name) is not arrays[i]:
+                return False
+        if [*map(len, self.tables)] != self.sizes:
+            return False
+        if not all(map(operator.is_, map(optimizer.state.get, self.paths), self.rows)):
+            return False
+        for k, name, i in self.memory:  # noqa: SIM110 - all() of a generator takes twice as long
+            if self.rows[k].get(name) is not arrays[i]:
+                return False
+        return True
+
+    def after(self, move: _Move, new: list[Any]) -> Changes:
+        """The changes of a step that gives these new arrays.
+
+        They are taken for made: if they are not committed, `holds` is False for good.
+        """
+        if [*map(type, new)] != move.kinds:
+            for i, x in zip(move.moved, new, strict=True):
+                if i < len(self.parameters):
+                    Changes().set_parameter(self.parameters[i], x)  # raises if it is a mere stand-in
+        arrays, rows = self.arrays.copy(), self.rows.copy()
+        for i, x in zip(move.moved, new, strict=True):
+            arrays[i] = x
+        state: dict[str, dict[str, Any]] = {}
+        for k, path in move.rows:
+            rows[k] = state[path] = {"step": rows[k]["step"] + 1}
+        for k, name, i in move.memory:
+            rows[k][name] = arrays[i]
+        changes = Changes()
+        changes.live = move.live.copy()
+        changes.new = [{name: arrays[i]} for name, i in move.names]
+        changes.new += (state, {"steps": self.steps + 1})
+        self.arrays, self.rows, self.steps = arrays, rows, self.steps + 1
+        return changes
+
+
+class _Move:
+    """Where the new arrays of a program go."""
+
+    def __init__(self, standing: _Standing, moved: list[int]):
+        self.moved = moved
+        is_new = set(moved)
+        self.kinds = [type(standing.arrays[i]) for i in moved]
+        cells = [(table, name, i) for table, name, i in standing.cells if i in is_new]
+        self.names = [(name, i) for _, name, i in cells]
+        optimizer = standing.optimizer
+        self.live = [*(table for table, _, _ in cells), optimizer.state, optimizer.progress]
+        # the numbers in `rows` of the weights that move, with their paths; and what else is in those rows
+        self.rows = [(k, path) for k, path in enumerate(standing.paths) if standing.weights[path] in is_new]
+        of_moved = {k for k, _ in self.rows}
+        self.memory = [(k, name, i) for k, name, i in standing.memory if k in of_moved]
 
 
 class _Program:
     """The step as a pure function, compiled, for one state of all settings and shapes."""
 
-    def __init__(self, step: CompiledStep, backend: Backend, numbers: Numbers, generator: Generator):
+    def __init__(self, step: CompiledStep, standing: _Standing):
         self.net, self.optimizer, self.scale = step.net, step.optimizer, step.scale
-        self.backend = backend
-        self.layout = [(path, name) for path, row in numbers.items() for name in row]
+        self.checked, self.output = step.checked, step.output
+        self.backend = standing.backend
+        # whether nobody can look at numbers: the labels are then judged by the program, too late to raise
+        self.blind = not self.backend.on_host
+        self.in_doubt = False  # whether it has judged them
+        generator = current_generator()
         self.seed = generator.seed
-        self.checked = step.checked
         # stream of random numbers -> where its call number stands; one that appears later starts from 0
         self.slots = {stream: slot for slot, stream in enumerate(generator.calls)}
         self.most_slots = len(self.slots) + _NEW_STREAMS
         self.draws: dict[str, int] = {}  # stream -> draws in a step; known once the function has been traced
-        self.function: Any = backend.compile(self.pure_step) or self.pure_step
+        self.moved: list[int] = []  # which of the arrays have changed; the same
+        self.out_shape: tuple[int, ...] = ()
+        self.standing: _Standing | None = standing  # until the function has been traced
+        self.numbers: list[float] | None = None  # those of the last step, ...
+        self.row: Any = None  # ... as an array
+        self.called: Any = None  # how often the streams have been drawn from
+        self.function: Any = self.backend.compile(self.pure_step) or self.pure_step
 
-    def __call__(self, state: State, X: Any, y: Any, numbers: Numbers, calls: dict[str, int]) -> State:
-        """What pure_step returns. numbers: as the optimizer gives them.   calls: draws so far, by stream."""
-        W = first_weight(self.net)
-        device = self.backend.device(W)
-        dtype = "float64" if dtype_name(W) == "float64" else "float32"
-        row = np.array([number for row in numbers.values() for number in row.values()], dtype)
-        called = np.zeros(self.most_slots, np.uint32)
-        for stream, slot in self.slots.items():
-            called[slot] = calls.get(stream, 0)
-        put = self.backend.asarray
-        return self.function(state, X, y, put(row, device=device), put(called.view(np.int32), device=device))
+    def __call__(self, X: Any, y: Any, standing: _Standing, generator: Generator) -> tuple[Any, ...]:
+        """What pure_step returns."""
+        numbers = standing.numbers()
+        if numbers != self.numbers:
+            self.numbers, self.row = numbers, self._put(np.array(numbers, standing.arrays[0].dtype), standing)
+        if self.draws or self.standing:  # it draws, or nobody knows yet
+            called = np.zeros(self.most_slots, np.uint32)
+            for stream, slot in self.slots.items():
+                called[slot] = generator.calls.get(stream, 0)
+            self.called = self._put(called.view(np.int32), standing)
+        return self.function(X, y, self.row, self.called, *standing.arrays)
 
-    def pure_step(self, state: State, X: Any, y: Any, row: Any, called: Any) -> State:
-        """The weights, buffers and memory that have changed, loss, out, and whether the labels fit."""
-        net, optimizer = self._copies(state)
-        numbers: Numbers = {path: {} for path, _ in self.layout}
-        for index, (path, name) in enumerate(self.layout):
-            numbers[path][name] = row[index]
+    def _put(self, host: np.ndarray, standing: _Standing) -> Any:
+        """The same as an array of the net's library, where the net is."""
+        return self.backend.asarray(host, device=self.backend.device(standing.arrays[0]))
+
+    def pure_step(self, X: Any, y: Any, row: Any, called: Any, *arrays: Any) -> tuple[Any, ...]:
+        """The loss; out, if it is wanted; whether the labels fit, if nobody can look; and the arrays that
+        have changed, whose numbers are then in `moved`.
+        """
+        standing: Any = self.standing
+        net, optimizer = self._copies(standing, arrays)
         self.draws.clear()
         draws = _Draws(self.seed, called, self.slots, self.draws)
         changes, out, loss = _step(
-            net, optimizer, self.scale, X, y, numbers, generator=draws, labels_checked=True
+            net,
+            optimizer,
+            self.scale,
+            X,
+            y,
+            self._numbers(standing, row),
+            self.checked,
+            self.blind,
+            generator=draws,
         )
         changes.commit()
-        fit = None if self.checked else net.loss_fn.targets_fit(y, tuple(out.shape))  # type: ignore[union-attr]
+        fit = None
+        if self.blind and not self.checked:
+            fit = net.loss_fn.targets_fit(y, tuple(out.shape))  # type: ignore[union-attr]
+        after = _Standing(net, optimizer, self.backend).arrays
+        self.moved = [i for i, (old, new) in enumerate(zip(arrays, after, strict=True)) if new is not old]
 
-        def changed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-            moved = {  # in its own dtype: the step's numbers are float32 beside weights of half that width
-                name: array_namespace(x).astype(x, old[name].dtype)
-                for name, x in new.items()
-                if x is not old[name]
-            }
-            if fit is None:
-                return moved
-            return {name: array_namespace(x).where(fit, x, old[name]) for name, x in moved.items()}
+        def settled(old: Any, new: Any) -> Any:
+            """In its own dtype, and as it was if a label doesn't fit."""
+            xp = array_namespace(new)
+            new = xp.astype(new, old.dtype, copy=False)
+            return new if fit is None else xp.where(fit, new, old)
 
-        return {
-            "weights": changed(state["weights"], net.parameters()),
-            "buffers": changed(state["buffers"], net.buffers()),
-            "memory": {
-                path: changed(memory, {name: optimizer.state[path][name] for name in memory})
-                for path, memory in state["memory"].items()
-            },
-            "out": out,
-            "loss": loss if fit is None else array_namespace(loss).where(fit, loss, math.nan),
-        } | ({} if fit is None else {"fit": fit})
+        self.in_doubt = fit is not None
+        self.out_shape = tuple(out.shape)
+        self.standing = None
+        return (
+            loss if fit is None else array_namespace(loss).where(fit, loss, math.nan),
+            *([out] if self.output else []),
+            *([fit] if self.in_doubt else []),
+            *(settled(arrays[i], after[i]) for i in self.moved),
+        )
 
-    def _copies(self, state: State) -> tuple[Composition, Optimizer]:
-        """The net and the optimizer, with the arrays of `state` for their own."""
-        given: dict[int, Any] = {}
-        for path, parameter in find_parameters(self.net).items():
-            given[id(parameter.value)] = state["weights"][path]
-        for path, array in self.net.buffers().items():
-            given[id(array)] = state["buffers"][path]
+    def _numbers(self, standing: _Standing, row: Any) -> Numbers:
+        """The numbers of a row, by path and name."""
+        numbers: Numbers = {}
+        index = 0
+        for group in standing.groups:
+            of_group = {}
+            for name in self.optimizer.numbers(group[0]):
+                of_group[name] = row[index, ...]
+                index += 1
+            numbers |= dict.fromkeys(group, of_group)
+        return numbers
+
+    def _copies(self, standing: _Standing, arrays: tuple[Any, ...]) -> tuple[Composition, Optimizer]:
+        """The net and the optimizer, with these arrays for their own."""
+        given = {id(old): new for old, new in zip(standing.arrays, arrays, strict=True)}
         net = copy.deepcopy(self.net, given)
         optimizer = copy.copy(self.optimizer)
-        optimizer.state = {path: {"step": 0, **memory} for path, memory in state["memory"].items()}
+        optimizer.state = {path: {"step": 0} for path in standing.paths}
+        for k, name, i in standing.memory:
+            optimizer.state[standing.paths[k]][name] = arrays[i]
         optimizer.progress = {"steps": 0}
         optimizer.bind(net)
         return net, optimizer
@@ -235,7 +434,7 @@ class _Draws(Generator):
             raise UnsupportedError(f"compile: a step draws from more than {_NEW_STREAMS} streams of its own")
         draw = self.draws.get(stream, 0)
         self.draws[stream] = draw + 1
-        return self.called[slot] + draw
+        return self.called[slot, ...] + draw
 
 
 def compiler(net: Composition) -> Backend | None:
@@ -274,16 +473,23 @@ def _step(
     X: Any,
     y: Any,
     numbers: Numbers | None,
+    checked: bool,
+    blind: bool = False,
     **modes: Any,
 ) -> tuple[Changes, Any, Any]:
-    """One step, call by call: what it changes, not yet committed; the output; the loss."""
+    """One step, call by call: what it changes, not yet committed; the output; the loss.
+
+    checked: whether the labels have been checked.   blind: whether nobody can look at numbers.
+    """
     before = CURRENT.thread
     staged = Staged()
-    CURRENT.thread = before.but(
-        running=None, who=None, inference=0, drops=True, staged=staged, commits=False, **modes
+    CURRENT.thread = thread = before.but(
+        running=None, who=None, inference=0, drops=True, staged=staged, commits=False, labels_checked=blind
     )
+    vars(thread).update(modes)
     try:
         out = net(X)
+        thread.labels_checked = checked or blind
         loss = net.loss(out, y)
         net.backward()
         changes = optimizer.changes(net, scale(net), numbers)
@@ -294,15 +500,29 @@ def _step(
     return changes, out, loss
 
 
-def _forget_records(net: Composition, changes: Changes) -> None:
+def _forget_records(net: Composition, tree: Tree, changes: Changes) -> None:
     """After the changes, what earlier calls left is gone: it belongs to other weights."""
-    for f in functions(net):
+    if net._gradients_gone and not any(map(_RECORD, tree.nodes)) and not any(map(_UPDATE, tree.layers)):
+        return  # since the last compiled step nobody has called anything
+    for f in tree.nodes:
         if f._last.record is not None:
             changes.set(vars(f), {"_last": LastCall()})
         if isinstance(f, Layer) and f.weight_update:
             changes.set(vars(f), {"weight_update": {}})
         if isinstance(f, Composition):
             changes.set(vars(f), {"_gradients_gone": True})
+
+
+_RECORD = operator.attrgetter("_last.record")
+_UPDATE = operator.attrgetter("weight_update")
+
+
+def _layout(x: Any) -> tuple[Any, ...]:
+    """All that a compiler looks at."""
+    try:
+        return type(x), x.shape, x.dtype, x.strides
+    except AttributeError:  # of JAX, or no array at all
+        return type(x), getattr(x, "shape", None), getattr(x, "dtype", None)
 
 
 def _settings(f: Function) -> tuple[Any, ...]:

@@ -187,8 +187,8 @@ def _why_by_hand(
     return why_not(net, optimizer)
 
 
-def _whether_compiled(net: Composition, wanted: Any, why_by_hand: str | None) -> bool:
-    """Whether the steps are compiled. Raises UnsupportedError, with the reason, if they can't but must be."""
+def _whether_compiled(net: Composition, wanted: Any, why_by_hand: str | None) -> bool | str:
+    """False, or `wanted` if steps can be compiled. Raises UnsupportedError if they can't but must be."""
     if wanted not in (True, False, "auto"):
         raise ArgumentError(f'fit: compile must be True, False or "auto", got {wanted!r}')
     if wanted is False or (wanted == "auto" and compiler(net) is None):
@@ -199,7 +199,7 @@ def _whether_compiled(net: Composition, wanted: Any, why_by_hand: str | None) ->
         import logging  # 5 ms that few need
 
         logging.getLogger("deepcore").debug("fit makes its steps call by call: %s", why_by_hand)
-    return not why_by_hand
+    return False if why_by_hand else wanted
 
 
 def _check_precision(precision: Any, parallel: Any) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from deepcore.backends.registry import array_namespace, is_array
+from deepcore.backends.registry import array_namespace, backend_of, is_array
+from deepcore.core.function import first_weight
 from deepcore.core.net import Composition
 from deepcore.core.parameters import Changes, find_parameters
 from deepcore.core.record import CURRENT
@@ -20,6 +21,8 @@ from deepcore.train.weighted import Weights
 
 Batch = tuple[Any, Any, Any]  # X, y, and the weights of the samples or None
 
+_PATIENCE = 40  # steps: on NumPy to make a program costs as much as these save
+
 
 class Step:
     """One update of the weights, from one batch or from several that count as one."""
@@ -30,7 +33,7 @@ class Step:
         source: Source,
         schedule: Callable[[int], float] | None,
         clip_norm: float | None,
-        compiled: bool,
+        compiled: bool | str,
         weights: Weights | None,
         own: Callable[[Any, Any, Any], Any] | None,
     ):
@@ -38,7 +41,18 @@ class Step:
         self.source = source
         self.schedule = schedule
         self.clip_norm = None if clip_norm is None else float(clip_norm)
-        self.compiled = CompiledStep(run.net, run.optimizer, self._scale, checked=True) if compiled else None
+        self.compiled = None
+        if compiled:
+            lazily = compiled == "auto" and backend_of(first_weight(run.net)).on_host
+            self.compiled = CompiledStep(
+                run.net,
+                run.optimizer,
+                self._scale,
+                checked=True,
+                output=True,
+                patience=_PATIENCE if lazily else 0,
+                strict=compiled != "auto",
+            )
         self.sample: tuple[int, ...] = ()  # the shape of the output for one sample
         self.weights = weights
         self.own = own

@@ -49,7 +49,11 @@ def libraries():
     """Each library that compiles, with the difference that its compiler may make."""
     missing = JAX.why_not
     skip = [pytest.mark.skip(reason=missing)] if missing else []
-    return [pytest.param("replay", 0, id="replay"), pytest.param("jax", 1e-5, id="jax", marks=skip)]
+    return [
+        pytest.param("replay", 0, id="replay"),
+        pytest.param("numpy", 0, id="numpy"),
+        pytest.param("jax", 1e-5, id="jax", marks=skip),
+    ]
 
 
 def mlp(p=0.5, seed=0):
@@ -133,12 +137,13 @@ def test_a_compiled_step_is_the_step(kind, optimizer, library, tolerance):
     results = []
     for compiled in (False, True):
         net, rule = make().to(library), OPTIMIZERS[optimizer]()
-        step = net.compile(rule) if compiled else None
+        step = net.compile(rule)
         losses = []
         with drawing_from(Generator(5)) as generator:
             for index, (X, y) in enumerate(batches(shape, library=library)):
                 rule.lr = 0.1 / (1 + index)  # a rate that stayed what it was would show
                 losses.append(float(step(X, y) if compiled else by_hand(net, rule, X, y)))
+        assert len(step._programs) == compiled
         results.append((losses, everything(net, rule), generator.calls, rule.steps))
     (losses, state, calls, steps), (losses_c, state_c, calls_c, steps_c) = results
     np.testing.assert_allclose(losses, losses_c, rtol=tolerance)
@@ -153,6 +158,7 @@ def test_fit_compiles_by_itself_and_gives_the_same(kind, library, tolerance, mon
     random = np.random.default_rng(0)
     X, y = random.standard_normal((20, *shape)), random.integers(0, 3, 20)
     traces = []
+    monkeypatch.setattr("deepcore.train.step._PATIENCE", 1)  # NumPy goes call by call before
     step = _Program.pure_step
     monkeypatch.setattr(_Program, "pure_step", lambda *given: traces.append(1) or step(*given))
     results = []

@@ -417,6 +417,8 @@ def test_what_a_callback_sees():
     seen = []
 
     class Look(Callback):
+        needs_gradients = True
+
         def on_fit_start(self, run):
             assert run.net is net and run.optimizer is optimizer
             assert run.history is net.history
@@ -978,14 +980,14 @@ class Watch(Callback):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # lost in a collector
 @pytest.mark.parametrize(
     ("interrupts", "settings"),
-    [(300, {}), (100, {"accumulate": 2, "clip_norm": 0.5})],
-    ids=["plain", "accumulate"],
+    [(300, {}), (100, {"accumulate": 2, "clip_norm": 0.5}), (200, {"compile": True})],
+    ids=["plain", "accumulate", "compiled"],
 )
 def test_interrupts_leave_one_whole_step(interrupts, settings):
     """At any moment: weights, Adam's state, running statistics and the number of steps agree."""
     X, y = images()
     settings |= {"epochs": 10**6, "batch_size": 4, "seed": 7}
-    last = 200
+    last, window = 200, 80 if "compile" in settings else 16  # steps; to compile takes as long as many
     start, states = image_net(), [state_of(image_net(), Adam())]
     started = time.perf_counter()
     copy.deepcopy(start).fit(X, y, optimizer=Adam(), callbacks=[Watch(last, states)], **settings)
@@ -1003,7 +1005,7 @@ def test_interrupts_leave_one_whole_step(interrupts, settings):
             try:
                 # again every 2 s: a handler that runs inside a finaliser is ignored. (Much sooner, and on a
                 # busy machine the second comes before the first has been dealt with.)
-                signal.setitimer(signal.ITIMER_REAL, moments.uniform(0.1, 16) * step_seconds, 2.0)
+                signal.setitimer(signal.ITIMER_REAL, moments.uniform(0.1, window) * step_seconds, 2.0)
                 net.fit(X, y, optimizer=optimizer, callbacks=[Watch(last)], **settings)
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except KeyboardInterrupt:
@@ -1191,10 +1193,14 @@ def test_each_record_goes_as_backward_passes_it():
 
 def test_after_fit_there_is_nothing_to_undo():
     net = small_net()
-    net.fit(*data())
+    net.fit(*data(), compile=False)
     with pytest.raises(StateError, match="no forward pass"):
         net.backward()
     assert net.gradients().keys() == net.parameters().keys()
+    net.fit(*data())
+    for ask in (net.backward, net.gradients):
+        with pytest.raises(StateError):
+            ask()
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc to see its memory")

@@ -6,6 +6,7 @@ Not array_api_compat.numpy: it costs 125 ms to import and 10 us for a clip.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ class NumpyBackend(Backend):
     package = "numpy"
     namespace = "numpy"
     kernels = "deepcore.backends.numpy"
+    on_host = True
 
     @classmethod
     def owns(cls, kind: type) -> bool:
@@ -57,7 +59,7 @@ class NumpyBackend(Backend):
 
     def kernel(self, family: str, name: str) -> Any:
         """The compiled kernel if there is one, which hands to NumPy's own what it does not do itself."""
-        own, compiled = super().kernel(family, name), fast.kernel(family, name)
+        own, compiled = self.own_kernel(family, name), fast.kernel(family, name)
         if own is None or compiled is None:
             return own or compiled
 
@@ -66,6 +68,15 @@ class NumpyBackend(Backend):
             return own(*arguments, **options) if Y is NotImplemented else Y
 
         return either
+
+    def own_kernel(self, family: str, name: str) -> Any:
+        """The kernel of an op in NumPy alone, or None."""
+        return super().kernel(family, name)
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        from deepcore.backends.numpy.program import Compiled  # it costs an import that few need
+
+        return Compiled(function)
 
     def share_memory(self, a: Any, b: Any) -> bool:
         return a is not b and np.shares_memory(a, b)

@@ -14,7 +14,7 @@ def column_sum(X: np.ndarray) -> np.ndarray:
     """(n, C) -> (1, C), accumulated in float64: error 6e-8 in float32, for a third more time."""
     n = X.shape[0]
     if X.dtype.itemsize >= 4 and n <= _FEW and X.size <= _ONE_THREAD:
-        return ones(n, X.dtype).reshape(1, n).dot(X)
+        return _row_of_ones(n, X.dtype).dot(X)
     if X.dtype == np.float64:
         return np.add.reduce(X, axis=0, keepdims=True)
     return np.add.reduce(X, axis=0, keepdims=True, dtype=np.float64).astype(X.dtype)
@@ -25,6 +25,12 @@ def row_sum(X: np.ndarray) -> np.ndarray:
     if X.size <= _ONE_THREAD:
         return X.dot(ones(X.shape[1], X.dtype))
     return np.einsum("ij->i", X)
+
+
+@functools.lru_cache(maxsize=8)
+def _row_of_ones(n: int, dtype: np.dtype) -> np.ndarray:
+    """(1, n), made once."""
+    return ones(n, dtype).reshape(1, n)
 
 
 @functools.lru_cache(maxsize=8)
