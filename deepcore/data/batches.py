@@ -38,12 +38,26 @@ class Arrays:
 
 def _as_rows(x: Any, name: str) -> Any:
     if not is_array(x):
-        x = np.asarray(x)
+        given, x = x, np.asarray(x)
+        if x.dtype.kind == "O" and hasattr(given, "columns"):
+            x = _from_frame(given, name)
         if x.dtype.kind not in "biufc":
-            raise DTypeError(f"{name}: wanted numbers, got an array of dtype {x.dtype}")
+            raise DTypeError(f"{name}: wanted numbers, got {type(given).__name__} of dtype {x.dtype}")
     if x.ndim == 0:
         raise DataError(f"{name}: wanted an array with an axis of samples, got a single number")
     return x
+
+
+def _from_frame(frame: Any, name: str) -> np.ndarray:
+    """(n, columns) from a data frame whose columns are of several types, or may have missing values."""
+    columns = {column: np.asarray(frame[column]) for column in frame.columns}
+    for column, x in columns.items():
+        if x.dtype.kind not in "biufc":
+            raise DTypeError(
+                f"{name}: column {column!r} holds more than numbers (dtype {x.dtype}); make numbers "
+                "of it, fill what is missing, or leave it out"
+            )
+    return np.column_stack(list(columns.values()))
 
 
 def take_rows(x: Any, rows: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,10 +23,8 @@ def predict(net: Composition, X: Any, batch_size: int | None = None) -> Any:
         outs = [net(at_home(net, Xb)) for Xb, _ in data.batches(check_batch_size(batch_size))]
         if isinstance(outs[0], tuple):  # several outputs
             axes = _sample_axes(net)
-            return tuple(
-                _joined(parts, axis)
-                for parts, axis in itertools.zip_longest(zip(*outs, strict=True), axes, fillvalue=0)
-            )
+            joined = enumerate(zip(*outs, strict=True))
+            return tuple(_joined(parts, axes[i] if i < len(axes) else 0) for i, parts in joined)
         return _joined(outs)
     finally:
         CURRENT.thread = before
