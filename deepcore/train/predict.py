@@ -9,7 +9,7 @@ from deepcore.backends.registry import array_namespace
 from deepcore.core.function import first_weight
 from deepcore.core.net import Composition
 from deepcore.core.record import CURRENT
-from deepcore.data.batches import Arrays, beside, check_batch_size
+from deepcore.data.batches import Arrays, beside, check_batch_size, whole
 
 
 def predict(net: Composition, X: Any, batch_size: int | None = None) -> Any:
@@ -19,7 +19,7 @@ def predict(net: Composition, X: Any, batch_size: int | None = None) -> Any:
     CURRENT.thread = before.but(inference=before.inference + 1)
     try:
         if batch_size is None or not data.n:
-            return net(at_home(net, data.X))
+            return net(at_home(net, whole(data.X)))
         outs = [net(at_home(net, Xb)) for Xb, _ in data.batches(check_batch_size(batch_size))]
         if isinstance(outs[0], tuple):  # several outputs
             axes = _sample_axes(net)
