@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from deepcore import init, io, optim
+from deepcore import data, init, io, optim
 from deepcore.activations import (
     CELU,
     ELU,
@@ -286,6 +286,7 @@ __all__ = [
     "asarray",
     "available_backends",
     "backend_of",
+    "data",
     "default_dtype",
     "gradcheck",
     "inference",

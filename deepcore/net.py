@@ -69,6 +69,8 @@ class Net(Composition):
     ) -> History:
         """Train on samples X and targets y, or on an iterable of batches (X, y); returns the History.
 
+        X: an array, a memory map, a data frame, or data.Rows such as data.ImageFolder.
+
         epochs: how often to go through the data.   batch_size: samples a step.
         optimizer: SGD(lr=0.01) unless given.   schedule: step -> learning rate, before each step.
         validation_data: (X, y) to evaluate after each epoch, as val_loss and so on.

@@ -16,7 +16,7 @@ try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.utils import check_random_state
     from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError('deepcore.sklearn needs scikit-learn 1.6: pip install "deepcore[sklearn]"') from error
 
@@ -55,8 +55,9 @@ class _Estimator(BaseEstimator):
         self.optimizer = optimizer
         self.random_state = random_state
 
-    def _fit(self, X: Any, y: Any, n_outputs: int) -> None:
+    def _fit(self, X: Any, y: Any, n_outputs: int, sample_weight: Any) -> None:
         """Make the net where X is, and train it."""
+        sample_weight = _weights(sample_weight, X)
         seed = int(check_random_state(self.random_state).randint(2**31))
         with drawing_from(Generator(seed)), use_backend("numpy"):
             if self.make_net is None:
@@ -77,6 +78,7 @@ class _Estimator(BaseEstimator):
             batch_size=self.batch_size,
             optimizer=optimizer,
             metrics=(),
+            sample_weight=sample_weight,
             seed=seed,
             progress=False,
         )
@@ -121,6 +123,17 @@ def _checked(estimator: Any, X: Any, reset: bool) -> Any:
     return X
 
 
+def _weights(sample_weight: Any, X: Any) -> Any:
+    """(n,) on the host, 1 on average, so that a factor common to all changes nothing; None for none."""
+    if sample_weight is None:
+        return None
+    host = to_numpy(sample_weight) if is_array(sample_weight) else sample_weight
+    w = _check_sample_weight(host, np.empty((X.shape[0], 0)), dtype=np.float64, ensure_non_negative=True)
+    if not w.sum() > 0:
+        raise ValueError("sample_weight: all are 0, so that there is nothing to learn from")
+    return w / w.mean()
+
+
 class NetClassifier(ClassifierMixin, _Estimator):
     """A net that sorts samples into classes, with cross-entropy as its loss.
 
@@ -130,7 +143,8 @@ class NetClassifier(ClassifierMixin, _Estimator):
     random_state: decides the initial weights, the order of the samples, and dropout.
 
     The default net has the dtype of X: float32 is faster. An array of another library, such as CuPy, is
-    trained on where it is, and so are the predictions; labels are then best whole numbers.
+    trained on where it is, and so are the predictions; labels are then best whole numbers. pandas and polars
+    frames are taken as scikit-learn takes them.
 
     After fit: net_, history_, classes_, n_features_in_.
 
@@ -142,15 +156,18 @@ class NetClassifier(ClassifierMixin, _Estimator):
 
     _loss = CrossEntropyLoss
 
-    def fit(self, X: Any, y: Any) -> NetClassifier:
-        """Train a new net on samples X (n, features) with classes y (n,) of any kind; returns self."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NetClassifier:
+        """Train a new net on samples X (n, features) with classes y (n,) of any kind; returns self.
+
+        sample_weight: (n,), a factor for the loss of each sample, 0 or more; what counts is their ratios.
+        """
         if _elsewhere(X):
             X, y = _checked(self, X, reset=True), to_numpy(y).reshape(-1)
         else:
             X, y = validate_data(self, X, y, dtype=_FLOATS)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
-        self._fit(X, labels, len(self.classes_))
+        self._fit(X, labels, len(self.classes_), sample_weight)
         return self
 
     def predict_proba(self, X: Any) -> Any:
@@ -196,8 +213,11 @@ class NetRegressor(RegressorMixin, _Estimator):
         tags.target_tags.multi_output = True
         return tags
 
-    def fit(self, X: Any, y: Any) -> NetRegressor:
-        """Train a new net on samples X (n, features) with targets y (n,) or (n, targets); returns self."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NetRegressor:
+        """Train a new net on samples X (n, features) with targets y (n,) or (n, targets); returns self.
+
+        sample_weight: (n,), a factor for the loss of each sample, 0 or more; what counts is their ratios.
+        """
         if _elsewhere(X):
             X = _checked(self, X, reset=True)
             y = to_numpy(y)
@@ -205,7 +225,7 @@ class NetRegressor(RegressorMixin, _Estimator):
             X, y = validate_data(self, X, y, dtype=_FLOATS, multi_output=True, y_numeric=True)
         self._flat = y.ndim == 1
         Y = y.reshape(-1, 1) if self._flat else y
-        self._fit(X, Y.astype(dtype_name(X)), Y.shape[1])
+        self._fit(X, Y.astype(dtype_name(X)), Y.shape[1], sample_weight)
         return self
 
     def predict(self, X: Any) -> Any:

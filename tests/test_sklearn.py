@@ -130,10 +130,55 @@ def test_arrays_of_another_library_stay_there(library):
         model.predict(there * float("nan"))
 
 
-def test_names_of_classes_and_of_columns():
-    pandas = pytest.importorskip("pandas", reason="needs pandas")
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames_and_names_of_classes_and_columns(library):
+    frames = pytest.importorskip(library, reason=f"needs {library}")
     X, y = moons(50)
-    frame = pandas.DataFrame(X, columns=["a", "b"])
-    model = NetClassifier(epochs=2).fit(frame, np.array(["no", "yes"])[y])
+    frame, words = frames.DataFrame({"a": X[:, 0], "b": X[:, 1]}), np.array(["no", "yes"])[y]
+    model = NetClassifier(epochs=2, random_state=0)
+    found = model.fit(frame, frames.Series(words), sample_weight=frames.Series(np.ones(50))).predict(frame)
     assert model.feature_names_in_.tolist() == ["a", "b"]
-    assert set(model.predict(frame)) <= {"no", "yes"}
+    same = clone(model).fit(X, words, sample_weight=np.ones(50))
+    assert np.array_equal(found, same.predict(X)) and set(found) <= {"no", "yes"}
+    Y = NetRegressor(epochs=2, random_state=0).fit(frame, frame).predict(frame)
+    assert np.array_equal(Y, NetRegressor(epochs=2, random_state=0).fit(X, X).predict(X))
+
+
+# ---- weights of samples
+
+
+@pytest.mark.parametrize("library", ["numpy", *LIBRARIES])
+@pytest.mark.parametrize("kind", [NetClassifier, NetRegressor])
+def test_weights_decide_between_samples_that_disagree(kind, library):
+    pytest.importorskip(library, reason=f"needs {library}")
+    X = dc.to_backend(np.zeros((40, 1), "float32"), library)
+    y = np.arange(40) % 2
+    for heavy in (0, 1):
+        w = np.where(y == heavy, 9.0, 1.0)
+        model = kind((), epochs=60, optimizer=dc.optim.Adam(0.1), random_state=0)
+        model.fit(X, dc.to_backend(y if kind is NetClassifier else y * 1.0, library), sample_weight=w)
+        found = model.predict_proba(X)[0, 1] if kind is NetClassifier else model.predict(X)[0]
+        assert abs(float(found) - (0.9 if heavy else 0.1)) < 0.05
+
+
+def test_a_factor_common_to_all_weights_changes_nothing():
+    X, y = moons(50)
+    w = np.random.default_rng(0).uniform(0, 2, 50)
+    a, b, c = (
+        NetClassifier(epochs=2, random_state=0).fit(X, y, sample_weight=weights).predict_proba(X)
+        for weights in (w, 1024 * w, None)
+    )
+    np.testing.assert_allclose(a, b, rtol=1e-12)
+    assert not np.allclose(a, c)
+
+
+@pytest.mark.parametrize(
+    ("weights", "text"),
+    [([1.0], "inconsistent|shape"), ([-1.0] * 50, "[Nn]egative"), ([0.0] * 50, "nothing to learn|non-zero"),
+     ([np.nan] * 50, "NaN")],
+)  # fmt: skip
+@pytest.mark.parametrize("library", ["numpy", "array_api_strict"])
+def test_weights_that_are_none(weights, text, library):
+    X, y = moons(50)
+    with pytest.raises(ValueError, match=text):
+        NetClassifier(epochs=1).fit(dc.to_backend(X, library), y, sample_weight=weights)

@@ -9,11 +9,12 @@ import numpy as np
 
 from deepcore.backends.registry import array_namespace, backend_of, is_array
 from deepcore.backends.select import is_floating, put
+from deepcore.data.rows import Rows
 from deepcore.errors import ArgumentError, DataError, DTypeError
 
 
 class Arrays:
-    """Samples and targets that lie in arrays: NumPy's, memory maps, data frames, or a backend's own.
+    """Samples and targets that lie in arrays: NumPy's, memory maps, data frames, Rows, or a backend's own.
 
     X: (n, ...)   y: (n, ...) or None
     Raises DataError if their lengths differ, or if there is no sample.
@@ -27,7 +28,18 @@ class Arrays:
             raise DataError(f"X has {self.n} samples, y has {self.y.shape[0]}; they must be as many")
 
     def batches(self, batch_size: int, order: np.ndarray | None = None) -> Iterator[tuple[Any, Any]]:
-        """(X, y) of batch_size samples each, the last maybe smaller, in reading order or in another."""
+        """(X, y) of batch_size samples each, the last maybe smaller, in reading order or in another.
+
+        What lies on a disk is read ahead, by a thread.
+        """
+        batches = self._batches(batch_size, order)
+        if not isinstance(self.X, Rows | np.memmap):
+            return batches
+        from deepcore.data.prefetch import Prefetch  # with its queue: 1 ms that few need
+
+        return iter(Prefetch(batches))
+
+    def _batches(self, batch_size: int, order: np.ndarray | None) -> Iterator[tuple[Any, Any]]:
         for start in range(0, self.n, batch_size):
             if order is None:
                 rows: Any = slice(start, min(start + batch_size, self.n))
@@ -36,20 +48,43 @@ class Arrays:
             yield take_rows(self.X, rows), None if self.y is None else take_rows(self.y, rows)
 
 
+def whole(x: Any) -> Any:
+    """x as one array: itself, unless it is Rows."""
+    return x[:] if isinstance(x, Rows) else x
+
+
 def _as_rows(x: Any, name: str) -> Any:
+    if isinstance(x, Rows):
+        return x
     if not is_array(x):
-        x = np.asarray(x)
+        given, x = x, np.asarray(x)
+        if x.dtype.kind == "O" and hasattr(given, "columns"):
+            x = _from_frame(given, name)
         if x.dtype.kind not in "biufc":
-            raise DTypeError(f"{name}: wanted numbers, got an array of dtype {x.dtype}")
+            raise DTypeError(f"{name}: wanted numbers, got {type(given).__name__} of dtype {x.dtype}")
     if x.ndim == 0:
         raise DataError(f"{name}: wanted an array with an axis of samples, got a single number")
     return x
 
 
+def _from_frame(frame: Any, name: str) -> np.ndarray:
+    """(n, columns) from a data frame whose columns are of several types, or may have missing values."""
+    columns = {column: np.asarray(frame[column]) for column in frame.columns}
+    for column, x in columns.items():
+        if x.dtype.kind not in "biufc":
+            raise DTypeError(
+                f"{name}: column {column!r} holds more than numbers (dtype {x.dtype}); make numbers "
+                "of it, fill what is missing, or leave it out"
+            )
+    return np.column_stack(list(columns.values()))
+
+
 def take_rows(x: Any, rows: Any) -> Any:
     """Some rows of x, on x's own library."""
-    if isinstance(rows, slice) or isinstance(x, np.ndarray):
-        return x[rows] if isinstance(x, np.ndarray) else x[rows, ...]
+    if isinstance(x, np.ndarray | Rows):
+        return x[rows]
+    if isinstance(rows, slice):
+        return x[rows, ...]
     return array_namespace(x).take(x, beside(x, rows), axis=0)
 
 

@@ -10,11 +10,13 @@ import numpy as np
 
 from deepcore.errors import DataError, UnsupportedError
 
+Size = int | tuple[int, int] | None
+CHANNELS = {"L": 1, "RGB": 3}
 _GREY = ("1", "L", "LA", "La")  # Pillow's modes with one channel of 8 bits or fewer
 _DEEP = ("I", "F")  # the beginnings of its modes with more than 8
 
 
-def read_folder(folder: Path, size: int | tuple[int, int] | None = None) -> tuple:
+def read_folder(folder: Path, size: Size = None) -> tuple:
     """X, y, class_names: the fields of a DataSet. Folders and files come in the order of their names.
 
     X: (n, c, h, w) uint8, c = 1 if all images are grey, else 3
@@ -22,6 +24,12 @@ def read_folder(folder: Path, size: int | tuple[int, int] | None = None) -> tupl
 
     Raises DataError naming the file or folder that cannot be used, UnsupportedError without Pillow.
     """
+    files, y, class_names = find_images(folder)
+    return read_images(files, size), y, class_names
+
+
+def find_images(folder: Path) -> tuple[list[Path], np.ndarray, tuple[str, ...]]:
+    """The files of a folder of class folders, the label of each, and the names of the classes."""
     class_folders = sorted(x for x in _visible(folder) if x.is_dir())
     if len(class_folders) < 2:
         raise DataError(
@@ -35,16 +43,21 @@ def read_folder(folder: Path, size: int | tuple[int, int] | None = None) -> tupl
             raise DataError(f"{class_folder}: is empty; put the images of this class into it, or remove it")
         files += inside
         y += [label] * len(inside)
-    X = read_images(files, (size, size) if isinstance(size, int) else size)
-    return X, np.array(y, dtype="int64"), tuple(x.name for x in class_folders)
+    return files, np.array(y, dtype="int64"), tuple(x.name for x in class_folders)
 
 
 def _visible(folder: Path) -> list[Path]:
     return sorted(x for x in folder.iterdir() if not x.name.startswith("."))
 
 
-def read_images(files: Sequence[Path], size: tuple[int, int] | None) -> np.ndarray:
+def read_images(files: Sequence[Path], size: Size = None) -> np.ndarray:
     """(n, c, h, w) uint8. Looks at the head of every file before it decodes one."""
+    return decode(files, *common_form(files, size))
+
+
+def common_form(files: Sequence[Path], size: Size = None) -> tuple[str, tuple[int, int]]:
+    """Pillow's mode, "L" if all images are grey, else "RGB"; and their (height, width), or the given one."""
+    size = (size, size) if isinstance(size, int) else size
     heads = [_head(file) for file in files]
     mode = "L" if all(grey for grey, _ in heads) else "RGB"
     if size is None:
@@ -56,7 +69,12 @@ def read_images(files: Sequence[Path], size: tuple[int, int] | None) -> np.ndarr
                     f"the images before it are {h} x {w}; make them all one size, or resize them "
                     f"as they are read: size={min(size)}, on the command line --size {min(size)}"
                 )
-    X = np.empty((len(files), len(mode) if mode == "RGB" else 1, *size), dtype="uint8")
+    return mode, size
+
+
+def decode(files: Sequence[Path], mode: str, size: tuple[int, int]) -> np.ndarray:
+    """(n, c, h, w) uint8"""
+    X = np.empty((len(files), CHANNELS[mode], *size), dtype="uint8")
     for row, file in zip(X, files, strict=True):
         row[...] = _read_image(file, mode, size)
     return X

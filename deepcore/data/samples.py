@@ -68,7 +68,7 @@ def _folder(folder: Path, size: int | tuple[int, int] | None) -> Samples:
     names = [x for x in found if not any(part.startswith(".") for part in x.parts)]
     if not names:
         raise DataError(f"{folder}: has no files; put images into it")
-    X = read_images([folder / x for x in names], (size, size) if isinstance(size, int) else size)
+    X = read_images([folder / x for x in names], size)
     return Samples(X, tuple(x.as_posix() for x in names))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -115,11 +116,13 @@ def fit(
         while run.epoch < epochs and not run.stop:
             _call(callbacks, "on_epoch_start", run)
             tally = Tally(metrics, net.loss_fn)
-            for group in _groups(source.batches(run.epoch, generator.seed), accumulate):
-                make_step(group, tally)
-                _call(callbacks, "on_step_end", run)
-                if run.stop:
-                    break
+            # closing: an error must not leave a thread that reads ahead
+            with contextlib.closing(_groups(source.batches(run.epoch, generator.seed), accumulate)) as groups:
+                for group in groups:
+                    make_step(group, tally)
+                    _call(callbacks, "on_step_end", run)
+                    if run.stop:
+                        break
             numbers = tally.means()
             if validation_data is not None:
                 scores = evaluate(net, *validation_data, metrics=metrics)
@@ -224,8 +227,8 @@ def _check_kinds(optimizer: Any, schedule: Any, callbacks: Any, step: Any) -> No
         raise DTypeError(f"fit: callbacks must be a list of Callbacks, got {callbacks!r}")
 
 
-def _groups(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of `size` batches each, the last maybe shorter."""
+def _groups(batches: Iterator[Any], size: int) -> Any:
+    """A generator of lists of `size` batches each, the last maybe shorter."""
     group: list[Any] = []
     for batch in batches:
         group.append(batch)

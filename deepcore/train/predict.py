@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from deepcore.backends.registry import array_namespace
 from deepcore.core.function import first_weight
 from deepcore.core.net import Composition
 from deepcore.core.record import CURRENT
-from deepcore.data.batches import Arrays, beside, check_batch_size
+from deepcore.data.batches import Arrays, beside, check_batch_size, whole
 
 
 def predict(net: Composition, X: Any, batch_size: int | None = None) -> Any:
@@ -20,14 +19,12 @@ def predict(net: Composition, X: Any, batch_size: int | None = None) -> Any:
     CURRENT.thread = before.but(inference=before.inference + 1)
     try:
         if batch_size is None or not data.n:
-            return net(at_home(net, data.X))
+            return net(at_home(net, whole(data.X)))
         outs = [net(at_home(net, Xb)) for Xb, _ in data.batches(check_batch_size(batch_size))]
         if isinstance(outs[0], tuple):  # several outputs
             axes = _sample_axes(net)
-            return tuple(
-                _joined(parts, axis)
-                for parts, axis in itertools.zip_longest(zip(*outs, strict=True), axes, fillvalue=0)
-            )
+            joined = enumerate(zip(*outs, strict=True))
+            return tuple(_joined(parts, axes[i] if i < len(axes) else 0) for i, parts in joined)
         return _joined(outs)
     finally:
         CURRENT.thread = before

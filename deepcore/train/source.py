@@ -31,7 +31,10 @@ class Source:
     @property
     def runs_once(self) -> bool:
         """Whether the stream is an iterator, which is empty when it has been run through."""
-        return self.arrays is None and iter(self.stream) is self.stream
+        from deepcore.data.prefetch import Prefetch
+
+        stream = self.stream.batches if isinstance(self.stream, Prefetch) else self.stream
+        return self.arrays is None and iter(stream) is stream
 
     @property
     def samples(self) -> int | None:
@@ -43,7 +46,10 @@ class Source:
         """Batches in an epoch, if known."""
         if self.arrays is not None:
             return math.ceil(self.arrays.n / self.batch_size)
-        return len(self.stream) if hasattr(self.stream, "__len__") else None
+        try:
+            return len(self.stream)
+        except TypeError:  # of a Prefetch too, if what it is of has no length
+            return None
 
     def batches(self, epoch: int = 0, seed: int = 0) -> Iterator[tuple[Any, Any, Any]]:
         """(X, y, weights) of each batch of one epoch; weights are None unless given.
