@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import itertools
 import math
 import os
 import threading
@@ -314,7 +315,7 @@ def _batch_step(M: Any) -> int | None:
     axes: Sequence[tuple[int, int]] = [
         (size, stride) for size, stride in zip(M.shape[:-2], M.strides[:-2], strict=True) if size > 1
     ]
-    for (_, stride), (inner, inner_stride) in zip(axes, axes[1:], strict=False):
+    for (_, stride), (inner, inner_stride) in itertools.pairwise(axes):
         if stride != inner * inner_stride:
             return None
     return axes[-1][1] // M.itemsize if axes else 0
