@@ -5,6 +5,7 @@ GPU. Every new array lies between margins that nobody may write to, and holds Na
 """
 
 import contextlib
+import functools
 import importlib
 import sys
 import types
@@ -16,14 +17,91 @@ from deepcore.backends.cupy import kernels
 
 from . import emulation
 from .emulation import EmulationError, Guarded
+from .fake_cublaslt import FakeCublasLt
+
+
+class HostRead(RuntimeError):
+    """A number was asked for while operations were only being captured."""
+
+
+class Tape(list):
+    """What was done while a stream was being captured: functions of nothing. A graph, as CuPy has it."""
+
+    running = None
+
+    def launch(self):
+        for do in self:
+            do()
+
+
+def _do(work):
+    """Do it now, and in each launch of the graph that is being captured."""
+    work()
+    if Tape.running is not None:
+        Tape.running.append(work)
+
+
+def _noted(function):
+    """A method of arrays whose work is noted: its result is computed anew into the same memory."""
+
+    def method(self, *arguments, **options):
+        result = function(self, *arguments, **options)
+        _note(lambda: function(self, *arguments, **options), result)
+        return result
+
+    return method
+
+
+def _note(again, result):
+    if Tape.running is not None and isinstance(result, np.ndarray):
+        Tape.running.append(lambda: np.copyto(result.view(np.ndarray), again()))
+
+
+def _read(function):
+    def method(self, *arguments):
+        if Tape.running is not None:
+            raise HostRead("a number was read on the host")
+        return function(self, *arguments)
+
+    return method
 
 
 class DeviceArray(np.ndarray):
-    """An array with CuPy's `data.ptr`."""
+    """An array with CuPy's `data.ptr`, whose operations are noted while a stream is being captured."""
 
     @property
     def data(self):
         return types.SimpleNamespace(ptr=self.ctypes.data)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        inputs = [x.view(np.ndarray) if isinstance(x, DeviceArray) else x for x in inputs]
+        if out is not None:
+            into = tuple(x.view(np.ndarray) for x in out)
+            _do(lambda: getattr(ufunc, method)(*inputs, out=into, **options))
+            return out[0]
+        result = getattr(ufunc, method)(*inputs, **options)
+        result = np.asarray(result).view(type(self))
+        _note(lambda: getattr(ufunc, method)(*inputs, **options), result)
+        return result
+
+    def __getitem__(self, index):
+        """A view, even of a single number."""
+        index = index if isinstance(index, tuple) else (index,)
+        result = np.ndarray.__getitem__(
+            self, index if any(i is Ellipsis for i in index) else (*index, Ellipsis)
+        )
+        if not np.may_share_memory(result, self):
+            _note(lambda: np.ndarray.__getitem__(self, index), result)
+        return result
+
+    def __setitem__(self, index, value):
+        _do(lambda: np.ndarray.__setitem__(self, index, value))
+
+    copy = _noted(np.ndarray.copy)
+    astype = _noted(np.ndarray.astype)
+    __bool__ = _read(np.ndarray.__bool__)
+    __float__ = _read(np.ndarray.__float__)
+    __int__ = _read(np.ndarray.__int__)
 
 
 class _Kernel:
@@ -35,7 +113,8 @@ class _Kernel:
             assert isinstance(argument, DeviceArray | int | float), f"{self.name} takes no {type(argument)}"
         self.cupy.launches += 1
         self.cupy.launched.add(self.name)
-        emulation.run(self.library, self.name, grid, block, arguments, seed=self.cupy.launches)
+        run = functools.partial(emulation.run, self.library, self.name, grid, block, arguments)
+        _do(functools.partial(run, seed=self.cupy.launches))
         for guard in self.cupy.guards:
             if not guard.intact:
                 raise EmulationError(f"{self.name} writes beyond an array of {guard.array.shape}")
@@ -47,18 +126,64 @@ class PretendCupy(types.ModuleType):
     def __init__(self, changes=()):
         super().__init__("cupy")
         self.changes = changes
+        self.ndarray = type(
+            "ndarray", (DeviceArray,), {"__module__": "cupy"}
+        )  # one of its own: kernels are kept by type
         self.launches = 0
         self.launched = set()  # the names of the kernels
         self.guards = weakref.WeakSet()
-        self.cuda = types.SimpleNamespace(Device=_Device)
+        self.streams = [_Stream(self)]  # the current one last
+        self.allocators = []  # of device memory, besides the usual one
+        self.pinned = self.usual_pinned = types.SimpleNamespace(malloc=lambda size: None)
+        self.cuda = types.SimpleNamespace(
+            Device=_Device,
+            runtime=types.SimpleNamespace(getDeviceCount=lambda: 1),
+            Stream=lambda non_blocking=False: _Stream(self, non_blocking),
+            get_current_stream=lambda: self.streams[-1],
+            MemoryPool=lambda: types.SimpleNamespace(malloc=object()),
+            using_allocator=self._using_allocator,
+            set_pinned_memory_allocator=lambda malloc: setattr(
+                self, "pinned", types.SimpleNamespace(malloc=malloc)
+            ),
+        )
+        self.cublaslt = FakeCublasLt(_do)
+
+    @contextlib.contextmanager
+    def _using_allocator(self, malloc):
+        self.allocators.append(malloc)
+        try:
+            yield
+        finally:
+            self.allocators.pop()
+
+    def get_default_pinned_memory_pool(self):
+        return self.usual_pinned
 
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        value = getattr(np, name)
-        if isinstance(value, type) or not callable(value):
-            return value
-        return lambda *arguments, **options: _on_device(value(*arguments, **options))
+        function = getattr(np, name)
+        if isinstance(function, type) or not callable(function):
+            return function
+
+        def run(*arguments, **options):
+            result = function(*arguments, **options)
+            if not isinstance(result, np.ndarray | np.generic):
+                return result
+            result = np.asarray(result).view(self.ndarray)
+            if not any(isinstance(x, np.ndarray) and np.may_share_memory(x, result) for x in arguments):
+                _note(lambda: function(*arguments, **options), result)
+            return result
+
+        return run
+
+    def __array_namespace_info__(self):
+        """NumPy's, for every device."""
+        info = np.__array_namespace_info__()
+        return types.SimpleNamespace(
+            default_dtypes=lambda device=None: info.default_dtypes(),
+            dtypes=lambda device=None, kind=None: info.dtypes(kind=kind),
+        )
 
     def RawModule(self, code):
         changes = [(old, new) for old, new in self.changes if old in code]
@@ -67,7 +192,7 @@ class PretendCupy(types.ModuleType):
 
     def empty(self, shape, dtype=float):
         guard = Guarded(shape, dtype)
-        array = guard.array.view(DeviceArray)
+        array = guard.array.view(self.ndarray)
         array.guard = guard  # lives as long as the array
         self.guards.add(guard)
         return array
@@ -77,7 +202,17 @@ class PretendCupy(types.ModuleType):
 
     def matmul(self, A, B):
         """In the dtype of its arguments, which NumPy widens if it is bfloat16."""
-        return _on_device(np.matmul(A, B).astype(A.dtype))
+        if Tape.running is not None:
+            raise RuntimeError("the stream of a cuBLAS handle can't be set in a capture")
+        return np.matmul(A, B).astype(A.dtype).view(self.ndarray)
+
+    def asarray(self, x, dtype=None, device=None):
+        """From the host, by way of pinned memory; an array of the device as it is."""
+        if isinstance(x, DeviceArray):
+            return x if dtype is None else x.astype(dtype)
+        x = np.asarray(x, dtype)
+        self.pinned.malloc(x.nbytes)
+        return self.array(x)
 
     def array(self, values):
         """A guarded copy."""
@@ -85,6 +220,37 @@ class PretendCupy(types.ModuleType):
         array = self.empty(values.shape, values.dtype)
         array[...] = values
         return array
+
+
+class _Stream:
+    """Everything is done at once; while it is being captured, noted too."""
+
+    def __init__(self, cupy, non_blocking=False):
+        self.cupy, self.non_blocking = cupy, non_blocking
+        self.ptr = 7 + len(cupy.streams) if hasattr(cupy, "streams") else 7
+        self.waited_for = []
+
+    def record(self):
+        return self
+
+    def wait_event(self, event):
+        self.waited_for.append(event)
+
+    def __enter__(self):
+        self.cupy.streams.append(self)
+        return self
+
+    def __exit__(self, *_):
+        self.cupy.streams.pop()
+
+    def begin_capture(self):
+        assert self.non_blocking and self.cupy.streams[-1] is self and self.cupy.allocators
+        assert Tape.running is None
+        Tape.running = Tape()
+
+    def end_capture(self):
+        tape, Tape.running = Tape.running, None
+        return tape
 
 
 class _Device:
@@ -96,10 +262,6 @@ class _Device:
         self.id = id
 
 
-def _on_device(x):
-    return x.view(DeviceArray) if isinstance(x, np.ndarray) else x
-
-
 @contextlib.contextmanager
 def pretended(changes=()):
     """While it lasts, `import cupy` finds a PretendCupy, and CuPy's kernels are those of deepcore for it."""
@@ -109,6 +271,7 @@ def pretended(changes=()):
         if name != kernels.__name__:
             del sys.modules[name]
     _forget_kernels()
+    importlib.import_module("deepcore.backends.cupy.cublaslt").load = lambda: cupy.cublaslt
     try:
         yield cupy
     finally:
