@@ -9,6 +9,7 @@ pytest.importorskip("numba", reason="the compiled tier needs numba")
 
 from deepcore.backends.numpy import fast
 from deepcore.backends.numpy.fast import simd, workspace
+from deepcore.ops import conv as conv_ops
 from deepcore.ops import linear as linear_ops
 
 pytestmark = pytest.mark.skipif(
@@ -127,3 +128,113 @@ def test_linear_lets_nan_and_infinity_through():
     X[3, 5], X[7, 8] = np.nan, np.inf
     Y = linear(X, W)
     assert np.all(np.isnan(Y[3])) and np.all(np.isinf(Y[7])) and np.all(np.isfinite(np.delete(Y, [3, 7], 0)))
+
+
+CONV = {  # X, filters and kernel, stride, padding, dilation
+    "few channels": ((3, 1, 28, 28), (4, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    "odd": ((2, 20, 17, 13), (37, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    "no padding": ((1, 33, 9, 40), (70, 3, 3), (1, 1), ((0, 0), (0, 0)), (1, 1)),
+    "stride 2": ((2, 17, 12, 15), (70, 3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)),
+    "stride 3 by 2": ((2, 5, 20, 23), (9, 5, 7), (3, 2), ((2, 3), (0, 5)), (1, 1)),
+    "stride 2 by 1": ((2, 5, 9, 33), (9, 3, 3), (2, 1), ((0, 0), (0, 0)), (1, 1)),
+    "stride beyond the kernel": ((2, 16, 8, 9), (64, 1, 1), (2, 3), ((0, 0), (0, 0)), (1, 1)),
+    "1 x 1": ((2, 3, 4, 5), (5, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1)),
+    "padding beyond the kernel": ((2, 3, 4, 5), (5, 1, 2), (1, 1), ((3, 2), (0, 4)), (1, 1)),
+    "2 x 5": ((5, 4, 14, 15), (8, 2, 5), (1, 1), ((1, 0), (4, 2)), (1, 1)),
+    "dilation": ((3, 6, 20, 19), (9, 3, 3), (1, 2), ((2, 1), (0, 2)), (2, 3)),
+    "one place": ((9, 40, 3, 3), (50, 3, 3), (1, 1), ((0, 0), (0, 0)), (1, 1)),
+    "one row": ((2, 64, 1, 100), (64, 1, 3), (1, 1), ((0, 0), (1, 1)), (1, 1)),
+    "3 x 3": ((3, 32, 11, 18), (49, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    "3 x 3, uneven": ((2, 40, 16, 14), (64, 3, 3), (1, 1), ((0, 2), (3, 1)), (1, 1)),
+}
+conv, channel_sum = fast.kernel("conv", "conv"), fast.kernel("conv", "channel_sum")
+conv_dX, conv_dW = fast.kernel("conv", "conv_dX"), fast.kernel("conv", "conv_dW")  # noqa: N816
+each_convolution = pytest.mark.parametrize("name", CONV)
+
+
+def convolution(name):
+    """X, W, b, a gradient dY, and the geometry."""
+    X_shape, (f, *kernel), *geometry = CONV[name]
+    X, W, b = normal(*X_shape), normal(f, X_shape[1], *kernel), normal(1, f, 1, 1)
+    dY = normal(*conv_ops.conv.reference(X, W, None, *geometry, 1).shape)
+    return X, W, b, dY, (*geometry, 1)
+
+
+def forward_and_backward(X, W, b, dY, geometry):
+    """Y, dX, dW, db"""
+    return [
+        conv(X, W, b, *geometry),
+        conv_dX(dY, W, X.shape, *geometry),
+        conv_dW(dY, X, W.shape[2:], *geometry),
+        channel_sum(dY),
+    ]
+
+
+def exactly(X, W, b, dY, geometry):
+    """The same by the references, in float64."""
+    X, W, b, dY = wide(X, W, b, dY)
+    return [
+        conv_ops.conv.reference(X, W, b, *geometry),
+        conv_ops.conv_dX.reference(dY, W, X.shape, *geometry),
+        conv_ops.conv_dW.reference(dY, X, W.shape[2:], *geometry),
+        conv_ops.channel_sum.reference(dY),
+    ]
+
+
+@each_convolution
+def test_convolution_at_odd_sizes(name):
+    arguments = convolution(name)
+    assert_close(forward_and_backward(*arguments), exactly(*arguments))
+
+
+@each_convolution
+def test_convolution_of_one_image_and_without_bias(name):
+    X, W, _, dY, geometry = convolution(name)
+    assert_close(
+        [conv(X[:1], W, None, *geometry)], [conv_ops.conv.reference(*wide(X[:1], W), None, *geometry)]
+    )
+    one = X[:1], W, np.zeros((1, len(W), 1, 1), "float32"), dY[:1], geometry
+    assert_close(forward_and_backward(*one), exactly(*one))
+
+
+@pytest.mark.parametrize("name", ["odd", "stride 2", "3 x 3"])
+def test_convolution_in_any_layout_has_the_same_bits(name):
+    X, W, b, dY, geometry = convolution(name)
+    wanted = forward_and_backward(X, W, b, dY, geometry)
+    inputs = [A.copy() for A in (X, W, b, dY)]
+    for arrays in zip(*map(layouts, (X, W, b, dY)), strict=True):
+        got = forward_and_backward(*arrays, geometry)
+        assert all(np.array_equal(A, B) for A, B in zip(got, wanted, strict=True))
+        assert all(np.array_equal(A, B) for A, B in zip(arrays, inputs, strict=True))
+
+
+def test_convolution_in_two_threads_at_once():
+    both = [convolution("odd"), convolution("3 x 3")]
+    for arguments, results in zip(both, in_two_threads(forward_and_backward, *both), strict=True):
+        wanted = forward_and_backward(*arguments)
+        assert len(results) == 10
+        assert all(np.array_equal(A, B) for result in results for A, B in zip(result, wanted, strict=True))
+
+
+def test_a_long_sum_of_a_filter_gradient_keeps_its_digits():
+    X, dY = normal(600, 1, 28, 28), normal(600, 2, 28, 28)
+    geometry = (1, 1), ((1, 1), (1, 1)), (1, 1), 1
+    exact = conv_ops.conv_dW.reference(*wide(dY, X), (3, 3), *geometry)
+    assert_close([conv_dW(dY, X, (3, 3), *geometry)], [exact], 2e-6)
+
+
+def test_convolution_leaves_to_others_what_it_does_not_do():
+    X, W, b, dY, (*geometry, _) = convolution("odd")
+    assert conv(X, W[:, :10], b, *geometry, 2) is NotImplemented
+    assert conv(*wide(X, W, b), *geometry, 1) is NotImplemented
+    assert conv(X[:0], W, b, *geometry, 1) is NotImplemented
+    assert conv_dX(dY[:0], W, (0, *X.shape[1:]), *geometry, 1) is NotImplemented
+    assert conv_dW(dY[:0], X[:0], (3, 3), *geometry, 1) is NotImplemented
+    assert conv(X[..., 0], W[..., 0], b[..., 0], *(g[:1] for g in geometry), 1) is NotImplemented
+
+
+def test_convolution_lets_nan_and_infinity_through():
+    X, W, b, _, geometry = convolution("odd")
+    X[0, 3, 5, 5], X[1, 0, 0, 0] = np.nan, np.inf
+    Y, wanted = conv(X, W, b, *geometry), conv_ops.conv.reference(X, W, b, *geometry)
+    assert np.array_equal(np.isnan(Y), np.isnan(wanted)) and np.array_equal(np.isinf(Y), np.isinf(wanted))

@@ -1,6 +1,6 @@
 """The affine map, compiled: products of matrices on the kernel of `simd`, with all else done on the way.
 
-The bias is where the sums of a tile start, and db is added up while dY is packed: neither takes a pass of
+The bias joins the sums in the registers, and db is added up while dY is packed: neither takes a pass of
 its own.
 """
 
@@ -22,7 +22,7 @@ from deepcore.backends.numpy.fast.simd import (
     copy,
     keep_apart,
     tile,
-    transpose,
+    turn,
     vectors_of,
 )
 from deepcore.backends.numpy.fast.workspace import is_float32, plain, room, steps
@@ -113,22 +113,17 @@ def _pack(B, length, turned, k0, rows, n, columns, panels, P):
     """Rows k0 .. k0 + rows and columns n .. n + columns of B as a panel at P, filled up with zeros."""
     vectors, lanes = vectors_of(columns)
     width = vectors * LANES
-    for v in range(vectors):
-        there = lanes if v == vectors - 1 else LANES
-        source, target = (n + v * LANES) * length + k0, P + v * LANES
-        if not turned:
-            source = k0 * length + n + v * LANES
-            for k in range(rows):
-                copy(B, source + k * length, panels, target + k * width, there)
-        elif there == LANES and rows >= LANES:
-            for k in range(0, rows + LANES - 1, LANES):
-                k = min(k, rows - LANES)  # the last block overlaps the one before
-                transpose(B, source + k, length, panels, target + k * width, width)
-        else:
-            for k in range(rows):
-                for j in range(LANES):
-                    number = B[source + j * length + k] if j < there else np.float32(0)
-                    panels[target + k * width + j] = number
+    if turned:
+        turn(B, n * length + k0, columns, rows, length, panels, P, width)
+        for k in range(rows):
+            for j in range(columns, width):
+                panels[P + k * width + j] = 0
+        return
+    for k in range(rows):
+        for v in range(vectors):
+            there = lanes if v == vectors - 1 else LANES
+            source = (k0 + k) * length + n + v * LANES
+            copy(B, source, panels, P + k * width + v * LANES, there)
 
 
 @njit(nogil=True, cache=True)

@@ -52,8 +52,8 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-_TARGET: Any = cpu_target.target_context
-_FEATURES = set(_TARGET.codegen().magic_tuple()[2].split(","))  # of the processor compiled for
+_codegen = cpu_target.target_context.codegen()  # pyright: ignore[reportAttributeAccessIssue]
+_FEATURES = set(_codegen.magic_tuple()[2].split(","))  # of the processor that numba compiles for
 USABLE = {"+avx2", "+fma"} <= _FEATURES
 LANES = 16 if "+avx512f" in _FEATURES else 8  # float32 numbers in a vector
 ROWS = 6  # of a tile
@@ -198,8 +198,9 @@ def tile_product(rows: int, vectors: int) -> Any:
     B, b, B_taps, B_step: its vectors start at B[b + B_taps[t] + k B_step]
     i, taps, K: the first row in the tables, and the lengths of the two sums
     C, c, C_rows: row r is stored at C[c + C_rows[i + r]]
-    start, s, follow: its sums start from start[s + follow C_rows[i + r]]. With follow = 0 all rows start from
-        the same numbers (zeros, or a bias); start = C, s = c, follow = 1 adds to what C holds.
+    start, s, follow: start[s + follow C_rows[i + r]] is added. With follow = 0 these are the same numbers for
+        all rows (zeros, or a bias); start = C, s = c, follow = 1 adds to what C holds. They are added at the
+        end: a sum of many short sums keeps more digits than one long sum.
     lanes: columns in the last vector, 1 .. LANES; of C, and of start, nothing beyond is read or written
     """
     of_A, of_B, lengths = (FLOATS, INT, OFFSETS, OFFSETS, INT), (FLOATS, INT, OFFSETS, INT), (INT, INT, INT)
@@ -231,19 +232,19 @@ def tile_product(rows: int, vectors: int) -> Any:
             at_A, at_B = w.number(w.at(A_taps, t)), w.number(w.at(B_taps, t))
             return w.loop(K, [at_A, at_B, *sums], add_products)[2:]
 
-        sums = [
-            w.load(pointer, count)
-            for offset in C_offsets
-            for pointer, count in each_vector(w.at(start, w.add(s, w.times(follow, offset))))
-        ]
-        sums = w.loop(taps, sums, add_tap)
-        places = [place for offset in C_offsets for place in each_vector(w.at(C, w.add(c, offset)))]
-        for total, (pointer, count) in zip(sums, places, strict=True):
-            w.store(total, pointer, count)
+        sums = w.loop(taps, [_ZERO] * (rows * vectors), add_tap)
+        first = [w.at(start, w.add(s, w.times(follow, offset))) for offset in C_offsets]
+        last = [w.at(C, w.add(c, offset)) for offset in C_offsets]
+        # all is loaded before anything is stored: a repeated row must not find its own result
+        starts = [w.load(*vector) for pointer in first for vector in each_vector(pointer)]
+        totals = [w.plus(x, y) for x, y in zip(sums, starts, strict=True)]
+        for total, vector in zip(totals, (v for pointer in last for v in each_vector(pointer)), strict=True):
+            w.store(total, *vector)
 
     return product
 
 
+tile_of_4, tile_of_6 = tile_product(4, VECTORS), tile_product(ROWS, VECTORS)
 _tile_1, _tile_2, _tile_3, _tile_4 = (tile_product(ROWS, min(v, VECTORS)) for v in (1, 2, 3, 4))
 
 
@@ -301,3 +302,18 @@ def transposed(w: Writer, lines: list[Any]) -> list[Any]:
                 lines[i], lines[i + block] = w.pick(x, y, upper), w.pick(x, y, lower)
         block //= 2
     return lines
+
+
+@njit
+def turn(S, s, rows, columns, S_step, D, d, D_step):
+    """D[d + j D_step + i] = S[s + i S_step + j] for i < rows, j < columns: a matrix becomes its transpose."""
+    if rows < LANES or columns < LANES:
+        for i in range(rows):
+            for j in range(columns):
+                D[d + j * D_step + i] = S[s + i * S_step + j]
+        return
+    for block in range(0, rows, LANES):
+        i = min(block, rows - LANES)  # the last block overlaps the one before
+        for other in range(0, columns, LANES):
+            j = min(other, columns - LANES)
+            transpose(S, s + i * S_step + j, S_step, D, d + j * D_step + i, D_step)

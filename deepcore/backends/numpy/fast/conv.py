@@ -1,0 +1,393 @@
+"""Convolution in two dimensions, compiled: no window is ever copied, a kernel of `simd` walks over the image.
+
+Rows of a tile are filters, its vectors are places side by side. With the image padded and laid out row after
+row, a vector of places p, p + 1, ... sees at one position of the window a vector of the image, moved by a
+fixed offset:
+
+    Y[f, p] = sum over taps t = (c, i, j) of W[f, t] image[offset of t + p]      p = row * width + column
+
+`width` is that of the padded image, so that some places lie beyond the end of a row: they are computed, and
+left out when the rows of Y are copied from the result (7 % of them for 28 columns and a 3 x 3 kernel).
+
+A stride of s reads every s-th number. The image is therefore split into s x s *phases*, each with the rows
+a, a + s, ... and the columns b, b + s, ..., and within a phase steps are 1 again. The gradient dX is the same
+sum with the roles of c and f exchanged; there it is the *result* that has phases, each with taps of its own.
+
+dW[f, t] = sum over p of dY[f, p] image[offset of t + s p]: here a row of a tile is a tap t, its vectors are
+filters, and the sum runs over places.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import get_num_threads, njit, prange
+
+from deepcore.backends.numpy.fast.simd import (
+    LANES,
+    PANEL,
+    ROWS,
+    USABLE,
+    copy,
+    keep_apart,
+    tile,
+    tile_of_4,
+    tile_of_6,
+    turn,
+    vectors_of,
+)
+from deepcore.backends.numpy.fast.workspace import is_float32, plain, room, steps
+from deepcore.shapes import Padding, conv_output_shape
+
+_FEW = 48  # filters up to which tiles of 4 rows waste less than those of 6
+
+
+def conv(
+    X: np.ndarray,
+    W: np.ndarray,
+    b: np.ndarray | None,
+    stride: Sequence[int],
+    padding: Padding,
+    dilation: Sequence[int],
+    groups: int,
+) -> Any:
+    """Y[f, p] = b[f] + sum over t of W[f, t] image[offset of t + p]"""
+    if not _suits(groups, X, W, b):
+        return NotImplemented
+    shape = conv_output_shape(X.shape, W.shape, stride, padding, dilation, groups)
+    plan = _forward_plan(X.shape[1:], W.shape, tuple(stride), tuple(padding), tuple(dilation), shape[2:])
+    bias = np.zeros(shape[1], np.float32) if b is None else plain(b)
+    return _run(plan, X, W, bias, shape)
+
+
+def conv_dX(
+    dY: np.ndarray,
+    W: np.ndarray,
+    shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Padding,
+    dilation: Sequence[int],
+    groups: int,
+) -> Any:
+    """dX[c, q] = sum over t = (f, i, j) of W[c, t] dY[f, p], with p the place whose window has q at (i, j)"""
+    if not _suits(groups, dY, W):
+        return NotImplemented
+    plan = _gradient_plan(
+        dY.shape[1:], W.shape, tuple(stride), tuple(padding), tuple(dilation), tuple(shape[2:])
+    )
+    return _run(plan, dY, W, np.zeros(shape[1], np.float32), tuple(shape))
+
+
+def conv_dW(
+    dY: np.ndarray,
+    X: np.ndarray,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Padding,
+    dilation: Sequence[int],
+    groups: int,
+) -> Any:
+    """dW[t, f] = sum over images and places p of image[offset of t + stride p] dY[p, f]"""
+    if not _suits(groups, dY, X):
+        return NotImplemented
+    n, f, *out = dY.shape
+    W_shape = (f, X.shape[1], *kernel)
+    (top, bottom), (left, right) = padding
+    split = Split.of(X.shape[1:], (top, left), (bottom, right), (1, 1))
+    taps, rows = _dW_offsets(W_shape, tuple(stride), tuple(dilation), split, out[0])
+    width = -(-f // LANES) * LANES
+    places = math.prod(out)
+    threads = min(get_num_threads(), n)
+    images, turned, sums = room(threads, split.size, places * width, len(taps) * width)
+    dW = np.empty(W_shape, np.float32)
+    _convolve_dW(
+        *(plain(X), tuple(split), plain(dY), n, f, out[0], out[1], stride[1], taps, rows),
+        *(steps(out[0], out[1] * width), steps(math.prod(W_shape[1:]), width, ROWS)),
+        *(dW.reshape(-1), images, turned, sums),
+    )
+    return dW
+
+
+def channel_sum(dY: np.ndarray) -> Any:
+    """db[f] = sum over images and places of dY"""
+    if not USABLE or dY.ndim < 3 or not dY.size or not is_float32(dY):
+        return NotImplemented
+    n, f, *out = dY.shape
+    sums = np.zeros((min(get_num_threads(), n), f))
+    _add_channels(plain(dY), n, f, math.prod(out), sums)
+    return sums.sum(axis=0).astype(np.float32).reshape(1, f, *(1 for _ in out))
+
+
+@functools.lru_cache(maxsize=64)
+def _dW_offsets(W_shape, stride, dilation, split, out_rows) -> tuple[np.ndarray, np.ndarray]:
+    """Where each tap's first number stands in the image, up to a multiple of ROWS; and the rows of places."""
+    _, c, kh, kw = W_shape
+    t = steps(c * kh * kw, 1, ROWS)
+    channel, i, j = np.unravel_index(t, (c, kh, kw))
+    return split.offset(channel, i * dilation[0], j * dilation[1]), steps(out_rows, stride[0] * split.row)
+
+
+def _suits(groups: int, X: np.ndarray, W: np.ndarray, b: np.ndarray | None = None) -> bool:
+    return USABLE and X.ndim == 4 and groups == 1 and is_float32(X, W, b) and 0 not in (*X.shape, *W.shape)
+
+
+class Split(NamedTuple):
+    """An image cut into phases: number (h, w) is number (h // s, w // s) of phase (h % s, w % s).
+
+    Padding is counted in h and w. In memory: phase by phase, in it channel by channel, row by row.
+    """
+
+    channels: int
+    height: int  # of the image that comes in
+    width: int
+    top: int  # padding before the first row and the first column
+    left: int
+    step_h: int
+    step_w: int
+    row: int  # numbers in a row of a phase
+    plane: int  # numbers from a channel to the next
+    size: int  # numbers in all
+
+    @classmethod
+    def of(
+        cls, shape: Sequence[int], before: Sequence[int], after: Sequence[int], step: Sequence[int]
+    ) -> Split:
+        channels, height, width = shape
+        rows = -(-(height + before[0] + after[0]) // step[0])
+        row = -(-(width + before[1] + after[1]) // step[1])
+        # an odd number of cache lines apart: with 4096 bytes, all channels would compete for the same places
+        # with room for the rest of the vector that the last row ends in
+        plane = LANES * (-(-rows * row // LANES) + 1 | 1)
+        size = step[0] * step[1] * channels * plane + 2 * PANEL  # a vector may look beyond the last row
+        return cls(channels, height, width, before[0], before[1], step[0], step[1], row, plane, size)
+
+    def offset(self, c: Any, h: Any, w: Any) -> Any:
+        """Where number (h, w) of a channel stands, h and w counted from the corner of the padding."""
+        phase = h % self.step_h * self.step_w + w % self.step_w
+        return (phase * self.channels + c) * self.plane + h // self.step_h * self.row + w // self.step_w
+
+
+class Plan(NamedTuple):
+    """All that a convolution needs besides numbers."""
+
+    split: Split
+    W_rows: np.ndarray  # where the weights of each output channel start
+    W_taps: np.ndarray  # from there to each tap
+    taps: np.ndarray  # the offsets of the taps in the image
+    phases: np.ndarray  # of the result: first tap, last tap, first row, first column, rows, columns
+    step: tuple[int, int]  # from a row, and a column, of a phase to the next one in the result
+    result: int  # numbers in a channel of the largest phase, rounded up to whole panels
+
+
+@functools.lru_cache(maxsize=64)
+def _forward_plan(X_shape, W_shape, stride, padding, dilation, out) -> Plan:
+    f, c, kh, kw = W_shape
+    (top, bottom), (left, right) = padding
+    split = Split.of(X_shape, (top, left), (bottom, right), stride)
+    t = np.arange(c * kh * kw)
+    channel, i, j = np.unravel_index(t, (c, kh, kw))
+    taps = split.offset(channel, i * dilation[0], j * dilation[1])
+    phases = np.array([[0, len(t), 0, 0, *out]])
+    return Plan(split, _padded_rows(f, len(t)), t, taps, phases, (1, 1), _result_size(phases, split))
+
+
+@functools.lru_cache(maxsize=64)
+def _gradient_plan(dY_shape, W_shape, stride, padding, dilation, sizes) -> Plan:
+    """Pixel h of X meets tap i at place p if stride p + dilation i = h + padding."""
+    f, c, kh, kw = W_shape
+    spans = [
+        [(i * d, low) for i in range(k)] for k, d, (low, _) in zip((kh, kw), dilation, padding, strict=True)
+    ]
+    # places before the first one and after the last one that some pixel would want
+    before = [
+        max(0, -((low - (k - 1) * d) // s))
+        for k, d, s, (low, _) in zip((kh, kw), dilation, stride, padding, strict=True)
+    ]
+    after = [
+        max(0, (x - 1 + low) // s - (o - 1))
+        for x, s, o, (low, _) in zip(sizes, stride, dY_shape[1:], padding, strict=True)
+    ]
+    split = Split.of(dY_shape, before, after, (1, 1))
+    W_taps, taps, phases = [], [], []
+    for a in range(min(stride[0], sizes[0])):
+        for b in range(min(stride[1], sizes[1])):
+            rows = [
+                (i, (a + low - at) // stride[0])
+                for i, (at, low) in enumerate(spans[0])
+                if (a + low - at) % stride[0] == 0
+            ]
+            columns = [
+                (j, (b + low - at) // stride[1])
+                for j, (at, low) in enumerate(spans[1])
+                if (b + low - at) % stride[1] == 0
+            ]
+            first = len(taps)
+            for g in range(f):
+                for i, p in rows:
+                    for j, q in columns:
+                        W_taps.append((g * c * kh + i) * kw + j)
+                        taps.append(split.offset(g, p + before[0], q + before[1]))
+            height, width = -(-(sizes[0] - a) // stride[0]), -(-(sizes[1] - b) // stride[1])
+            phases.append([first, len(taps), a, b, height, width])
+    phases = np.array(phases)
+    W_rows = _padded_rows(c, kh * kw)
+    return Plan(
+        split, W_rows, np.array(W_taps), np.array(taps), phases, tuple(stride), _result_size(phases, split)
+    )
+
+
+def _padded_rows(count: int, step: int) -> np.ndarray:
+    """A multiple of both heights of tiles."""
+    return steps(count, step, math.lcm(4, ROWS))
+
+
+def _result_size(phases: np.ndarray, split: Split) -> int:
+    longest = max((rows - 1) * split.row + columns for *_, rows, columns in phases.tolist())
+    return -(-longest // PANEL) * PANEL
+
+
+def _run(plan: Plan, X: np.ndarray, W: np.ndarray, bias: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    n, f = shape[:2]
+    Y = np.empty(shape, np.float32)
+    if Y.size:
+        split, W_rows, W_taps, taps, phases, step, result = plan
+        images, results = room(min(get_num_threads(), n), split.size, f * result)
+        Y_rows = _padded_rows(f, result)
+        _convolve(
+            *(plain(X), tuple(split), plain(W), W_rows, W_taps, taps, phases, Y_rows, bias),
+            *(Y.reshape(-1), n, f, shape[2], shape[3], step, images, results),
+        )
+    return Y
+
+
+@njit(nogil=True, cache=True)
+def _split_image(X, x, split, image):
+    """Copy an image that starts at X[x]; the padding is there already."""
+    channels, height, width, top, left, step_h, step_w, row, plane, _ = split
+    for c in range(channels):
+        for h in range(height):
+            source = x + (c * height + h) * width
+            phase = (h + top) % step_h * step_w * channels + c
+            target = phase * plane + (h + top) // step_h * row
+            if step_w == 1:
+                for w in range(0, width, LANES):  # zeros beyond the row's end: the next row overwrites them
+                    copy(X, source + w, image, target + left + w, width - w)
+                continue
+            for b in range(step_w):
+                w = (b - left) % step_w
+                at = target + b * channels * plane + (w + left) // step_w
+                for k in range((width - w + step_w - 1) // step_w):
+                    image[at + k] = X[source + w + k * step_w]
+
+
+@njit(nogil=True, cache=True)
+def _join_phase(result, size, phase, step, bias, Y, y, f, height, width, row):
+    """Y = result + bias, for the places of one phase."""
+    _, _, a, b, rows, columns = phase
+    for g in range(f):
+        for i in range(rows):
+            source, target = g * size + i * row, y + (g * height + a + i * step[0]) * width + b
+            if step[1] == 1:
+                for j in range(columns):
+                    Y[target + j] = result[source + j] + bias[g]
+            else:
+                for j in range(columns):
+                    Y[target + j * step[1]] = result[source + j] + bias[g]
+
+
+@njit(nogil=True, cache=True)
+def _convolve_image(image, W, W_rows, W_taps, taps, first, last, f, count, result, Y_rows, zeros):
+    """result[f, p] = sum over t of W[f, t] image[taps[t] + p] for p < count"""
+    keep_apart()
+    W_taps, taps = W_taps[first:last], taps[first:last]
+    for p in range(0, count, PANEL):
+        if f <= _FEW:
+            for g in range(0, f, 4):
+                tile_of_4(
+                    *(W, 0, W_rows, W_taps, 0, image, p, taps, 0),
+                    *(g, len(taps), 1, result, p, Y_rows, zeros, 0, 0, LANES),
+                )
+        else:
+            for g in range(0, f, ROWS):
+                tile_of_6(
+                    *(W, 0, W_rows, W_taps, 0, image, p, taps, 0),
+                    *(g, len(taps), 1, result, p, Y_rows, zeros, 0, 0, LANES),
+                )
+
+
+@njit(nogil=True, cache=True, parallel=True)
+def _convolve(
+    X, split, W, W_rows, W_taps, taps, phases, Y_rows, bias, Y, n, f, height, width, step, images, results
+):  # fmt: skip
+    """Each thread takes some of the images."""
+    threads, row, size = len(images), split[7], Y_rows[-1] // max(f - 1, 1)
+    for thread in prange(threads):
+        image, result, zeros = images[thread], results[thread], np.zeros(PANEL, np.float32)
+        image[:] = 0
+        for k in range(n * thread // threads, n * (thread + 1) // threads):
+            _split_image(X, k * split[0] * split[1] * split[2], split, image)
+            for phase in phases:
+                first, last, _, _, rows, columns = phase
+                count = (rows - 1) * row + columns
+                _convolve_image(image, W, W_rows, W_taps, taps, first, last, f, count, result, Y_rows, zeros)
+                _join_phase(result, size, phase, step, bias, Y, k * f * height * width, f, height, width, row)
+
+
+@njit(nogil=True, cache=True)
+def _add_image(image, taps, rows, turned, turned_rows, f, columns, step, sums, sums_rows):
+    """sums[t, f] += sum over p of image[taps[t] + step p] turned[p, f]"""
+    keep_apart()
+    width = -(-f // LANES) * LANES
+    for g in range(0, f, PANEL):
+        vectors, _ = vectors_of(min(PANEL, f - g))
+        for t in range(0, len(taps), ROWS):
+            tile(
+                vectors,
+                (image, 0, taps, rows, step),
+                (turned, g, turned_rows, width),
+                (t, len(rows), columns),
+                (sums, g, sums_rows),
+                (sums, g, 1),
+                LANES,
+            )
+
+
+@njit(nogil=True, cache=True, parallel=True)
+def _convolve_dW(
+    X, split, dY, n, f, height, width, step, taps, rows, turned_rows, sums_rows, dW, images, turned, sums
+):  # fmt: skip
+    """Each thread adds up some of the images; then each takes some of the taps, and adds up the threads."""
+    threads, places, lanes = len(images), height * width, -(-f // LANES) * LANES
+    for thread in prange(threads):
+        image, dY_turned, total = images[thread], turned[thread], sums[thread]
+        image[:] = 0
+        dY_turned[:] = 0
+        total[:] = 0
+        for k in range(n * thread // threads, n * (thread + 1) // threads):
+            _split_image(X, k * split[0] * split[1] * split[2], split, image)
+            turn(dY, k * f * places, f, places, places, dY_turned, 0, lanes)
+            _add_image(image, taps, rows, dY_turned, turned_rows, f, width, step, total, sums_rows)
+    weights = len(dW) // f
+    for thread in prange(threads):
+        total = sums[0]
+        first, last = weights * thread // threads, weights * (thread + 1) // threads
+        for other in range(1, threads):
+            for k in range(first * lanes, last * lanes):
+                total[k] += sums[other, k]
+        turn(total, first * lanes, last - first, f, lanes, dW, first, weights)
+
+
+@njit(nogil=True, cache=True, parallel=True, fastmath={"reassoc", "contract", "nsz"})
+def _add_channels(dY, n, f, places, sums):
+    """In float64, in any order, which lets the compiler use vectors."""
+    threads = len(sums)
+    for thread in prange(threads):
+        for row in range(n * thread // threads * f, n * (thread + 1) // threads * f):
+            total = 0.0
+            for k in range(row * places, (row + 1) * places):
+                total += dY[k]
+            sums[thread, row % f] += total
