@@ -125,8 +125,8 @@ class Net(Composition):
         built-in ones are, your own say so in their class. Else the same step, call by call; the numbers are
         the same, on NumPy bit for bit. After it only weights, buffers, optimizer and loss are current: grad,
         cache and gradients() raise StateError. A label out of range changes nothing: NumPy raises LabelError,
-        elsewhere the loss is NaN, and `step.check()`, or a later step, raises. An array that a Function keeps elsewhere than
-        in `weight` and `buffer` counts as constant.
+        elsewhere the loss is NaN, and `step.check()`, or a later step, raises. An array that a Function keeps
+        elsewhere than in `weight` and `buffer` counts as constant.
         Raises StateError for a net without a loss.
 
         >>> import numpy as np
