@@ -97,7 +97,8 @@ class CompiledStep:
         for _, _, _, paths in bad:  # those steps changed nothing, so they don't count
             self.optimizer.progress["steps"] -= 1
             for path in paths:
-                self.optimizer.state[path]["step"] -= 1
+                row = self.optimizer.state[path]
+                self.optimizer.state[path] = {**row, "step": row["step"] - 1}
         for _, y, shape, _ in bad:
             self.net.loss_fn.check_targets(y, shape)  # type: ignore[union-attr]
 
@@ -170,7 +171,8 @@ class CompiledStep:
     def _run(self, program: _Program, standing: _Standing, X: Any, y: Any) -> tuple[Changes, Any, Any]:
         """One step of a program."""
         generator = current_generator()
-        loss, *new = program(X, y, standing, generator)
+        program.set_numbers(standing, generator)
+        loss, *new = program.function(X, y, program.row, program.called, *standing.arrays)
         out = new.pop(0) if self.output else None
         fit = new.pop(0) if program.in_doubt else None
         move = standing.moves.get(program)
@@ -181,7 +183,7 @@ class CompiledStep:
             drawn = {s: generator.calls.get(s, 0) + n for s, n in program.draws.items()}
             changes.set(generator.calls, drawn)
         if fit is not None:
-            self._doubts.append((fit, y, program.out_shape, [path for _, path in move.rows]))
+            self._doubts.append((fit, y, program.out_shape, move.paths))
         return changes, out, loss
 
 
@@ -285,13 +287,19 @@ class _Standing:
         for i, x in zip(move.moved, new, strict=True):
             arrays[i] = x
         state: dict[str, dict[str, Any]] = {}
-        for k, path in move.rows:
-            rows[k] = state[path] = {"step": rows[k]["step"] + 1}
-        for k, name, i in move.memory:
-            rows[k][name] = arrays[i]
+        for k, path, memory in move.rows:
+            row = {"step": rows[k]["step"] + 1}
+            for name, i in memory:
+                row[name] = arrays[i]
+            rows[k] = state[path] = row
+        for ks, paths in move.bare:
+            row = {"step": rows[ks[0]]["step"] + 1}
+            state |= dict.fromkeys(paths, row)
+            for k in ks:
+                rows[k] = row
         changes = Changes()
         changes.live = move.live.copy()
-        changes.new = [{name: arrays[i]} for name, i in move.names]
+        changes.new = [{name: arrays[i] for name, i in names} for names in move.names]
         changes.new += (state, {"steps": self.steps + 1})
         self.arrays, self.rows, self.steps = arrays, rows, self.steps + 1
         return changes
@@ -302,16 +310,28 @@ class _Move:
 
     def __init__(self, standing: _Standing, moved: list[int]):
         self.moved = moved
-        is_new = set(moved)
         self.kinds = [type(standing.arrays[i]) for i in moved]
-        cells = [(table, name, i) for table, name, i in standing.cells if i in is_new]
-        self.names = [(name, i) for _, name, i in cells]
-        optimizer = standing.optimizer
-        self.live = [*(table for table, _, _ in cells), optimizer.state, optimizer.progress]
-        # the numbers in `rows` of the weights that move, with their paths; and what else is in those rows
-        self.rows = [(k, path) for k, path in enumerate(standing.paths) if standing.weights[path] in is_new]
-        of_moved = {k for k, _ in self.rows}
-        self.memory = [(k, name, i) for k, name, i in standing.memory if k in of_moved]
+        optimizer, is_new = standing.optimizer, set(moved)
+        tables = {id(table): table for table, _, i in standing.cells if i in is_new}
+        self.live = [*tables.values(), optimizer.state, optimizer.progress]
+        # for each of the net's dicts the names, with numbers in `arrays`
+        self.names = [
+            [(name, i) for table, name, i in standing.cells if id(table) == key and i in is_new]
+            for key in tables
+        ]
+        # rows of weights that move: their numbers and paths, and the names of arrays, with their numbers
+        self.rows: list[tuple[int, str, list[tuple[str, int]]]] = []
+        # rows without arrays, by groups that stand at the same step: they may be one and the same
+        self.bare: list[tuple[list[int], list[str]]] = []
+        number = {path: k for k, path in enumerate(standing.paths)}
+        for group in standing.groups:
+            paths = [path for path in group if standing.weights[path] in is_new]
+            memory = {p: [(n, i) for k, n, i in standing.memory if k == number[p]] for p in paths}
+            self.rows += [(number[path], path, names) for path, names in memory.items() if names]
+            bare = [path for path, names in memory.items() if not names]
+            if bare:
+                self.bare.append(([number[path] for path in bare], bare))
+        self.paths = [path for path in standing.paths if standing.weights[path] in is_new]
 
 
 class _Program:
@@ -338,8 +358,8 @@ class _Program:
         self.called: Any = None  # how often the streams have been drawn from
         self.function: Any = self.backend.compile(self.pure_step) or self.pure_step
 
-    def __call__(self, X: Any, y: Any, standing: _Standing, generator: Generator) -> tuple[Any, ...]:
-        """What pure_step returns."""
+    def set_numbers(self, standing: _Standing, generator: Generator) -> None:
+        """Make `row` and `called` what they must be for the coming step."""
         numbers = standing.numbers()
         if numbers != self.numbers:
             self.numbers, self.row = numbers, self._put(np.array(numbers, standing.arrays[0].dtype), standing)
@@ -348,7 +368,6 @@ class _Program:
             for stream, slot in self.slots.items():
                 called[slot] = generator.calls.get(stream, 0)
             self.called = self._put(called.view(np.int32), standing)
-        return self.function(X, y, self.row, self.called, *standing.arrays)
 
     def _put(self, host: np.ndarray, standing: _Standing) -> Any:
         """The same as an array of the net's library, where the net is."""
