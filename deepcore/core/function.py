@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from deepcore.backends.registry import array_namespace, backend_of, is_array
-from deepcore.backends.select import dtype_name, is_floating, is_tracked, quietly
+from deepcore.backends.select import dtype_name, holds_floats, is_floating, is_tracked, quietly
 from deepcore.core.record import CURRENT, LastCall, Record, Staged
 from deepcore.core.shown import Shown
 from deepcore.core.tree import Node
@@ -155,6 +155,8 @@ class Function(Node, Shown):
     def _cast(self, X: Any, W: Any) -> Any:
         if not is_array(X):
             raise wants_floats(self, X)
+        if not holds_floats(W):
+            return X  # the layer that has such a weight refuses it, by name
         here, there = backend_of(W), backend_of(X)
         if here is not there:
             raise MixedBackendError(
@@ -169,7 +171,7 @@ class Function(Node, Shown):
     def _check_inputs(self, record: Record) -> None:
         """Raise DTypeError if this Function wants floating inputs and they are not."""
         for i, X in enumerate(record.inputs):
-            if not (is_array(X) and is_floating(X)) and not (X is None and i):  # a later input may be None
+            if not holds_floats(X) and not (X is None and i):  # a later input may be None
                 raise wants_floats(self, X)
 
     def _fit_gradient(
