@@ -11,6 +11,8 @@ import deepcore as dc
 from deepcore import (
     Add,
     BatchNorm2D,
+    BCELoss,
+    BCEWithLogitsLoss,
     Concat,
     Conv2D,
     CrossEntropyLoss,
@@ -22,7 +24,10 @@ from deepcore import (
     MaxPool2D,
     MeanSquareLoss,
     MSELoss,
+    MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
     Net,
+    NLLLoss,
     ReLU,
     Residual,
     Sequential,
@@ -547,6 +552,43 @@ def test_without_weights_the_input_keeps_its_dtype(dtype, place):
         loss = MSELoss()
         L = loss(floats(place, 2, 3, dtype=dtype), floats(place, 2, 3, dtype=target))
         assert dc.to_numpy(L).dtype == dc.to_numpy(loss.backward()).dtype == dtype
+
+
+WITH_FACTORS = [  # a loss, and which of its arguments is an array
+    (CrossEntropyLoss, "weight"),
+    (NLLLoss, "weight"),
+    (MultiMarginLoss, "weight"),
+    (BCELoss, "weight"),
+    (BCEWithLogitsLoss, "weight"),
+    (BCEWithLogitsLoss, "pos_weight"),
+    (MultiLabelSoftMarginLoss, "weight"),
+]
+
+
+@everywhere
+@pytest.mark.parametrize("make, name", WITH_FACTORS, ids=[f"{f.__name__}-{name}" for f, name in WITH_FACTORS])
+def test_factors_of_a_loss_stay_in_their_library(make, name, _, place):
+    other = elsewhere(place)
+    X = place.array(np.array([[0.2, 0.6, 0.3], [0.7, 0.1, 0.5]]))
+    labelled = "ignore_index" in vars(make()) or make is MultiMarginLoss
+    y = place.array(np.array([2, 0]) if labelled else np.eye(3)[:2])
+    factors = np.array([1.0, 2.0, 4.0], "float32")
+    with dc.use_backend(other.backend):
+        here, there = (make(**{name: at.array(factors)}) for at in (place, other))
+        numbers = make(**{name: [1.0, 2.0, 4.0]})
+    L = place.back(here(X, y))
+    for loss in (there, numbers):
+        with pytest.raises(dc.MixedBackendError) as raised:
+            loss(X, y)
+        wanted = (
+            make.__name__,
+            f"X is a {place.backend!r} array, {name} a {other.backend!r} array",
+            f"{name}=deepcore.to_backend({name}, {place.backend!r})",
+            f"net.to({place.backend!r})",
+        )
+        assert [piece for piece in wanted if piece not in str(raised.value)] == [], str(raised.value)
+        net = Net([Flatten()], loss=loss).to(place.backend, place.device)
+        assert place.back(net.loss(net(X), y)) == L
 
 
 # ---- learning rates

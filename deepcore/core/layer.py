@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from deepcore.backends.registry import backend_of, is_array
-from deepcore.backends.select import are_floats, dtype_name, holds_floats, is_floating
+from deepcore.backends.select import are_floats, dtype_name, holds_floats
 from deepcore.core.function import Function, wants_floats
 from deepcore.core.record import Record, commit
 from deepcore.errors import ArgumentError, DTypeError, MixedBackendError
@@ -59,7 +59,7 @@ class Layer(Function):
         commit([self.weight], [descend(self.weight, self.weight_update, lr)])
 
     def _check_inputs(self, record: Record) -> None:
-        """Note the weights in the record; raise unless they are floating, of the input's library and dtype."""
+        """Note the weights in the record; raise unless they are floats, of the input's library and dtype."""
         record.weights = weights = tuple(self.weight.values())
         X = record.inputs[0] if record.inputs else None
         kind, dtype = type(X), getattr(X, "dtype", None)
