@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from deepcore.backends.registry import array_namespace, backend_of, is_array
-from deepcore.backends.select import dtype_name, holds_floats, is_floating, is_tracked, quietly
+from deepcore.backends.select import default_dtype, dtype_name, holds_floats, is_floating, is_tracked, quietly
 from deepcore.core.record import CURRENT, LastCall, Record, Staged
 from deepcore.core.shown import Shown
 from deepcore.core.tree import Node
@@ -42,6 +42,7 @@ class Function(Node, Shown):
     """
 
     wants_floats: bool = False  # whether inputs of integers are refused, not just passed on
+    looks_up: bool = False  # whether its input are indices, as Embedding's, rather than quantities
     traceable: bool = False  # whether a step with it may be compiled: array operations alone, no state
 
     _last: LastCall
@@ -446,6 +447,17 @@ def first_weight(root: Function) -> Any:
         for W in layer.weight.values():
             return W
     return None
+
+
+def input_dtype(root: Function) -> str:
+    """The dtype of what a net takes: its weights', but int64 if its first Function looks up indices."""
+    f = root
+    while children := [child for path, child in f._children() if path != "loss_fn"]:
+        f = children[0]
+    if f.looks_up:
+        return "int64"
+    W = first_weight(root)
+    return default_dtype() if W is None else dtype_name(W)
 
 
 def _same_arrays(a: tuple[Any, ...], b: Any) -> bool:

@@ -41,6 +41,7 @@ class Embedding(Layer):
 
     traceable = True
     wants_floats = False
+    looks_up = True
 
     def __init__(
         self,
