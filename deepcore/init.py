@@ -105,7 +105,10 @@ class Orthogonal(_Settings):
 
 
 class TorchDefault(_Settings):
-    """Uniform on +-1 / sqrt(fan_in), biases too: how the layers of torch start."""
+    """Uniform on +-1 / sqrt(fan_in), biases too: how the layers of torch start.
+
+    A layer for which torch counts fan_in in a way of its own passes that number.
+    """
 
     def __call__(self, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
         return (2 * _draw(random.uniform, shape) - 1) / math.sqrt(max(fan_in, 1))
@@ -154,7 +157,12 @@ def of_bias(init: str | Initialiser) -> str | Initialiser:
     >>> of_bias("he_normal")
     'zeros'
     """
-    return init if init == "torch" or isinstance(init, TorchDefault) else "zeros"
+    return init if as_torch(init) else "zeros"
+
+
+def as_torch(init: Any) -> bool:
+    """Whether weights and biases shall start as torch's do."""
+    return isinstance(init, TorchDefault) or (isinstance(init, str) and init == "torch")
 
 
 def make(

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 import deepcore as dc
-from deepcore import Bilinear, Conv2D, Linear, PReLU, init
+from deepcore import (
+    GRU,
+    RNN,
+    Bilinear,
+    Conv2D,
+    ConvTranspose2D,
+    Embedding,
+    Linear,
+    PReLU,
+    init,
+)
 from tests.case import params
 from tests.places import EACH_LIBRARY
 
@@ -104,7 +114,8 @@ def test_torch_draws_biases_too(given):
     for layer, fan in (
         (Linear(25, 4000, init=given), 25),
         (Conv2D(4, 4000, (5, 3), groups=2, init=given), 30),
-        (Bilinear(5, 4, 4000, init=given), 20),
+        (Bilinear(5, 4, 4000, init=given), 5),
+        (ConvTranspose2D(6, 4000, (5, 3), groups=2, init=given), 30_000),
     ):
         bound = 1 / math.sqrt(fan)
         for W in layer.weight.values():
@@ -113,15 +124,39 @@ def test_torch_draws_biases_too(given):
     assert not Linear(3, 4, init="he_uniform").weight["b"].any()
 
 
-def test_torch_is_what_torch_draws_from():
+PEERS = [  # ours and torch's, of the same arguments
+    (Linear, "Linear", (16, 20_000)),
+    (Bilinear, "Bilinear", (16, 3, 20_000)),
+    (Conv2D, "Conv2d", (4, 2000, 3, 1, 0, 1, 2)),
+    (ConvTranspose2D, "ConvTranspose2d", (2000, 4, 3, 1, 0, 0, 2)),
+    (ConvTranspose2D, "ConvTranspose2d", (4, 2000, 3, 1, 0, 0, 2)),
+    (RNN, "RNN", (3, 64, 2)),
+    (GRU, "GRU", (50, 64)),
+    (Embedding, "Embedding", (3000, 5)),
+]
+
+
+@pytest.mark.parametrize("ours, name, arguments", PEERS, ids=[f"{name}{args}" for _, name, args in PEERS])
+def test_torch_is_what_torch_draws_from(ours, name, arguments):
     torch = pytest.importorskip("torch", reason="torch is the peer compared with")
     dc.seed(0)
     torch.manual_seed(0)
-    ours = Linear(16, 20_000, init="torch")
-    theirs = torch.nn.Linear(16, 20_000)
-    for mine, other in ((ours.weight["W"], theirs.weight), (ours.weight["b"], theirs.bias)):
-        a, b = np.sort(mine.ravel()), np.sort(other.detach().numpy().ravel())
-        assert abs(a - b).max() < 0.01  # quantile by quantile, of numbers up to 0.25
+    theirs = getattr(torch.nn, name)(*arguments).state_dict()
+    weight = ours(*arguments, init="torch").weight
+    assert len(weight) == len(theirs)
+    if len(weight) == 1:
+        pairs = [(weight["W"], theirs["weight"])]
+    elif "W" in weight:
+        pairs = [(weight["W"], theirs["weight"]), (weight["b"], theirs["bias"])]
+    else:
+        pairs = [(W, theirs[f"{'weight' if k[0] == 'W' else 'bias'}{k[1:]}"]) for k, W in weight.items()]
+    for mine, other in pairs:
+        a, b = mine.ravel(), other.numpy().ravel()
+        noise = 6 / math.sqrt(a.size)  # of two draws
+        assert a.size == b.size
+        assert abs(a.std() / b.std() - 1) < noise and abs(a.mean() / b.std()) < noise
+        if name != "Embedding":  # uniform: none lies beyond the bound
+            assert abs(abs(a).max() / abs(b).max() - 1) < noise
 
 
 @pytest.mark.parametrize("name, place", params(list(NAMED), EACH_LIBRARY))

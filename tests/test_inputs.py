@@ -11,17 +11,23 @@ import deepcore as dc
 from deepcore import (
     Add,
     BatchNorm2D,
+    BCELoss,
+    BCEWithLogitsLoss,
     Concat,
     Conv2D,
     CrossEntropyLoss,
     Dropout,
+    Embedding,
     Flatten,
     LeakyReLU,
     Linear,
     MaxPool2D,
     MeanSquareLoss,
     MSELoss,
+    MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
     Net,
+    NLLLoss,
     ReLU,
     Residual,
     Sequential,
@@ -32,7 +38,7 @@ from deepcore import (
 )
 from tests.case import buffers, params, weights
 from tests.places import PLACES, USABLE
-from tests.users import Product, Square
+from tests.users import Product, Scale, Square
 
 WRITEABLE = [place for place in PLACES if place.writeable]
 
@@ -337,6 +343,7 @@ WANT_FLOATS = [
     (Conv2D(1, 2, 1), (2, 1, 2, 2)),
     (BatchNorm2D(2), (2, 2, 2, 2)),
     (MaxPool2D(), (1, 1, 2, 2)),
+    (ReLU(), (2, 2)),
     (Sigmoid(), (2, 2)),
     (Tanh(), (2, 2)),
     (LeakyReLU(), (2, 2)),
@@ -369,12 +376,81 @@ def test_arrays_of_no_numbers(X, f, shape):
         f(np.resize(X, shape))
 
 
-@pytest.mark.parametrize("f", [ReLU(), Flatten(), *(f for f, _ in WANT_FLOATS)], ids=repr)
+@pytest.mark.parametrize("f", [Flatten(), *(f for f, _ in WANT_FLOATS)], ids=repr)
 @pytest.mark.parametrize("X", [[[1.0, 2.0, 3.0]], (1.0, 2.0), None, 1.0, "ab"], ids=repr)
 def test_what_is_no_array(X, f):
     with pytest.raises(dc.DTypeError, match=f"({type(X).__name__}|array)") as raised:
         f(X)
     assert "deepcore.asarray" in str(raised.value)
+
+
+# ---- weights that are no floating-point numbers: X would be cut to their dtype
+
+
+def scale_by(s):
+    layer = Scale()
+    layer.weight["s"] = s
+    return layer
+
+
+NO_FLOATS = [  # what to put in the place of the weight, what the message calls it
+    (np.array([[2]]), "int64"),
+    (np.array([[True]]), "bool"),
+    (np.array([[2j]], "complex64"), "complex64"),
+]
+
+
+@pytest.mark.parametrize("given", ["float32", "int64"])
+@pytest.mark.parametrize("s, got", NO_FLOATS, ids=[got for _, got in NO_FLOATS])
+@everywhere
+def test_weights_that_are_no_floats(_, place, s, got, given):
+    s = place.array(s)
+    X = place.array(np.full((2, 3), 1.5), given)
+    words = "weight['s'] must be an array of floating-point numbers", f"got {place.stored(got)}", "[[2.0]]"
+    for net, where in (
+        (scale_by(s), "Scale()"),
+        (Net([Flatten(), scale_by(s), place.put(Linear(3, 2))]), "layer 1, Scale()"),
+    ):
+        before = state(net)
+        with pytest.raises(dc.DTypeError) as raised:
+            net(X)
+        assert str(raised.value).startswith(f"{where}: {words[0]}"), str(raised.value)
+        assert [piece for piece in words if piece not in str(raised.value)] == []
+        assert state(net) == before
+    if given == "float32":
+        behind = Net([place.put(Linear(3, 3)), scale_by(s)])
+        with pytest.raises(dc.DTypeError, match="layer 1, Scale.*weight.'s'"):
+            behind(X)
+
+
+@everywhere
+def test_indices_do_not_excuse_weights_of_integers(_, place):
+    layer = place.put(Embedding(3, 2))
+    layer.weight["W"] = place.array(np.ones((3, 2), "int64"))
+    with pytest.raises(dc.DTypeError, match=r"Embedding\(3, 2\): weight\['W'\] .* got int"):
+        layer(place.array(np.array([0, 2])))
+
+
+@pytest.mark.parametrize("W", [[[1.0]], np.full((1, 1), None)], ids=["list", "object"])
+def test_weights_that_are_no_arrays_of_numbers(W):
+    with pytest.raises(dc.DTypeError, match=r"weight\['s'\] must be an array .*, got (list|object);"):
+        scale_by(W)(np.ones((2, 3), "float32"))
+
+
+@pytest.mark.parametrize("backend", [p.backend for p in WRITEABLE if p in USABLE and p.device is None])
+def test_steps_refuse_weights_of_integers(backend):
+    """However the step is made: by fit, compiled, and by hand."""
+    net = Net([Linear(3, 2)], loss=MSELoss()).to(backend)
+    net.layers[0].weight["W"] = dc.to_backend(np.ones((3, 2), "int64"), backend)
+    before, X, Y = state(net), np.ones((4, 3), "float32"), np.ones((4, 2), "float32")
+    step = net.compile(dc.optim.SGD())
+    for train in (
+        lambda: net.fit(X, Y, progress=False),
+        lambda: step(dc.to_backend(X, backend), dc.to_backend(Y, backend)),
+    ):
+        with pytest.raises(dc.DTypeError, match=r"layer 0, Linear\(3, 2\): weight\['W'\] must be"):
+            train()
+        assert state(net) == before
 
 
 # ---- libraries and dtypes that don't go together
@@ -476,6 +552,43 @@ def test_without_weights_the_input_keeps_its_dtype(dtype, place):
         loss = MSELoss()
         L = loss(floats(place, 2, 3, dtype=dtype), floats(place, 2, 3, dtype=target))
         assert dc.to_numpy(L).dtype == dc.to_numpy(loss.backward()).dtype == dtype
+
+
+WITH_FACTORS = [  # a loss, and which of its arguments is an array
+    (CrossEntropyLoss, "weight"),
+    (NLLLoss, "weight"),
+    (MultiMarginLoss, "weight"),
+    (BCELoss, "weight"),
+    (BCEWithLogitsLoss, "weight"),
+    (BCEWithLogitsLoss, "pos_weight"),
+    (MultiLabelSoftMarginLoss, "weight"),
+]
+
+
+@everywhere
+@pytest.mark.parametrize("make, name", WITH_FACTORS, ids=[f"{f.__name__}-{name}" for f, name in WITH_FACTORS])
+def test_factors_of_a_loss_stay_in_their_library(make, name, _, place):
+    other = elsewhere(place)
+    X = place.array(np.array([[0.2, 0.6, 0.3], [0.7, 0.1, 0.5]]))
+    labelled = "ignore_index" in vars(make()) or make is MultiMarginLoss
+    y = place.array(np.array([2, 0]) if labelled else np.eye(3)[:2])
+    factors = np.array([1.0, 2.0, 4.0], "float32")
+    with dc.use_backend(other.backend):
+        here, there = (make(**{name: at.array(factors)}) for at in (place, other))
+        numbers = make(**{name: [1.0, 2.0, 4.0]})
+    L = place.back(here(X, y))
+    for loss in (there, numbers):
+        with pytest.raises(dc.MixedBackendError) as raised:
+            loss(X, y)
+        wanted = (
+            make.__name__,
+            f"X is a {place.backend!r} array, {name} a {other.backend!r} array",
+            f"{name}=deepcore.to_backend({name}, {place.backend!r})",
+            f"net.to({place.backend!r})",
+        )
+        assert [piece for piece in wanted if piece not in str(raised.value)] == [], str(raised.value)
+        net = Net([Flatten()], loss=loss).to(place.backend, place.device)
+        assert place.back(net.loss(net(X), y)) == L
 
 
 # ---- learning rates

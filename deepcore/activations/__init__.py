@@ -70,6 +70,7 @@ class ReLU(Function):
     """
 
     traceable = True
+    wants_floats = True
 
     def forward(self, X: Any) -> Any:
         self.cache["X"] = X

@@ -161,11 +161,12 @@ def array_namespace(*arrays: Any) -> Any:
 
 def is_array(x: Any) -> bool:
     """Whether `x` is an array of a known library."""
-    return _is_array_type(type(x))
+    return is_array_type(type(x))
 
 
 @functools.cache
-def _is_array_type(kind: type) -> bool:
+def is_array_type(kind: type) -> bool:
+    """Whether `kind` is the array type of a known library."""
     try:
         backend_of_type(kind)
     except DTypeError:

@@ -17,10 +17,10 @@ from deepcore import CrossEntropyLoss, MultiMarginLoss, Net, NLLLoss, Softmax
 from deepcore.backends.select import dtype_name, is_floating
 from deepcore.commands.nets import load_net
 from deepcore.commands.train import check_folder
+from deepcore.core.function import input_dtype
 from deepcore.data.prepare import scale_images
 from deepcore.data.samples import read_samples
 from deepcore.errors import ArgumentError
-from deepcore.io.onnx_write import input_dtype
 from deepcore.io.safetensors import replacing
 from deepcore.ops import softmax
 

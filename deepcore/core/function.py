@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from deepcore.backends.registry import array_namespace, backend_of, is_array
-from deepcore.backends.select import dtype_name, is_floating, is_tracked, quietly
+from deepcore.backends.select import default_dtype, dtype_name, holds_floats, is_floating, is_tracked, quietly
 from deepcore.core.record import CURRENT, LastCall, Record, Staged
 from deepcore.core.shown import Shown
 from deepcore.core.tree import Node
@@ -42,6 +42,7 @@ class Function(Node, Shown):
     """
 
     wants_floats: bool = False  # whether inputs of integers are refused, not just passed on
+    looks_up: bool = False  # whether its input are indices, as Embedding's, rather than quantities
     traceable: bool = False  # whether a step with it may be compiled: array operations alone, no state
 
     _last: LastCall
@@ -155,6 +156,8 @@ class Function(Node, Shown):
     def _cast(self, X: Any, W: Any) -> Any:
         if not is_array(X):
             raise wants_floats(self, X)
+        if not holds_floats(W):
+            return X  # the layer that has such a weight refuses it, by name
         here, there = backend_of(W), backend_of(X)
         if here is not there:
             raise MixedBackendError(
@@ -169,7 +172,7 @@ class Function(Node, Shown):
     def _check_inputs(self, record: Record) -> None:
         """Raise DTypeError if this Function wants floating inputs and they are not."""
         for i, X in enumerate(record.inputs):
-            if not (is_array(X) and is_floating(X)) and not (X is None and i):  # a later input may be None
+            if not holds_floats(X) and not (X is None and i):  # a later input may be None
                 raise wants_floats(self, X)
 
     def _fit_gradient(
@@ -444,6 +447,17 @@ def first_weight(root: Function) -> Any:
         for W in layer.weight.values():
             return W
     return None
+
+
+def input_dtype(root: Function) -> str:
+    """The dtype of what a net takes: its weights', but int64 if its first Function looks up indices."""
+    f = root
+    while children := [child for path, child in f._children() if path != "loss_fn"]:
+        f = children[0]
+    if f.looks_up:
+        return "int64"
+    W = first_weight(root)
+    return default_dtype() if W is None else dtype_name(W)
 
 
 def _same_arrays(a: tuple[Any, ...], b: Any) -> bool:

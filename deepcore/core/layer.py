@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from deepcore.backends.registry import backend_of, is_array
-from deepcore.backends.select import dtype_name, is_floating
+from deepcore.backends.select import are_floats, dtype_name, holds_floats
 from deepcore.core.function import Function, wants_floats
 from deepcore.core.record import Record, commit
 from deepcore.errors import ArgumentError, DTypeError, MixedBackendError
@@ -59,17 +59,20 @@ class Layer(Function):
         commit([self.weight], [descend(self.weight, self.weight_update, lr)])
 
     def _check_inputs(self, record: Record) -> None:
-        """Note the weights in the record; raise if the input does not fit their library and dtype."""
+        """Note the weights in the record; raise unless they are floats, of the input's library and dtype."""
         record.weights = weights = tuple(self.weight.values())
         X = record.inputs[0] if record.inputs else None
         kind, dtype = type(X), getattr(X, "dtype", None)
+        floating = are_floats(kind, dtype)
         for W in weights:
-            if type(W) is not kind or W.dtype is not dtype:
+            if type(W) is not kind or W.dtype is not dtype or not floating:
                 self._check_weight(W, X)
 
     def _check_weight(self, W: Any, X: Any) -> None:
         """Raise if X and W, which are not obviously alike, do not fit together."""
-        if not (is_array(X) and is_floating(X)):
+        if not holds_floats(W):
+            raise self._no_floats(W)
+        if not holds_floats(X):
             if self.wants_floats:
                 raise wants_floats(self, X)
             return
@@ -79,12 +82,22 @@ class Layer(Function):
                 f"{self._who()}: its weights are {here.name!r} arrays, its input is a {there.name!r} array; "
                 f"move the whole net with net.to({here.name!r})"
             )
-        if W.dtype != X.dtype and is_floating(W):
+        if W.dtype != X.dtype:
             dtypes = " and ".join(sorted({dtype_name(V) for V in self.weight.values()}))
             raise DTypeError(
                 f"{self._who()}: its weights are {dtypes}, its input is {dtype_name(X)}; "
                 "make every layer of a net with one dtype"
             )
+
+    def _no_floats(self, W: Any) -> DTypeError:
+        """The error for a weight that is no array of floating-point numbers: X would be cut to its dtype."""
+        name = next(name for name, V in self.weight.items() if V is W)
+        got = dtype_name(W) if is_array(W) else type(W).__name__
+        return DTypeError(
+            f"{self._who()}: weight[{name!r}] must be an array of floating-point numbers, got {got}; "
+            "make it of floats, deepcore.asarray([[2.0]]) for example, or give a dtype: "
+            'deepcore.asarray(W, dtype="float32")'
+        )
 
     def _add(self, backward: Callable[..., Any], dY: tuple[Any, ...], named: dict[str, Any]) -> Any:
         earlier = self.weight_update

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from deepcore.backends.registry import backend_of, is_array
-from deepcore.backends.select import default_dtype, dtype_name, put, selected_backend
-from deepcore.core.function import Function, first_weight
+from deepcore.backends.select import dtype_name, put, selected_backend
+from deepcore.core.function import Function, first_weight, input_dtype
 from deepcore.core.parameters import Parameter, find_buffers, find_parameters, functions
 from deepcore.core.random import Generator, drawing_from
 from deepcore.core.record import inference
@@ -82,7 +82,7 @@ def summary(net: Function, input_shape: Any, dtype: Any = None) -> Summary:
     """The layers of a net in a table, for inputs of a shape that is given without the batch.
 
     input_shape: such as (1, 28, 28), or a list of such tuples for a net with several inputs.
-    dtype: of the input; that of the weights unless given (a net that begins with Embedding wants "int64").
+    dtype: of the input; unless given that of the weights, or int64 for a net that begins with Embedding.
 
     It runs zeros through a copy of the net, in inference mode: the net itself stays as it is. In the
     table n is the batch; a weight that layers share is counted where it stands first.
@@ -139,7 +139,7 @@ def _shapes(input_shape: Any) -> list[tuple[int, ...]]:
 def _zeros(net: Function, shape: tuple[int, ...], dtype: Any) -> Any:
     """Zeros where the net lives."""
     W = first_weight(net)
-    name = dtype_name(dtype if dtype is not None else default_dtype() if W is None else W)
+    name = input_dtype(net) if dtype is None else dtype_name(dtype)
     if W is None:
         return put(np.zeros(shape), selected_backend(), name)
     return put(np.zeros(shape), backend_of(W), name, backend_of(W).device(W))

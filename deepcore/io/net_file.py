@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from deepcore.backends.registry import backend_of
 from deepcore.backends.select import put, selected_backend, to_numpy
 from deepcore.core.function import Function
 from deepcore.errors import CheckpointError, DeepcoreError
@@ -62,7 +63,10 @@ def load(path: str | os.PathLike[str], *, allow_nan: bool = False) -> Any:
     except DeepcoreError as error:
         error.inside(str(path))
         raise
-    devices = {path: backend.device(slot.value) for path, slot in slots.items()}
+    devices = {  # a loss keeps the arrays that it is given, and those of the file are in host memory
+        path: backend.device(slot.value) if backend_of(slot.value) is backend else None
+        for path, slot in slots.items()
+    }
     state._replace(slots, {path: put(x, backend, device=devices[path]) for path, x in arrays.items()})
     return net
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from deepcore.backends.base import import_optional
 from deepcore.backends.select import dtype_name, is_floating
-from deepcore.core.function import Function, first_weight
+from deepcore.core.function import Function, first_weight, input_dtype
 from deepcore.core.move import move
 from deepcore.core.record import inference
 from deepcore.errors import ArgumentError, UnsupportedError
@@ -68,6 +68,9 @@ def _model(net: Function, input_shape: tuple[int, ...]) -> Any:
     helper = onnx.helper
     net = copy.deepcopy(net)
     move(net, "numpy")
+    W = first_weight(net)
+    if W is not None and not is_floating(W):
+        raise UnsupportedError(f"save_onnx: the weights are {dtype_name(W)}")
     X = np.zeros((1, *input_shape), input_dtype(net))
     graph = _Graph(onnx, state._slots(net))
     with inference():
@@ -90,19 +93,6 @@ def _model(net: Function, input_shape: tuple[int, ...]) -> Any:
     )
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def input_dtype(net: Function) -> str:
-    """The dtype of what the net takes: that of the weights, but int64 for an Embedding."""
-    f = net
-    while children := [child for path, child in f._children() if path != "loss_fn"]:
-        f = children[0]
-    weight = first_weight(net)
-    if weight is not None and not is_floating(weight):
-        raise UnsupportedError(f"save_onnx: the weights are {dtype_name(weight)}")
-    if row_of({"Embedding": True}, f):
-        return "int64"
-    return "float32" if weight is None else dtype_name(weight)
 
 
 class _Graph:

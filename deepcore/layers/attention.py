@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 from deepcore import init as initialisers
-from deepcore.backends.registry import array_namespace
+from deepcore.backends.registry import array_namespace, is_array
 from deepcore.backends.select import dtype_name, is_floating
+from deepcore.core.function import Function
 from deepcore.core.layer import Layer
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.ops import attention, linear
@@ -81,7 +82,10 @@ class MultiHeadAttention(Layer):
 
     def __call__(self, *inputs: Any, mask: Any = None) -> Any:
         """Y, for X or X_q, X_k and X_v, with a mask at the end or by its name."""
-        return super().__call__(*inputs) if mask is None else super().__call__(*inputs, mask)
+        if mask is None:
+            return super().__call__(*inputs)
+        check_mask(self, mask)
+        return super().__call__(*inputs, mask)
 
     def forward(self, *inputs: Any) -> Any:
         given = [x for x in inputs if x is not None]
@@ -156,6 +160,20 @@ class MultiHeadAttention(Layer):
                 f"{wanted}, got {tuple(mask.shape)}; of a mask (n, k) of keys use mask[:, None, :]"
             )
         return mask if causal is None else mask & causal
+
+
+def check_mask(f: Function, mask: Any) -> None:
+    """Raise DTypeError unless the mask is bool: one of floats would be taken for keys."""
+    wanted = "mask must be an array of bool, True where a query may attend to a key"
+    if not is_array(mask):
+        raise DTypeError(
+            f"{f._who()}: {wanted}, got {type(mask).__name__}; convert it with deepcore.asarray(mask)"
+        )
+    if dtype_name(mask) != "bool":
+        raise DTypeError(
+            f"{f._who()}: {wanted}, got {dtype_name(mask)}; use mask > 0, "
+            "or mask == 0 of one that is added to the scores"
+        )
 
 
 def _rows(X: Any) -> Any:

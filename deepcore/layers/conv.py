@@ -52,6 +52,8 @@ class _Windows(Layer):
         """W: (rows, columns, *kernel)   b: (1, out_channels, 1, ...), if there is one."""
         area = math.prod(self.kernel_size)
         fans = self.in_channels // self.groups * area, self.out_channels // self.groups * area
+        if initialisers.as_torch(self.init):
+            fans = columns * area, fans[1]  # also of a transpose, where what goes into one unit is rows
         W_shape, b_shape = (rows, columns, *self.kernel_size), (1, self.out_channels) + (1,) * self.rank
         self.weight["W"] = initialisers.make(self.init, W_shape, *fans, dtype, device)
         if self.bias:

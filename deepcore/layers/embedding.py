@@ -41,6 +41,7 @@ class Embedding(Layer):
 
     traceable = True
     wants_floats = False
+    looks_up = True
 
     def __init__(
         self,
@@ -58,7 +59,8 @@ class Embedding(Layer):
         self._init_weights(dtype, device)
 
     def _init_weights(self, dtype: Any, device: Any) -> None:
-        init = initialisers.normal(1.0) if self.init is None else self.init
+        as_torch = self.init is None or initialisers.as_torch(self.init)
+        init: Any = initialisers.normal(1.0) if as_torch else self.init
         self.weight["W"] = initialisers.make(init, (self.num, self.dim), self.num, self.dim, dtype, device)
 
     def forward(self, X: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,13 +49,14 @@ class Recurrent(Layer):
 
     def _init_weights(self, dtype: Any, device: Any) -> None:
         h, width = self.hidden_dim, self._cell.gates * self.hidden_dim
-        bound = 1 / math.sqrt(h)
-        init = initialisers.uniform(-bound, bound) if self.init is None else self.init
+        init = initialisers.torch if self.init is None else self.init
+        inits = (init, init, initialisers.of_bias(init), initialisers.of_bias(init))
         for layer in range(self.num_layers):
             i = self.input_dim if layer == 0 else self._directions * h
             for suffix, _, _ in self._runs(layer):
-                for name, rows in zip(_WEIGHTS, (i, h, 1, 1), strict=True):
-                    W = initialisers.make(init, (rows, width), rows, width, dtype, device)
+                for name, rows, draw in zip(_WEIGHTS, (i, h, 1, 1), inits, strict=True):
+                    fan_in = h if initialisers.as_torch(init) else rows  # torch: the same bound for all four
+                    W = initialisers.make(draw, (rows, width), fan_in, width, dtype, device)
                     self.weight[name + suffix] = W
 
     @property
@@ -164,9 +164,10 @@ class RNN(Recurrent):
     """H_t = tanh(X_t W_ih + b_ih + H_(t-1) W_hh + b_hh), step by step; Y holds all H_t.
 
     X: (n, t, i)   W_ih: (i, h)   W_hh: (h, h)   b_ih, b_hh: (1, h)   H: (n, h)   Y: (n, t, D h)
-    All weights ~ U(-1/sqrt(h), 1/sqrt(h)); their names end in _l0, in _l1 for the second layer, whose input
-    is the Y of the first, and then in _reverse for the direction from the last step to the first; D = 2 if
-    `bidirectional`, and both directions' H stand side by side.
+    All weights ~ U(-1/sqrt(h), 1/sqrt(h)), as in torch; with another `init`, b_ih = b_hh = 0. Their names end
+    in _l0, in _l1 for the second layer, whose input is the Y of the first, and then in _reverse for the
+    direction from the last step to the first; D = 2 if `bidirectional`, and both directions' H stand side by
+    side.
 
     f(X, state) starts from a state (D L, n, h), L = num_layers: a run's H_0, or with `return_state`, where
     the layer returns (Y, state), its last H. Each is an input or output like any other: backward then takes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deepcore.core.function import Function
-from deepcore.layers.attention import MultiHeadAttention
+from deepcore.layers.attention import MultiHeadAttention, check_mask
 from deepcore.layers.dropout import Dropout
 from deepcore.layers.linear import Linear
 from deepcore.layers.norm import LayerNorm
@@ -20,15 +20,15 @@ class TransformerBlock(Function):
     X, A, Y: (n, t, dim)   W_e: (dim, hidden)   W_c: (hidden, dim); hidden is 4 dim unless given
     Normalising first ("pre-norm") leaves a way from Y to X through additions alone, along which the gradient
     keeps its size however many blocks there are. In training, each of the two that are added loses a fraction
-    `dropout` of its numbers. f(X, mask), heads and causal are as in MultiHeadAttention.
+    `dropout` of its numbers. f(X, mask), f(X, mask=mask), heads and causal are as in MultiHeadAttention.
 
     With Z = LayerNorm_2(A) W_e + b_e, from the end to the start, each f^T being f's backward:
 
     dZ = (dY W_c^T) GELU'(Z)
     dA = dY + LayerNorm_2^T(dZ W_e^T)     dX = dA + LayerNorm_1^T(Attention^T(dA))
 
-    Raises ShapeError for X or a mask that don't fit. Vaswani et al. 2017, arXiv:1706.03762; pre-norm: Xiong
-    et al. 2020, arXiv:2002.04745.
+    Raises ShapeError for X or a mask that don't fit, DTypeError for a mask that is not bool. Vaswani et al.
+    2017, arXiv:1706.03762; pre-norm: Xiong et al. 2020, arXiv:2002.04745.
 
     >>> import numpy as np
     >>> block = TransformerBlock(8, 2, causal=True)
@@ -67,6 +67,13 @@ class TransformerBlock(Function):
             "causal": inner.causal,
             "dropout": self.dropout_1.p,
         }
+
+    def __call__(self, X: Any, mask: Any = None) -> Any:
+        """Y, for X and maybe a mask, as the second argument or by its name."""
+        if mask is None:
+            return super().__call__(X)
+        check_mask(self, mask)
+        return super().__call__(X, mask)
 
     def forward(self, X: Any, mask: Any = None) -> Any:
         A = X + self.dropout_1(self.attention(self.norm_1(X), mask=mask))

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from deepcore.backends.registry import array_namespace
-from deepcore.backends.select import asarray, dtype_name, is_floating, is_integer, to_numpy
+from deepcore.backends.select import dtype_name, is_floating, is_integer, to_numpy
 from deepcore.core.record import CURRENT
 from deepcore.errors import ArgumentError, LabelError, ShapeError
 from deepcore.losses.reduced import Reduced, finite
@@ -25,8 +25,7 @@ class Labelled(Reduced):
 
     def __init__(self, weight: Any, reduction: str):
         super().__init__(reduction)
-        if weight is not None:
-            self.buffer["weight"] = asarray(weight)
+        self._keep("weight", weight)
 
     def _config(self) -> dict[str, Any]:
         return super()._config() | {"weight": self.buffer.get("weight")}
@@ -56,16 +55,13 @@ class Labelled(Reduced):
         super()._check_output(X)
 
     def _class_weights(self, X: Any) -> Any:
-        weight = self.buffer.get("weight")
-        if weight is None:
-            return None
-        xp = array_namespace(X, weight)
-        if tuple(weight.shape) != (X.shape[1],):
+        weight = self._kept("weight", X)
+        if weight is not None and tuple(weight.shape) != (X.shape[1],):
             raise ShapeError(
                 f"{type(self).__name__}: weight must have one number a class, ({X.shape[1]},), "
                 f"got {tuple(weight.shape)}"
             )
-        return xp.astype(weight, X.dtype)
+        return weight
 
     def _targets(self, X: Any, y: Any) -> tuple[Any, int | None]:
         """(n,) labels in an index type, or (n, c) probabilities; n is the batch times d1, ...

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from deepcore.backends.registry import array_namespace
-from deepcore.backends.select import asarray, is_integer
+from deepcore.backends.select import is_integer
 from deepcore.errors import ShapeError
 from deepcore.losses.reduced import Pointwise, finite
 from deepcore.ops import pointwise
@@ -37,8 +37,7 @@ class BCELoss(Pointwise):
 
     def __init__(self, weight: Any = None, reduction: str = "mean"):
         super().__init__(reduction)
-        if weight is not None:
-            self.buffer["weight"] = asarray(weight)
+        self._keep("weight", weight)
 
     def _config(self) -> dict[str, Any]:
         return super()._config() | {"weight": self.buffer.get("weight")}
@@ -74,8 +73,7 @@ class BCEWithLogitsLoss(BCELoss):
 
     def __init__(self, weight: Any = None, reduction: str = "mean", pos_weight: Any = None):
         super().__init__(weight, reduction)
-        if pos_weight is not None:
-            self.buffer["pos_weight"] = asarray(pos_weight)
+        self._keep("pos_weight", pos_weight)
 
     def _config(self) -> dict[str, Any]:
         return super()._config() | {"pos_weight": self.buffer.get("pos_weight")}

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from deepcore.backends.registry import array_namespace
-from deepcore.backends.select import dtype_name, is_floating, is_integer, to_numpy
+from deepcore.backends.registry import array_namespace, backend_of, is_array
+from deepcore.backends.select import dtype_name, is_floating, is_integer, put, selected_backend, to_numpy
 from deepcore.core.loss import Loss
 from deepcore.core.record import CURRENT, Record
-from deepcore.errors import ArgumentError, DTypeError, LabelError, ShapeError
+from deepcore.errors import ArgumentError, DTypeError, LabelError, MixedBackendError, ShapeError
 from deepcore.ops import labels
 from deepcore.ops.softmax import row_major
 
@@ -34,6 +34,25 @@ class Reduced(Loss):
                 f"{type(self).__name__}: reduction must be {', '.join(most)} or {last}, got {reduction!r}"
             )
         self.reduction = reduction
+
+    def _keep(self, name: str, factors: Any) -> None:
+        """Factors as a buffer: an array stays in its library, numbers become one of the selected backend."""
+        if factors is not None:
+            self.buffer[name] = put(factors, backend_of(factors) if is_array(factors) else selected_backend())
+
+    def _kept(self, name: str, X: Any) -> Any:
+        """The buffer of that name in X's dtype, or None. Raises MixedBackendError if X is elsewhere."""
+        factors = self.buffer.get(name)
+        if factors is None:
+            return None
+        here, there = backend_of(X), backend_of(factors)
+        if here is not there:
+            raise MixedBackendError(
+                f"{self._who()}: X is a {here.name!r} array, {name} a {there.name!r} array; "
+                f"give {name}=deepcore.to_backend({name}, {here.name!r}), "
+                f"or put the loss into a Net and move that: net.to({here.name!r})"
+            )
+        return here.xp.astype(factors, X.dtype)
 
     def _check_inputs(self, record: Record) -> None:
         """Give all floating inputs X's dtype. Raises if they are arrays of two libraries, or none."""
@@ -139,14 +158,14 @@ class Pointwise(Reduced):
 
         Raises ShapeError unless it broadcasts to X's shape.
         """
-        factors = self.buffer.get(name)
+        factors = self._kept(name, X)
         if factors is None:
             return 1
         shape, wanted = tuple(factors.shape), tuple(X.shape)
         tail = wanted[len(wanted) - len(shape) :]
         if len(shape) > len(wanted) or any(a not in (1, b) for a, b in zip(shape, tail, strict=True)):
             raise ShapeError(f"{self._who()}: {name} must broadcast to X's shape {wanted}, got {shape}")
-        return array_namespace(X, factors).astype(factors, X.dtype)
+        return factors
 
 
 class Signed(Pointwise):

@@ -284,14 +284,14 @@ def third_party(monkeypatch):
     monkeypatch.setitem(sys.modules, "threearrays", module)
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda **wanted: found.select(**wanted))
     registry._entry_points.cache_clear()
-    registry._is_array_type.cache_clear()
+    registry.is_array_type.cache_clear()
     yield module
     registry._live.pop("three", None)
     registry._BACKEND_OF_TYPE.pop(Tensor, None)
     registry._NAMESPACE_OF_TYPE.pop(Tensor, None)
     monkeypatch.undo()
     registry._entry_points.cache_clear()
-    registry._is_array_type.cache_clear()
+    registry.is_array_type.cache_clear()
 
 
 def test_a_backend_of_a_third_party(third_party):

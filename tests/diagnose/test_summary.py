@@ -15,11 +15,13 @@ from deepcore.diagnose.summary import summary
 from deepcore.errors import DTypeError, ShapeError
 from deepcore.layers.conv import Conv2D
 from deepcore.layers.dropout import Dropout
+from deepcore.layers.embedding import Embedding
 from deepcore.layers.linear import Linear
 from deepcore.layers.norm import BatchNorm2D
 from deepcore.layers.pool import MaxPool2D
 from deepcore.layers.shape import Flatten
 from deepcore.losses import CrossEntropyLoss
+from tests.places import EACH_LIBRARY, USABLE
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +128,21 @@ def test_a_frozen_container_freezes_its_parts():
     found = summary(net, (2,))
     assert rows(found)["layers.1.0"][2:] == (0, 20)
     assert rows(found)["layers.2"][2:] == (4, 0)  # its W is tied to a frozen one
+
+
+@pytest.mark.parametrize("place", EACH_LIBRARY, ids=lambda place: place.name)
+def test_a_net_that_looks_up_gets_integers(place):
+    if place not in USABLE:
+        pytest.skip(place.why_not)
+    for net in (
+        Composition([Embedding(5, 3), Flatten(), Linear(21, 2)]),
+        Composition([Sequential(Embedding(5, 3), Flatten()), Linear(21, 2)], loss=CrossEntropyLoss()),
+    ):
+        found = summary(place.put(net), (7,))
+        assert {row.output for row in found.rows} >= {"(n, 7, 3)", "(n, 2)"}
+        assert place.stored("int64") in found.title
+    with pytest.raises(DTypeError, match="X must hold integers, got float32"):
+        summary(net, (7,), dtype="float32")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])

@@ -228,6 +228,24 @@ def test_a_mask_that_does_not_fit(shape):
         make()(draw(N, Q, DIM), np.ones(shape, bool))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+@pytest.mark.parametrize("make", [make, lambda: dc.TransformerBlock(DIM, HEADS)], ids=["alone", "block"])
+def test_a_mask_by_name_is_a_mask(make, dtype):
+    """Not keys, even if it has their shape: of floats it would have been taken for them."""
+    f, X = make(), draw(N, DIM, DIM)
+    for M in (draw_mask(DIM, DIM).astype(dtype), np.ones(X.shape, dtype)):
+        with pytest.raises(
+            dc.DTypeError, match=rf"mask must be an array of bool, .* got {dtype}; use mask > 0"
+        ):
+            f(X, mask=M)
+    with pytest.raises(dc.DTypeError, match="mask must be an array of bool, .* got list; .*asarray"):
+        f(X, mask=[[True]])
+    M = draw_mask(DIM, DIM)
+    assert np.array_equal(f(X, mask=M), f(X, M))
+    assert np.array_equal(f(X, mask=None), f(X))
+    assert f.backward(X).shape == X.shape
+
+
 def test_a_mask_of_numbers():
     with pytest.raises(dc.DTypeError, match=r"and a mask bool, got int64; use mask.astype\(bool\)"):
         make()(draw(N, Q, DIM), np.ones((Q, Q), int))

@@ -83,7 +83,17 @@ def test_new_weights_are_uniform_within_one_over_the_root_of_h(kind):
     dc.seed(0)
     for W in kind(9, 16, 2).weight.values():
         assert 0.15 < W.max() <= 0.25 and -0.15 > W.min() >= -0.25
-    assert all((W == 1).all() for W in kind(2, 3, init="ones").weight.values())
+    for W in kind(9, 16, 2, init="torch").weight.values():
+        assert 0.15 < W.max() <= 0.25 and -0.15 > W.min() >= -0.25
+
+
+@each_kind
+def test_a_named_initialiser_is_for_the_matrices_alone(kind):
+    for name, W in kind(2, 3, 2, True, init="ones").weight.items():
+        np.testing.assert_array_equal(W, 1.0 if name.startswith("W_") else 0.0, name)
+    f = kind(400, 100, init="he_normal")
+    assert abs(f.weight["W_ih_l0"].std() / np.sqrt(2 / 400) - 1) < 0.02
+    assert abs(f.weight["W_hh_l0"].std() / np.sqrt(2 / 100) - 1) < 0.02
 
 
 # ---- the state
