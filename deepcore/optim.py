@@ -190,6 +190,12 @@ class Optimizer:
         """The new weight and memory. What depends on lr or on the step comes from `numbers`."""
         raise NotImplementedError
 
+    def __copy__(self) -> Optimizer:
+        """Bound to no net yet; of the same arrays."""
+        clone = type(self).__new__(type(self))
+        vars(clone).update(vars(self), _net=None)
+        return clone
+
     def __getstate__(self) -> dict[str, Any]:
         """Its arrays become NumPy's, so that they open everywhere; the next step puts them beside the net."""
         state = {

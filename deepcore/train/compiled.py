@@ -377,7 +377,8 @@ class _Program:
         """The loss; out, if it is wanted; whether the labels fit, if nobody can look; and the arrays that
         have changed, whose numbers are then in `moved`.
         """
-        standing: Any = self.standing
+        # a library may run it again later, when the net stands elsewhere
+        standing = self.standing or _Standing(self.net, self.optimizer, self.backend)
         net, optimizer = self._copies(standing, arrays)
         self.draws.clear()
         draws = _Draws(self.seed, called, self.slots, self.draws)

@@ -29,6 +29,10 @@ class Tape(list):
 
     running = None
 
+    def __init__(self):
+        super().__init__()
+        self.memory = []  # that the capture took: the graph's pool gives it to nobody else
+
     def launch(self):
         for do in self:
             do()
@@ -195,6 +199,8 @@ class PretendCupy(types.ModuleType):
         array = guard.array.view(self.ndarray)
         array.guard = guard  # lives as long as the array
         self.guards.add(guard)
+        if Tape.running is not None:
+            Tape.running.memory.append(array)
         return array
 
     def empty_like(self, X):

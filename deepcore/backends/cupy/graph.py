@@ -1,10 +1,10 @@
 """A function of arrays as a CUDA graph: captured once, then launched with a single call.
 
 A graph reads and writes fixed memory. So it has input arrays of its own, which each call fills, and a later
-call overwrites what it returns. What comes out under the name of something that goes in, such as new weights,
-is most often what goes in next. So two graphs take turns: one reads the inputs and leaves its results where
-they fall, the other reads those and leaves its own in the inputs. Nothing is copied that the call before has
-left, and while a call runs, what went into it stays whole.
+call overwrites what it returns. Some of what comes out, such as new weights, is what goes into the next call: which
+results these are is seen when it happens first. From then on two graphs take turns: one reads the inputs and
+leaves its results where they fall, the other reads those and leaves its own in the inputs. Nothing is copied
+that the call before has left, and while a call runs, what went into it stays whole.
 
 The first call runs as it is, on the stream and in the memory pool of the graphs: kernels are compiled,
 libraries started, workspaces made. What can't be captured (a number read on the host, an array sent to the
@@ -29,8 +29,8 @@ Leaves = dict[tuple[Any, ...], Any]  # path through dicts and tuples -> array
 class Captured:
     """function(*arguments) for one set of shapes: dicts and tuples of arrays, nested, in and out.
 
-    why_not: why it isn't captured, or None. Arrays that come out under a path through the first argument
-    belong to the graphs: the call after the next one changes them. All others are new.
+    why_not: why it isn't captured, or None. Arrays that come out and go into the next call belong to the
+    graphs: the call after that one changes them. All others are new.
     """
 
     def __init__(self, function: Callable[..., Any]):
@@ -39,11 +39,11 @@ class Captured:
         self.pool = cupy.cuda.MemoryPool()
         self.warm = False
         self.inputs: Leaves = {}
-        self.graphs: list[
-            Any
-        ] = []  # the one that reads the inputs; the one that reads the first one's results
+        # the one that reads the inputs; the one that reads the first one's results
+        self.graphs: list[Any] = []
         self.results: list[Leaves] = []  # of each graph
-        self.fed_back: list[tuple[Any, ...]] = []  # paths of results that are inputs too
+        self.fed_back: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # path of an input -> of the result it was
+        self.given: Leaves = {}  # the last call's results, until it is known which are fed back
         self.shape_of_result: Any = None
 
     def __call__(self, *arguments: Any) -> Any:
@@ -52,19 +52,24 @@ class Captured:
             return self.function(*arguments)
         if not self.warm:
             self.warm = True
-            return self._as_it_is(arguments)
+            result = self._as_it_is(arguments)
+            self.given = dict(_leaves(result))
+            return result
         leaves = dict(_leaves(arguments))
+        if self.given:
+            self.fed_back = {i: o for i, x in leaves.items() for o, y in self.given.items() if x is y}
+            self.given = {}
         if not self.graphs:
             self.inputs = {path: array.copy() for path, array in leaves.items()}
             if not self._capture(arguments, self.inputs, back=False):
                 return self.function(*arguments)
-        turn, ours = 0, [leaves[path] is self.results[0][path[1:]] for path in self.fed_back]
+        turn, ours = 0, [leaves[i] is self.results[0][o] for i, o in self.fed_back.items()]
         if any(ours):
             if not all(ours):  # a weight was replaced; a graph would overwrite the others, still in use
                 return self._as_it_is(arguments)
             turn = 1
             if len(self.graphs) == 1:
-                inputs = self.inputs | {path: self.results[0][path[1:]] for path in self.fed_back}
+                inputs = self.inputs | {i: self.results[0][o] for i, o in self.fed_back.items()}
                 if not self._capture(arguments, inputs, back=True):
                     return self.function(*arguments)
         for path, array in leaves.items():
@@ -81,8 +86,10 @@ class Captured:
     def _given_out(self, turn: int) -> Any:
         """The results: those that are fed back where they lie, copies of the others."""
         results = self.results[0]
-        kept = {path[1:]: self.inputs[path] if turn == 1 else results[path[1:]] for path in self.fed_back}
+        kept = {o: self.inputs[i] if turn == 1 else results[o] for i, o in self.fed_back.items()}
         outputs = {path: kept[path] if path in kept else x.copy() for path, x in self.results[turn].items()}
+        if not self.fed_back:
+            self.given = outputs
         return _filled(self.shape_of_result, outputs)
 
     def _capture(self, arguments: Any, inputs: Leaves, back: bool) -> bool:
@@ -97,8 +104,8 @@ class Captured:
                     result = self.function(*_filled(arguments, inputs))
                     results = dict(_leaves(result))
                     if back:
-                        for path in self.fed_back:
-                            self.inputs[path][...] = results[path[1:]]
+                        for i, o in self.fed_back.items():
+                            self.inputs[i][...] = results[o]
                 finally:
                     graph = stream.end_capture()
         except (
@@ -109,7 +116,6 @@ class Captured:
             self.graphs, self.results, self.inputs = [], [], {}
             return False
         if not back:
-            self.fed_back = [(0, *path) for path in results if (0, *path) in inputs]
             self.shape_of_result = result
         self.graphs.append(graph)
         self.results.append(results)
