@@ -47,6 +47,12 @@ CASES = [  # op, arguments
     ("conv.conv_dW", Y, IMAGES, (3, 2), *GEOMETRY),
     ("conv.channel_sum", Y),
     ("embedding.scatter_add", np.array([[1, 4], [1, 0]]), normal(2, 2, 3), 6),
+    (
+        "embedding.scatter_add",
+        np.arange(60).reshape(6, 10) % 13 % 7,
+        normal(6, 10, 3),
+        9,
+    ),  # runs short and long
     ("labels.as_index", y.astype("int32")),
     ("labels.all_within", y, 4),
     ("labels.all_within", abs(y) % 4, 4),
