@@ -155,6 +155,8 @@ CASES = [
     _native("activation.leaky_relu_grad", "256x1000", lambda: (*_rows(1), 0.1)),
     _native("activation.sigmoid", "256x1000", lambda: _rows(1)),
     _native("activation.sigmoid_grad", "256x1000", lambda: _rows(1)),
+    _native("activation.gelu", "256x1000", lambda: _rows(1)),
+    _native("activation.gelu_grad", "256x1000", lambda: _rows(1)),
     _native("activation.silu", "256x1000", lambda: _rows(1)),
     _native("activation.softplus_tail", "256x1000", lambda: _rows(1)),
     _native("activation.tanh_grad", "256x1000", lambda: _rows(1)),
@@ -216,4 +218,10 @@ CASES = [
     _native("softmax.softmax_backward", "256x1000", lambda: _rows(1, 2)),
     _native("softmax.log_softmax", "256x1000", lambda: _rows(1)),
     _native("softmax.log_softmax_backward", "256x1000", lambda: _rows(1, 2)),
+    _native("update.sgd", "256x1000", lambda: (*_rows(1, 2, 3), 0.1, 0.9, False, 0.0)),
+    _native(
+        "update.adam",
+        "256x1000",
+        lambda: (*_rows(1, 2, 3), abs(_normal(256, 1000)), 1e-3, 0.5, (0.9, 0.999), 1e-8, 0.0, 0.999),
+    ),
 ]

@@ -33,6 +33,7 @@ WINDOWS = [  # for each axis
     (((0, 7),), ((0, 6),)),  # the whole image
 ]
 y = np.array([3, 0, -100, 1, 2, 2, 0])
+W_LARGE, G_LARGE = normal(300, 301), normal(300, 301, seed=1)  # more than a block
 GAMMA, BETA = normal(1, 4, 1, 1, seed=5), normal(1, 4, 1, 1, seed=6)
 _, H, R, MEAN, VAR = OPS["norm.batch_norm"].reference(IMAGES, GAMMA, BETA, 1e-5)
 
@@ -42,12 +43,18 @@ CASES = [  # op, arguments
     *[("activation.leaky_relu", X, alpha) for alpha in (0.1, 3.0)],
     ("activation.leaky_relu_grad", X, 0.1),
     *[(f"activation.{name}", 5 * X) for name in ("sigmoid", "sigmoid_grad", "tanh_grad")],
-    *[(f"activation.{name}", 5 * X) for name in ("silu", "softplus_tail")],
+    *[(f"activation.{name}", 5 * X) for name in ("silu", "softplus_tail", "gelu", "gelu_grad")],
     ("conv.conv", IMAGES, FILTERS, normal(1, 8, 1, 1), *GEOMETRY),
     ("conv.conv_dX", Y, FILTERS, IMAGES.shape, *GEOMETRY),
     ("conv.conv_dW", Y, IMAGES, (3, 2), *GEOMETRY),
     ("conv.channel_sum", Y),
     ("embedding.scatter_add", np.array([[1, 4], [1, 0]]), normal(2, 2, 3), 6),
+    (
+        "embedding.scatter_add",
+        np.arange(60).reshape(6, 10) % 13 % 7,
+        normal(6, 10, 3),
+        9,
+    ),  # runs short and long
     ("labels.as_index", y.astype("int32")),
     ("labels.all_within", y, 4),
     ("labels.all_within", abs(y) % 4, 4),
@@ -73,6 +80,9 @@ CASES = [  # op, arguments
     *[("pool.window_sum", IMAGES, windows) for windows in WINDOWS],
     ("random.threefry", np.empty(0), 9, (3, 5), 2, 1),
     *[("reduce.column_sum", normal(n, 3)) for n in (1000, 9, 0)],
+    ("update.adam", W_LARGE, G_LARGE, G_LARGE, abs(G_LARGE), 1e-3, 0.03, (0.9, 0.999), 1e-8, 0.1, 0.99),
+    ("update.adam", W_LARGE, G_LARGE, G_LARGE, abs(G_LARGE), 1e-3, 0.03, (0.9, 0.999), 1e-8, 0.0),
+    ("update.sgd", W_LARGE, G_LARGE, W_LARGE, 0.1, 0.9, False, 0.0),
     *[(f"softmax.{name}", X, axis) for name in ("softmax", "log_softmax") for axis in (0, -1)],
     *[(f"softmax.{name}_backward", G, X, axis) for name in ("softmax", "log_softmax") for axis in (0, -1)],
 ]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from deepcore.backends.numpy.gelu import gelu, gelu_grad  # noqa: F401 - kernels of this family
+
 _BITS = {np.dtype("f2"): np.int16, np.dtype("f4"): np.int32, np.dtype("f8"): np.int64}
 _ZERO = {dtype: np.zeros((), dtype) for dtype in _BITS}  # a Python number costs 0.3 us to convert
 _ONE_BYTE = np.ones((), np.int8)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from deepcore.backends.numpy.memory import empty_like
 from deepcore.backends.numpy.reduce import row_sum
 from deepcore.backends.numpy.softmax import row_blocks, row_starts, row_tops
 
@@ -39,7 +40,7 @@ def cross_entropy(
         losses_of, settings = _smooth_losses, (w, label_smoothing)
         total = float(np.add.reduce(w[kept], dtype=np.float64))
     n = (total or 1) if reduction == "mean" else 1
-    dX = np.empty(X.shape, X.dtype) if gradient else None
+    dX = empty_like(X) if gradient else None
     L = _by_blocks(losses_of, np.ascontiguousarray(X), y, n, dX, *settings)
     if ignored is not None:
         L[ignored] = 0
@@ -99,7 +100,7 @@ def _label_losses(X: np.ndarray, y: np.ndarray, n: float, dX: np.ndarray | None)
         Z += one
         if n != 1:
             Z *= n
-        E /= Z[:, None]
+        E *= np.reciprocal(Z, out=Z)[:, None]  # a product takes half the time of a quotient
     return L
 
 

@@ -7,13 +7,13 @@ import functools
 import numpy as np
 
 _FEW = 32  # so few rows that adding them in float32 loses nothing worth a wider dtype
-_ONE_THREAD = 9216  # elements up to which OpenBLAS multiplies a matrix by a vector without waking threads
+ONE_THREAD = 9216  # elements up to which OpenBLAS multiplies by a vector without waking threads
 
 
 def column_sum(X: np.ndarray) -> np.ndarray:
     """(n, C) -> (1, C), accumulated in float64: error 6e-8 in float32, for a third more time."""
     n = X.shape[0]
-    if X.dtype.itemsize >= 4 and n <= _FEW and X.size <= _ONE_THREAD:
+    if X.dtype.itemsize >= 4 and n <= _FEW and X.size <= ONE_THREAD:
         return _row_of_ones(n, X.dtype).dot(X)
     if X.dtype == np.float64:
         return np.add.reduce(X, axis=0, keepdims=True)
@@ -22,7 +22,7 @@ def column_sum(X: np.ndarray) -> np.ndarray:
 
 def row_sum(X: np.ndarray) -> np.ndarray:
     """(n, C) -> (n,). np.add.reduce takes three times as long, for few columns and for many."""
-    if X.size <= _ONE_THREAD:
+    if X.size <= ONE_THREAD:
         return X.dot(ones(X.shape[1], X.dtype))
     return np.einsum("ij->i", X)
 
