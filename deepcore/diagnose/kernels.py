@@ -157,6 +157,14 @@ CASES = [
     _native("activation.sigmoid_grad", "256x1000", lambda: _rows(1)),
     _native("activation.silu", "256x1000", lambda: _rows(1)),
     _native("activation.softplus_tail", "256x1000", lambda: _rows(1)),
+    _native("activation.tanh", "256x1000", lambda: _rows(1)),
+    _native("activation.silu_grad", "256x1000", lambda: _rows(1)),
+    _native("activation.gelu", "256x1000", lambda: _rows(1)),
+    _native("activation.gelu_grad", "256x1000", lambda: _rows(1)),
+    _native("activation.gelu_tanh", "256x1000", lambda: _rows(1)),
+    _native("activation.gelu_tanh_grad", "256x1000", lambda: _rows(1)),
+    _native("activation.elu", "256x1000", lambda: (*_rows(1), 1.0)),
+    _native("activation.elu_grad", "256x1000", lambda: (*_rows(1), 1.0)),
     _native("activation.tanh_grad", "256x1000", lambda: _rows(1)),
     _native(
         "conv.conv",
@@ -216,4 +224,10 @@ CASES = [
     _native("softmax.softmax_backward", "256x1000", lambda: _rows(1, 2)),
     _native("softmax.log_softmax", "256x1000", lambda: _rows(1)),
     _native("softmax.log_softmax_backward", "256x1000", lambda: _rows(1, 2)),
+    _native("update.sgd", "256x1000", lambda: (*_rows(1, 2), None, 0.1, 0.0, False, 0.0)),
+    _native(
+        "update.adam",
+        "256x1000",
+        lambda: (*_rows(1, 2, 3), abs(_normal(256, 1000)), 1e-3, 0.5, (0.9, 0.999), 1e-8, 0.0, 0.99),
+    ),
 ]
