@@ -29,7 +29,8 @@ from numba.core.caching import FunctionCache
 
 EXACT = {"contract"}
 SUMS = {"contract", "nsz", "reassoc"}
-WORTH_THREADS = 32768  # elements, some 15 us of work
+WORTH_COMPILED = 2048  # elements, below which NumPy's own kernels take as long
+WORTH_THREADS = 32768  # some 15 us of work
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 # functions that kernels call: for one number, for a row of them, and for a row whose sum is taken
@@ -120,9 +121,10 @@ threads = _Threads()
 
 
 def served(*arrays: np.ndarray) -> bool:
-    """Whether the kernels here serve arrays like these: float32 or float64, all alike, and not empty."""
+    """Whether the kernels here serve arrays like these: float32 or float64, all alike, and not small."""
     first = arrays[0]
-    return first.dtype in _FLOATS and first.size > 0 and all(x.dtype == first.dtype for x in arrays[1:])
+    alike = all(x.dtype == first.dtype for x in arrays[1:])
+    return alike and first.dtype in _FLOATS and first.size >= max(WORTH_COMPILED, 1)
 
 
 def plain(X: np.ndarray) -> np.ndarray:

@@ -40,3 +40,37 @@ def scale(x, factor):
     """x = factor x, in place."""
     for j in range(len(x)):
         x[j] *= factor
+
+
+@row_sum
+def total(x):
+    """sum x, in float64."""
+    s = 0.0
+    for j in range(len(x)):
+        s += x[j]
+    return s
+
+
+@row_sum
+def dot(x, y):
+    """sum x y, in float64."""
+    s = 0.0
+    for j in range(len(x)):
+        s += float(x[j]) * float(y[j])
+    return s
+
+
+@row
+def subtract(x, mean, D):
+    """D = x - mean, the mean a float64: first what x's type holds of it, exactly, then the rest."""
+    rounded = x.dtype.type(mean)
+    rest = x.dtype.type(mean - rounded)
+    for j in range(len(x)):
+        D[j] = (x[j] - rounded) - rest
+
+
+@row
+def scale_and_shift(x, factor, shift, y):
+    """y = factor x + shift"""
+    for j in range(len(x)):
+        y[j] = factor * x[j] + shift

@@ -1,0 +1,241 @@
+"""Activations and their gradients in one pass over the numbers. deepcore.ops explains the formulas."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from deepcore.backends.numpy.fast.buffers import empty
+from deepcore.backends.numpy.fast.compiled import Kernel, inline, plain, served
+from deepcore.backends.numpy.fast.elementary import (
+    exp_of_negative,
+    expm1_of_negative,
+    log1p_of_fraction,
+    normal_density,
+    normal_tail_ratio,
+)
+from deepcore.backends.numpy.fast.elementary import tanh as tanh_of
+
+_CUBIC = 0.044715
+_TWICE_ROOT = 2 * math.sqrt(2 / math.pi)
+
+
+def _each(kernel: Kernel, *arrays: np.ndarray, numbers: tuple[Any, ...] = ()) -> np.ndarray:
+    """A new array with the kernel's result for each number."""
+    X = arrays[0]
+    if not served(*arrays):
+        return NotImplemented
+    Y = empty(X.shape, X.dtype)
+    numbers = tuple(X.dtype.type(number) for number in numbers)
+    kernel(X.size, *(plain(x).reshape(-1) for x in arrays), *numbers, Y.reshape(-1))
+    return Y
+
+
+def relu(X: np.ndarray) -> np.ndarray:
+    """Y = max(X, 0)"""
+    return _each(_relu, X)
+
+
+@Kernel
+def _relu(X, Y):
+    zero = X.dtype.type(0)
+    for i in prange(X.size):
+        Y[i] = zero if X[i] <= zero else X[i]
+
+
+def relu_backward(dY: np.ndarray, X: np.ndarray) -> np.ndarray:
+    """dX = dY where X > 0, else 0"""
+    return _each(_relu_backward, dY, X)
+
+
+@Kernel
+def _relu_backward(dY, X, dX):
+    zero = X.dtype.type(0)
+    for i in prange(X.size):
+        dX[i] = zero if X[i] <= zero else dY[i]
+
+
+def sigmoid(X: np.ndarray) -> np.ndarray:
+    """Y = 1 / (1 + e^-X)"""
+    return _each(_sigmoid, X)
+
+
+@Kernel
+def _sigmoid(X, Y):
+    for i in prange(X.size):
+        Y[i] = _sigmoid_of(X[i])
+
+
+@inline
+def _sigmoid_of(x):
+    E = exp_of_negative(-abs(x))
+    return (E if x < 0 else type(x)(1)) / (type(x)(1) + E)
+
+
+def sigmoid_grad(X: np.ndarray) -> np.ndarray:
+    """dY/dX = E / (1 + E)^2, E = e^-|X|"""
+    return _each(_sigmoid_grad, X)
+
+
+@Kernel
+def _sigmoid_grad(X, G):
+    for i in prange(X.size):
+        G[i] = _sigmoid_grad_of(X[i])
+
+
+@inline
+def _sigmoid_grad_of(x):
+    E = exp_of_negative(-abs(x))
+    S = type(x)(1) + E
+    return E / S / S
+
+
+def tanh(X: np.ndarray) -> np.ndarray:
+    """Y = tanh X"""
+    return _each(_tanh, X)
+
+
+@Kernel
+def _tanh(X, Y):
+    for i in prange(X.size):
+        Y[i] = tanh_of(X[i])
+
+
+def tanh_grad(X: np.ndarray) -> np.ndarray:
+    """dY/dX = (2 E / (1 + E^2))^2, E = e^-|X|"""
+    return _each(_tanh_grad, X)
+
+
+@Kernel
+def _tanh_grad(X, G):
+    one = X.dtype.type(1)
+    for i in prange(X.size):
+        E = exp_of_negative(-abs(X[i]))
+        sech = (E + E) / (one + E * E)
+        G[i] = sech * sech
+
+
+def softplus_tail(X: np.ndarray) -> np.ndarray:
+    """log(1 + e^-|X|)"""
+    return _each(_softplus_tail, X)
+
+
+@Kernel
+def _softplus_tail(X, Y):
+    for i in prange(X.size):
+        Y[i] = log1p_of_fraction(exp_of_negative(-abs(X[i])))
+
+
+def elu(X: np.ndarray, alpha: float, rate: float = 1.0, scale: float = 1.0) -> np.ndarray:
+    """Y = scale X where X > 0, else scale alpha (e^(rate X) - 1)"""
+    return _each(_elu, X, numbers=(scale * alpha, rate, scale)) if rate > 0 else NotImplemented
+
+
+@Kernel
+def _elu(X, height, rate, scale, Y):
+    zero = X.dtype.type(0)
+    for i in prange(X.size):
+        left = expm1_of_negative(zero if X[i] > zero else rate * X[i])
+        Y[i] = scale * X[i] if X[i] > zero else height * left
+
+
+def elu_grad(X: np.ndarray, alpha: float, rate: float = 1.0, scale: float = 1.0) -> np.ndarray:
+    """dY/dX = scale where X > 0, else scale alpha rate e^(rate X)"""
+    return _each(_elu_grad, X, numbers=(scale * alpha * rate, rate, scale)) if rate > 0 else NotImplemented
+
+
+@Kernel
+def _elu_grad(X, slope, rate, scale, G):
+    zero = X.dtype.type(0)
+    for i in prange(X.size):
+        left = exp_of_negative(zero if X[i] > zero else rate * X[i])
+        G[i] = scale if X[i] > zero else slope * left
+
+
+def silu(X: np.ndarray) -> np.ndarray:
+    """Y = X H^2 / (1 + H^2) on the left, X / (1 + H^2) on the right, H = e^(-|X|/2)"""
+    return _each(_silu, X)
+
+
+@Kernel
+def _silu(X, Y):
+    one, half = X.dtype.type(1), X.dtype.type(0.5)
+    for i in prange(X.size):
+        x = X[i]
+        H = exp_of_negative(-half * abs(x))
+        Y[i] = (x * H * H if x < 0 else x) / (one + H * H)
+
+
+def silu_grad(X: np.ndarray) -> np.ndarray:
+    """dY/dX = sigmoid(X) (1 + X sigmoid(-X))"""
+    return _each(_silu_grad, X)
+
+
+@Kernel
+def _silu_grad(X, G):
+    one = X.dtype.type(1)
+    for i in prange(X.size):
+        G[i] = _sigmoid_of(X[i]) * (one + X[i] * _sigmoid_of(-X[i]))
+
+
+def gelu(X: np.ndarray) -> np.ndarray:
+    """Y = X M phi on the left, X (1 - M phi) on the right, M: the normal tail's ratio to the density phi"""
+    return _each(_gelu, X) if X.dtype == np.float32 else NotImplemented
+
+
+@Kernel
+def _gelu(X, Y):
+    one = X.dtype.type(1)
+    for i in prange(X.size):
+        x = X[i]
+        M, phi = normal_tail_ratio(abs(x)), normal_density(abs(x))
+        Y[i] = x * M * phi if x < 0 else x * (one - M * phi)
+
+
+def gelu_grad(X: np.ndarray) -> np.ndarray:
+    """dY/dX = phi (M - A) on the left, 1 - phi (M - A) on the right, A = |X|"""
+    return _each(_gelu_grad, X) if X.dtype == np.float32 else NotImplemented
+
+
+@Kernel
+def _gelu_grad(X, G):
+    one = X.dtype.type(1)
+    for i in prange(X.size):
+        A = _at_most(abs(X[i]), X.dtype.type(40))
+        left = normal_density(A) * (normal_tail_ratio(A) - A)
+        G[i] = left if X[i] < 0 else one - left
+
+
+@inline
+def _at_most(x, most):
+    return most if x > most else x
+
+
+def gelu_tanh(X: np.ndarray) -> np.ndarray:
+    """Y = X sigmoid(2 U),   U = sqrt(2/pi) (X + 0.044715 X^3)"""
+    return _each(_gelu_tanh, X, numbers=(_TWICE_ROOT, _TWICE_ROOT * _CUBIC))
+
+
+@Kernel
+def _gelu_tanh(X, linear, cubic, Y):
+    least, most = X.dtype.type(-40), X.dtype.type(40)
+    for i in prange(X.size):
+        B = _at_most(least if X[i] < least else X[i], most)
+        Y[i] = X[i] * _sigmoid_of(B * (linear + cubic * B * B))
+
+
+def gelu_tanh_grad(X: np.ndarray) -> np.ndarray:
+    """dY/dX = sigmoid(2 U) + X sigmoid'(2 U) 2 U'"""
+    return _each(_gelu_tanh_grad, X, numbers=(_TWICE_ROOT, _TWICE_ROOT * _CUBIC))
+
+
+@Kernel
+def _gelu_tanh_grad(X, linear, cubic, G):
+    least, most, three = X.dtype.type(-40), X.dtype.type(40), X.dtype.type(3)
+    for i in prange(X.size):
+        B = _at_most(least if X[i] < least else X[i], most)
+        U2 = B * (linear + cubic * B * B)
+        G[i] = _sigmoid_of(U2) + B * _sigmoid_grad_of(U2) * (linear + three * cubic * B * B)

@@ -1,0 +1,216 @@
+"""Normalisation: what shares a mean stays in a core's cache from pass to pass. Sums are float64.
+
+One thread has a channel (batch) or a sample (groups), so that no sum depends on the number of threads; sums
+over the samples are those of a fixed number of parts.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from deepcore.backends.numpy.fast.buffers import empty
+from deepcore.backends.numpy.fast.compiled import Kernel, plain, row, served
+from deepcore.backends.numpy.fast.rows import dot, scale, scale_and_shift, subtract, total
+
+_PARTS = 32
+
+
+def batch_norm(X: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float) -> tuple[np.ndarray, ...]:
+    """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2"""
+    if not _images(X, gamma, beta):
+        return NotImplemented
+    x, statistics = plain(X).reshape(*X.shape[:2], -1), (1, X.shape[1]) + (1,) * (X.ndim - 2)
+    Y, H = empty(X.shape, X.dtype), empty(X.shape, X.dtype)
+    r, mean, var = np.empty((3, X.shape[1]), X.dtype)
+    arrays = (x, plain(gamma).reshape(-1), plain(beta).reshape(-1), epsilon, Y.reshape(x.shape))
+    _batch_norm(X.size, *arrays, H.reshape(x.shape), r, mean, var)
+    return Y, H, *(s.reshape(statistics) for s in (r, mean, var))
+
+
+@Kernel
+def _batch_norm(X, gamma, beta, epsilon, Y, H, r, mean, var):
+    N, C, S = X.shape
+    for c in prange(C):
+        s = 0.0
+        for n in range(N):
+            s += total(X[n, c])
+        m = s / (N * S)
+        s = 0.0
+        for n in range(N):
+            subtract(X[n, c], m, H[n, c])
+            s += dot(H[n, c], H[n, c])
+        mean[c], var[c] = m, s / (N * S)
+        r[c] = 1 / math.sqrt(s / (N * S) + epsilon)
+        for n in range(N):
+            scale(H[n, c], r[c])
+            scale_and_shift(H[n, c], gamma[c], beta[c], Y[n, c])
+
+
+def batch_norm_backward(
+    dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """dX = gamma r (dY - mean dY - H mean(H dY)), dgamma = sum(H dY), dbeta = sum dY"""
+    if not _images(dY, H, r, gamma):
+        return NotImplemented
+    N, C = dY.shape[:2]
+    dX = empty(dY.shape, dY.dtype)
+    dgamma, dbeta = np.empty(gamma.shape, gamma.dtype), np.empty(gamma.shape, gamma.dtype)
+    arrays = (plain(dY).reshape(N, C, -1), plain(H).reshape(N, C, -1), plain(gamma * r).reshape(-1))
+    _batch_norm_backward(dY.size, *arrays, dX.reshape(N, C, -1), dgamma.reshape(-1), dbeta.reshape(-1))
+    return dX, dgamma, dbeta
+
+
+@Kernel
+def _batch_norm_backward(dY, H, factor, dX, dgamma, dbeta):
+    N, C, S = dY.shape
+    for c in prange(C):
+        hdy = 0.0
+        dy = 0.0
+        for n in range(N):
+            hdy += dot(H[n, c], dY[n, c])
+            dy += total(dY[n, c])
+        dgamma[c], dbeta[c] = hdy, dy
+        for n in range(N):
+            _centre(dY[n, c], dy / (N * S), H[n, c], hdy / (N * S), factor[c], dX[n, c])
+
+
+@row
+def _centre(dh, mean, h, mean_hdh, factor, dx):
+    """dx = factor (dh - mean - h mean_hdh)"""
+    mean, mean_hdh = dh.dtype.type(mean), dh.dtype.type(mean_hdh)
+    for j in range(len(dh)):
+        dx[j] = factor * (dh[j] - mean - h[j] * mean_hdh)
+
+
+def _images(X: np.ndarray, *others: np.ndarray) -> bool:
+    """Whether a channel has places enough, one after the other, to be worked on in lanes."""
+    return X.ndim > 2 and served(X, *others) and math.prod(X.shape[2:]) >= 16
+
+
+def group_norm(
+    X: np.ndarray, gamma: np.ndarray, beta: np.ndarray, groups: int, epsilon: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2"""
+    if not served(X, gamma, beta):
+        return NotImplemented
+    return _standardised(X, gamma, beta, groups, epsilon, True)
+
+
+def rms_norm(X: np.ndarray, gamma: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Y = gamma H, H = X r, r = (mean X^2 + epsilon)^-1/2"""
+    if not served(X, gamma):
+        return NotImplemented
+    return _standardised(X, gamma, np.zeros_like(gamma), 1, epsilon, False)
+
+
+def _standardised(X: np.ndarray, gamma: Any, beta: Any, groups: int, epsilon: float, centred: bool) -> Any:
+    shape, per_channel = _as_groups(X.shape, groups)
+    Y, H = empty(X.shape, X.dtype), empty(X.shape, X.dtype)
+    r = np.empty((X.shape[0] * groups, 1), X.dtype)
+    gamma, beta = plain(gamma).reshape(per_channel), plain(beta).reshape(per_channel)
+    x = plain(X).reshape(shape)
+    _standardise(X.size, x, gamma, beta, epsilon, centred, Y.reshape(shape), H.reshape(shape), r.reshape(-1))
+    return Y, H, r
+
+
+def _as_groups(shape: tuple[int, ...], groups: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """X as (samples, groups, channels, places), and the shape of gamma that goes with it.
+
+    Channels of one place each stand in the place of places: an axis to work along.
+    """
+    N, C, places = shape[0], shape[1] // groups, math.prod(shape[2:])
+    return ((N, groups, 1, C), (groups, 1, C)) if places == 1 else ((N, groups, C, places), (groups, C, 1))
+
+
+@Kernel
+def _standardise(X, gamma, beta, epsilon, centred, Y, H, r):
+    N, G, C, _ = X.shape
+    for i in prange(N * G):
+        n, g = i // G, i % G
+        x, h = X[n, g].reshape(-1), H[n, g].reshape(-1)
+        subtract(x, total(x) / x.size if centred else 0.0, h)
+        r[i] = 1 / math.sqrt(dot(h, h) / x.size + epsilon)
+        scale(h, r[i])
+        for c in range(C):
+            if gamma.shape[2] == 1:
+                scale_and_shift(H[n, g, c], gamma[g, c, 0], beta[g, c, 0], Y[n, g, c])
+            else:
+                _multiply_and_add(H[n, g, c], gamma[g, c], beta[g, c], Y[n, g, c])
+
+
+@row
+def _multiply_and_add(x, factors, shifts, y):
+    for j in range(len(x)):
+        y[j] = factors[j] * x[j] + shifts[j]
+
+
+def group_norm_backward(
+    dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """dX = r (dH - mean dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY), dbeta = sum dY"""
+    if not served(dY, H, r, gamma):
+        return NotImplemented
+    return _standardised_backward(dY, H, r, gamma, True)
+
+
+def rms_norm_backward(
+    dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """dX = r (dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY)"""
+    if not served(dY, H, r, gamma):
+        return NotImplemented
+    dX, dgamma, _ = _standardised_backward(dY, H, r, gamma, False)
+    return dX, dgamma
+
+
+def _standardised_backward(
+    dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray, centred: bool
+) -> Any:
+    shape, per_channel = _as_groups(dY.shape, len(r) // len(dY))
+    dX = empty(dY.shape, dY.dtype)
+    sums = np.zeros((_PARTS, 2, *per_channel))
+    arrays = (plain(dY).reshape(shape), plain(H).reshape(shape), plain(r).reshape(-1))
+    weights = plain(gamma).reshape(per_channel)
+    _standardise_backward(dY.size, *arrays, weights, centred, dX.reshape(shape), sums)
+    dgamma, dbeta = np.add.reduce(sums, axis=0).astype(gamma.dtype)
+    return dX, dgamma.reshape(gamma.shape), dbeta.reshape(gamma.shape)
+
+
+@Kernel
+def _standardise_backward(dY, H, r, gamma, centred, dX, sums):
+    N, G, C, S = dY.shape
+    for part in prange(_PARTS):
+        for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
+            for g in range(G):
+                dh, hdh = 0.0, 0.0
+                for c in range(C):
+                    h, dy, dx = H[n, g, c], dY[n, g, c], dX[n, g, c]
+                    if gamma.shape[2] == 1:
+                        sums[part, 0, g, c, 0] += dot(h, dy)
+                        sums[part, 1, g, c, 0] += total(dy)
+                        scale_and_shift(dy, gamma[g, c, 0], dy.dtype.type(0), dx)
+                    else:
+                        _add_to_sums(h, dy, sums[part, 0, g, c], sums[part, 1, g, c])
+                        _multiply(dy, gamma[g, c], dx)
+                    dh += total(dx)
+                    hdh += dot(h, dx)
+                mean, mean_hdh = (dh / (C * S) if centred else 0.0), hdh / (C * S)
+                for c in range(C):
+                    _centre(dX[n, g, c], mean, H[n, g, c], mean_hdh, r[n * G + g], dX[n, g, c])
+
+
+@row
+def _add_to_sums(h, dy, dgamma, dbeta):
+    for j in range(len(h)):
+        dgamma[j] += float(h[j]) * float(dy[j])
+        dbeta[j] += dy[j]
+
+
+@row
+def _multiply(x, y, product):
+    for j in range(len(x)):
+        product[j] = x[j] * y[j]
