@@ -183,7 +183,7 @@ def test_replaced_weights_and_changed_settings_count(library):
     for compiled in (False, True):
         net, rule = mlp().to(library), SGD(0.1)
         step = net.compile(rule) if compiled else lambda X, y, net=net, rule=rule: by_hand(net, rule, X, y)
-        data = iter(batches((4,), n=20, library=library))
+        data = iter(batches((4,), n=30, library=library))
         losses = []
         with drawing_from(Generator(5)):
             for change in (
@@ -206,6 +206,7 @@ def test_replaced_weights_and_changed_settings_count(library):
                 lambda net: net.layers.insert(2, ReLU()),
                 lambda net: net.layers.__setitem__(2, Tanh()),  # for a ReLU: none of the attributes differs
                 lambda net: net.eval(),
+                lambda net: net.layers.pop(1),  # which sets no attribute
             ):
                 change(net)
                 for X, y in (next(data),) * 2:
