@@ -27,7 +27,6 @@ class Standing:
         self.net, self.optimizer, self.backend = net, optimizer, backend
         self.tree, self.edits = net._tree(), EDITS.latest
         self.settings, self.overrides = dict(optimizer.settings), copy.deepcopy(optimizer.overrides)
-        self.steps = optimizer.steps
         parameters, buffers = find_parameters(net), find_buffers(net)
         self.paths = [path for path, p in parameters.items() if p.trainable]
         self.rows: list[dict[str, Any]] = []  # what the optimizer keeps of each of them
@@ -82,7 +81,7 @@ class Standing:
     def holds(self) -> bool:
         """Whether everything is where the last step of a program left it. The rate may differ."""
         optimizer, arrays = self.optimizer, self.arrays
-        if EDITS.latest != self.edits or optimizer.steps != self.steps:
+        if EDITS.latest != self.edits:
             return False
         for table in self.tree.tables:
             if not table.holds():
@@ -129,10 +128,10 @@ class Standing:
             for k in ks:
                 rows[k] = row
         changes = Changes()
-        changes.live = move.live.copy()
+        changes.live = [*move.tables, self.optimizer.state, self.optimizer.progress]
         changes.new = [{name: arrays[i] for name, i in names} for names in move.names]
-        changes.new += (state, {"steps": self.steps + 1})
-        self.arrays, self.rows, self.steps = arrays, rows, self.steps + 1
+        changes.new += (state, {"steps": self.optimizer.steps + 1})
+        self.arrays, self.rows = arrays, rows
         return changes
 
 
@@ -142,13 +141,13 @@ class Move:
     def __init__(self, standing: Standing, moved: list[int]):
         self.moved = moved
         self.kinds = [type(standing.arrays[i]) for i in moved]
-        optimizer, is_new = standing.optimizer, set(moved)
+        is_new = set(moved)
         # for each of the net's dicts what it gets: names, with numbers in `arrays`
         tables: dict[int, tuple[dict[str, Any], list[tuple[str, int]]]] = {}
         for table, name, i in standing.cells:
             if i in is_new:
                 tables.setdefault(id(table), (table, []))[1].append((name, i))
-        self.live = [*(table for table, _ in tables.values()), optimizer.state, optimizer.progress]
+        self.tables = [table for table, _ in tables.values()]
         self.names = [names for _, names in tables.values()]
         memory: dict[int, list[tuple[str, int]]] = {}
         for k, name, i in standing.memory:

@@ -138,6 +138,32 @@ def test_an_input_is_never_written_to():
         Compiled(f)(normal(3))
 
 
+class FirstToZero(dc.Function):
+    """Writes to what may be a view of X, or a copy, as X's strides decide."""
+
+    traceable = True
+
+    def forward(self, X):
+        Y = dc.array_namespace(X).reshape(X, (-1, 6))
+        if not np.may_share_memory(*(getattr(x, "value", x) for x in (X, Y))):
+            Y[:, 0] = 0
+        return Y
+
+    def backward(self, dY):
+        return dY
+
+
+def test_a_program_serves_the_strides_that_it_was_made_for():
+    step = dc.Net([FirstToZero(), dc.Linear(6, 3)], dc.CrossEntropyLoss()).compile(dc.optim.SGD(0.1))
+    X, y = normal(2, 3, 4), np.arange(4) % 3
+    for given in (np.moveaxis(X, 0, 1), np.ascontiguousarray(np.moveaxis(X, 0, 1))):
+        before = given.copy()
+        step(given, y)
+        step(given, y)
+        np.testing.assert_array_equal(given, before)
+    assert len(step._programs) == 2
+
+
 def test_arrays_that_somebody_holds_are_left_alone():
     spares = Spares([np.empty(3)])
     (a,) = spares()
