@@ -182,12 +182,10 @@ class _Plan:
         if not isinstance(call.function, np.ufunc) or call.function.signature is not None:
             return None
         layout = _layout_of_copy(x.value)
-        operands = call.inputs
-        for a in operands:
+        for a in call.inputs:
             root = self.roots[id(a)]
-            alone = all(b is a or self.roots[id(b)] is not root for b in operands)
             same = (a.shape, a.dtype, getattr(a.value, "strides", None)) == layout
-            if root.memory and root.value is a and root.last == number and alone and same:
+            if root.memory and root.value is a and root.last == number and same:
                 memory, root.memory = root.memory, None
                 return memory
         return None
