@@ -33,9 +33,11 @@ def everything(case, f, inputs, dY):
     return [x for x in (*as_tuple(Y), *dX, *gradients(f).values(), *staged) if x is not None]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("case", [case for case in CASES if case.kind.traceable], ids=lambda case: case.name)
-def test_a_program_gives_the_bits_of_the_calls(case):
-    f = case.build()
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of float16
+def test_a_program_gives_the_bits_of_the_calls(case, dtype):
+    f = case.build(dtype=dtype)
     arrays = list({id(x): x for x in tables(f).values()}.values())
 
     def function(*given):
@@ -45,8 +47,8 @@ def test_a_program_gives_the_bits_of_the_calls(case):
 
     program = Compiled(function)
     for seed in range(3):
-        inputs = [x.astype("float32") if x.dtype.kind == "f" else x for x in case.draw(seed=seed)]
-        dY = case.draw_dY(np.asarray(f.forward(*inputs)), seed).astype("float32")
+        inputs = [x.astype(dtype) if x.dtype.kind == "f" else x for x in case.draw(seed=seed)]
+        dY = case.draw_dY(np.asarray(f.forward(*inputs)), seed).astype(dtype)
         got = program(*inputs, dY, *arrays)
         assert (program.program is not None) and "def program" in program.source
         wanted = everything(case, f, inputs, dY)

@@ -48,7 +48,9 @@ import numpy as np
 from deepcore.backends.base import Diverged
 from deepcore.backends.numpy.tracing import Call, Tape, Traced, leaves, varies
 
-_WITH_OUT = frozenset({np.sum, np.mean, np.max, np.min, np.clip, np.concat})  # besides ufuncs
+_WITH_OUT = frozenset(
+    {np.sum, np.max, np.min, np.clip, np.concat}
+)  # besides ufuncs; np.mean of float16 differs
 _ALIGNED = 64  # bytes: a line of the cache
 _SMALL = 4096  # bytes up to which a kernel gets new memory sooner than it looks at what it is offered
 _LARGE = 65536  # bytes from which on it pays to give memory back before the program ends
@@ -87,7 +89,7 @@ class _Root:
     def __init__(self, value: Any, call: int):
         self.value = value  # the result that owns the memory
         self.call = self.last = call  # the numbers of the calls that make it and that use it last
-        self.escapes = 0  # how many results of the program lie in it
+        self.escapes = False  # whether a result of the program lies in it
         self.memory: _Memory | None = None  # the memory planned for it
 
 
@@ -158,8 +160,7 @@ class _Plan:
                     roots[id(x)] = _Root(x, number) if owner == id(x) else roots[owner]
         for x in self.outputs:
             if varies(x):
-                roots[id(x)].escapes += 1
-                roots[id(x)].last = len(self.calls)
+                roots[id(x)].escapes = True
         return roots
 
     def _can_be_kept(self, x: Traced, maker: Call | None) -> bool:
