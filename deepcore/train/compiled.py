@@ -12,22 +12,22 @@ import copy
 import math
 import operator
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
 from deepcore.backends.base import Backend, Diverged
 from deepcore.backends.registry import array_namespace, backend_of
-from deepcore.core.function import NEVER_COPIED, Function, first_weight
+from deepcore.core.function import first_weight
 from deepcore.core.layer import Layer
 from deepcore.core.net import Composition
-from deepcore.core.parameters import Changes, find_buffers, find_parameters, functions, walk
+from deepcore.core.parameters import Changes, walk
 from deepcore.core.random import Generator, current_generator
 from deepcore.core.record import CURRENT, LastCall, Staged
-from deepcore.core.tree import EDITS, Tree
+from deepcore.core.tree import Tree
 from deepcore.errors import StateError, UnsupportedError
 from deepcore.optim import Optimizer
+from deepcore.train.standing import Move, Standing, layout
 
 Numbers = dict[str, dict[str, Any]]  # path of a weight -> name -> what the optimizer's rule needs to know now
 Scale = Callable[[Composition], Any]  # a net with gradients -> the factor for all of them, or None for 1
@@ -70,7 +70,7 @@ class CompiledStep:
         self.output = output
         self.patience = patience
         self.strict = strict
-        self._standing: _Standing | None = None  # None: not known, or none that allows a program
+        self._standing: Standing | None = None  # None: not known, or none that allows a program
         self._programs: dict[Any, _Program] = {}
         self._made: dict[Any, int] = {}  # the shapes of a batch -> the steps made with it call by call
         self._refused: dict[Any, str] = {}  # the net's tree and a batch's layout -> why there is no program
@@ -104,15 +104,15 @@ class CompiledStep:
 
     def changes(self, X: Any, y: Any) -> tuple[Changes, Any, Any]:
         """What the step changes, not yet committed; the output, or None unless it is wanted; the loss."""
-        batch = _layout(X), _layout(y), current_generator().seed
+        batch = layout(X), layout(y), current_generator().seed
         standing = self._standing
         if standing is not None and standing.holds():
-            program = standing.programs.get(batch)
+            program, move = standing.programs.get(batch, (None, None))
         else:
-            standing, program = None, None
+            standing, program, move = None, None, None
         try:
             if standing is not None and program is not None:
-                done = self._run(program, standing, X, y)
+                done = self._run(program, move, standing, X, y)
             else:
                 done = self._by_new_program(standing, X, y, batch)
         except Diverged:
@@ -123,7 +123,7 @@ class CompiledStep:
         return done
 
     def _by_new_program(
-        self, standing: _Standing | None, X: Any, y: Any, batch: Any
+        self, standing: Standing | None, X: Any, y: Any, batch: Any
     ) -> tuple[Changes, Any, Any] | None:
         """What `changes` gives, or None if this step must be made call by call. Raises Diverged."""
         net, optimizer = self.net, self.optimizer
@@ -136,11 +136,11 @@ class CompiledStep:
         backend_of(first_weight(net), X, y)  # raises unless they are of one library
         optimizer.check_net(net)
         if standing is None:
-            standing = self._standing = _Standing(net, optimizer, backend)
+            standing = self._standing = Standing(net, optimizer, backend)
         key = standing.key, batch
         program = self._programs.get(key) or _Program(self, standing)
         try:
-            done = self._run(program, standing, X, y)
+            done = self._run(program, None, standing, X, y)
         except Diverged:
             raise
         except Exception as error:
@@ -153,31 +153,28 @@ class CompiledStep:
             self._refuse((net._tree(), batch), error)
             return done
         optimizer.bind(net)
-        for programs, name in ((self._programs, key), (standing.programs, batch)):
-            if len(programs) >= _MOST_PROGRAMS and name not in programs:
-                del programs[next(iter(programs))]
-            programs[name] = program
+        _keep(self._programs, key, program)
+        _keep(standing.programs, batch, (program, Move(standing, program.moved)))
         return done
 
     def _refuse(self, key: Any, error: Exception) -> None:
         """From now on make such steps call by call."""
         import logging  # 5 ms that few need
 
-        if len(self._refused) >= _MOST_PROGRAMS:
-            del self._refused[next(iter(self._refused))]
-        self._refused[key] = str(error)
+        _keep(self._refused, key, str(error))
         logging.getLogger("deepcore").debug("steps are made call by call: %s", error)
 
-    def _run(self, program: _Program, standing: _Standing, X: Any, y: Any) -> tuple[Changes, Any, Any]:
-        """One step of a program."""
+    def _run(
+        self, program: _Program, move: Move | None, standing: Standing, X: Any, y: Any
+    ) -> tuple[Changes, Any, Any]:
+        """One step of a program.   move: None where it isn't known yet"""
         generator = current_generator()
         program.set_numbers(standing, generator)
         loss, *new = program.function(X, y, program.row, program.called, *standing.arrays)
         out = new.pop(0) if self.output else None
         fit = new.pop(0) if program.in_doubt else None
-        move = standing.moves.get(program)
         if move is None:
-            move = standing.moves[program] = _Move(standing, program.moved)
+            move = Move(standing, program.moved)
         changes = standing.after(move, new)
         if program.draws:
             drawn = {s: generator.calls.get(s, 0) + n for s, n in program.draws.items()}
@@ -187,157 +184,10 @@ class CompiledStep:
         return changes, out, loss
 
 
-class _Standing:
-    """Where a net and its optimizer stand: all that a program takes for granted besides the batch, and
-    the arrays that it starts from. It holds until something else than a step of a program changes them.
-    """
-
-    def __init__(self, net: Composition, optimizer: Optimizer, backend: Backend):
-        self.net, self.optimizer, self.backend = net, optimizer, backend
-        self.tree, self.edits = net._tree(), EDITS.latest
-        self.settings, self.overrides = dict(optimizer.settings), copy.deepcopy(optimizer.overrides)
-        self.steps = optimizer.steps
-        parameters, buffers = find_parameters(net), find_buffers(net)
-        self.paths = [path for path, p in parameters.items() if p.trainable]
-        self.rows: list[dict[str, Any]] = []  # what the optimizer keeps of each of them
-        self.arrays = [*(p.value for p in parameters.values()), *(f.buffer[n] for f, n in buffers.values())]
-        # where each array stands: a dict of the net, a name, and its number in `arrays`
-        self.cells = [
-            (layer.weight, name, i) for i, p in enumerate(parameters.values()) for layer, name in p.places
-        ]
-        self.cells += [(f.buffer, name, i) for i, (f, name) in enumerate(buffers.values(), len(parameters))]
-        self.tables = [t for f in functions(net) for t in (f.weight, f.buffer) if t]
-        self.sizes = [*map(len, self.tables)]
-        self.weights = {path: i for i, path in enumerate(parameters)}
-        self.parameters = list(parameters.values())
-        # the same for the optimizer's arrays: a number in `rows`, a name, a number in `arrays`
-        self.memory: list[tuple[int, str, int]] = []
-        for k, path in enumerate(self.paths):
-            memory = optimizer.memory(path, parameters[path].value)
-            self.rows.append({"step": optimizer.steps_of(path), **memory})
-            for name, x in memory.items():
-                self.memory.append((k, name, len(self.arrays)))
-                self.arrays.append(x)
-        self.groups = self._find_groups()
-        self.rates = self._find_rates()
-        self.programs: dict[Any, _Program] = {}  # by the layouts of a batch
-        self.moves: dict[_Program, _Move] = {}
-        self.key = (
-            self.tree,
-            tuple(map(_settings, functions(net))),
-            tuple((path, len(p.places)) for path, p in parameters.items()),
-            repr([{**optimizer.settings, "lr": None}, optimizer.overrides]),
-            tuple(map(tuple, self.groups)),
-            tuple(map(_layout, self.arrays)),
-        )
-
-    def _find_groups(self) -> list[list[str]]:
-        """The paths of weights for which the optimizer's numbers are the same at every step."""
-        groups: dict[Any, list[str]] = {}
-        for path, row in zip(self.paths, self.rows, strict=True):
-            matched = tuple(pattern for pattern in self.overrides if fnmatchcase(path, pattern))
-            groups.setdefault((matched, row["step"]), []).append(path)
-        return list(groups.values())
-
-    def numbers(self) -> list[float]:
-        """What the optimizer's rule needs to know for the coming step, one group after the other."""
-        rule = self.optimizer._numbers
-        return [x for s, k in self.rates for x in rule(s, self.rows[k]["step"] + 1).values()]
-
-    def _find_rates(self) -> list[tuple[dict[str, Any], int]]:
-        """For each group its settings, and the number in `rows` of one of its weights."""
-        return [(self.optimizer.settings_of(group[0]), self.paths.index(group[0])) for group in self.groups]
-
-    def holds(self) -> bool:
-        """Whether everything is where the last step of a program left it. The rate may differ."""
-        optimizer, arrays = self.optimizer, self.arrays
-        if EDITS.latest != self.edits or optimizer.steps != self.steps:
-            return False
-        for table in self.tree.tables:
-            if not table.holds():
-                return False
-        if optimizer.settings != self.settings:
-            if {**optimizer.settings, "lr": None} != {**self.settings, "lr": None}:
-                return False
-            self.settings, self.rates = dict(optimizer.settings), self._find_rates()
-        if optimizer.overrides != self.overrides:
-            return False
-        for table, name, i in self.cells:
-            if table.get(name) is not arrays[i]:
-                return False
-        if [*map(len, self.tables)] != self.sizes:
-            return False
-        if not all(map(operator.is_, map(optimizer.state.get, self.paths), self.rows)):
-            return False
-        for k, name, i in self.memory:  # noqa: SIM110 - all() of a generator takes twice as long
-            if self.rows[k].get(name) is not arrays[i]:
-                return False
-        return True
-
-    def after(self, move: _Move, new: list[Any]) -> Changes:
-        """The changes of a step that gives these new arrays.
-
-        They are taken for made: if they are not committed, `holds` is False for good.
-        """
-        if [*map(type, new)] != move.kinds:
-            for i, x in zip(move.moved, new, strict=True):
-                if i < len(self.parameters):
-                    Changes().set_parameter(self.parameters[i], x)  # raises if it is a mere stand-in
-        arrays, rows = self.arrays.copy(), self.rows.copy()
-        for i, x in zip(move.moved, new, strict=True):
-            arrays[i] = x
-        state: dict[str, dict[str, Any]] = {}
-        for k, path, memory in move.rows:
-            row = {"step": rows[k]["step"] + 1}
-            for name, i in memory:
-                row[name] = arrays[i]
-            rows[k] = state[path] = row
-        for ks, paths in move.bare:
-            row = {"step": rows[ks[0]]["step"] + 1}
-            state |= dict.fromkeys(paths, row)
-            for k in ks:
-                rows[k] = row
-        changes = Changes()
-        changes.live = move.live.copy()
-        changes.new = [{name: arrays[i] for name, i in names} for names in move.names]
-        changes.new += (state, {"steps": self.steps + 1})
-        self.arrays, self.rows, self.steps = arrays, rows, self.steps + 1
-        return changes
-
-
-class _Move:
-    """Where the new arrays of a program go."""
-
-    def __init__(self, standing: _Standing, moved: list[int]):
-        self.moved = moved
-        self.kinds = [type(standing.arrays[i]) for i in moved]
-        optimizer, is_new = standing.optimizer, set(moved)
-        tables = {id(table): table for table, _, i in standing.cells if i in is_new}
-        self.live = [*tables.values(), optimizer.state, optimizer.progress]
-        # for each of the net's dicts the names, with numbers in `arrays`
-        self.names = [
-            [(name, i) for table, name, i in standing.cells if id(table) == key and i in is_new]
-            for key in tables
-        ]
-        # rows of weights that move: their numbers and paths, and the names of arrays, with their numbers
-        self.rows: list[tuple[int, str, list[tuple[str, int]]]] = []
-        # rows without arrays, by groups that stand at the same step: they may be one and the same
-        self.bare: list[tuple[list[int], list[str]]] = []
-        number = {path: k for k, path in enumerate(standing.paths)}
-        for group in standing.groups:
-            paths = [path for path in group if standing.weights[path] in is_new]
-            memory = {p: [(n, i) for k, n, i in standing.memory if k == number[p]] for p in paths}
-            self.rows += [(number[path], path, names) for path, names in memory.items() if names]
-            bare = [path for path, names in memory.items() if not names]
-            if bare:
-                self.bare.append(([number[path] for path in bare], bare))
-        self.paths = [path for path in standing.paths if standing.weights[path] in is_new]
-
-
 class _Program:
     """The step as a pure function, compiled, for one state of all settings and shapes."""
 
-    def __init__(self, step: CompiledStep, standing: _Standing):
+    def __init__(self, step: CompiledStep, standing: Standing):
         self.net, self.optimizer, self.scale = step.net, step.optimizer, step.scale
         self.checked, self.output = step.checked, step.output
         self.backend = standing.backend
@@ -352,13 +202,13 @@ class _Program:
         self.draws: dict[str, int] = {}  # stream -> draws in a step; known once the function has been traced
         self.moved: list[int] = []  # which of the arrays have changed; the same
         self.out_shape: tuple[int, ...] = ()
-        self.standing: _Standing | None = standing  # until the function has been traced
+        self.standing: Standing | None = standing  # until the function has been traced
         self.numbers: list[float] | None = None  # those of the last step, ...
         self.row: Any = None  # ... as an array
         self.called: Any = None  # how often the streams have been drawn from
         self.function: Any = self.backend.compile(self.pure_step) or self.pure_step
 
-    def set_numbers(self, standing: _Standing, generator: Generator) -> None:
+    def set_numbers(self, standing: Standing, generator: Generator) -> None:
         """Make `row` and `called` what they must be for the coming step."""
         numbers = standing.numbers()
         if numbers != self.numbers:
@@ -369,7 +219,7 @@ class _Program:
                 called[slot] = generator.calls.get(stream, 0)
             self.called = self._put(called.view(np.int32), standing)
 
-    def _put(self, host: np.ndarray, standing: _Standing) -> Any:
+    def _put(self, host: np.ndarray, standing: Standing) -> Any:
         """The same as an array of the net's library, where the net is."""
         return self.backend.asarray(host, device=self.backend.device(standing.arrays[0]))
 
@@ -397,7 +247,7 @@ class _Program:
         fit = None
         if self.blind and not self.checked:
             fit = net.loss_fn.targets_fit(y, tuple(out.shape))  # type: ignore[union-attr]
-        after = _Standing(net, optimizer, self.backend).arrays
+        after = Standing(net, optimizer, self.backend).arrays
         self.moved = [i for i, (old, new) in enumerate(zip(arrays, after, strict=True)) if new is not old]
 
         def settled(old: Any, new: Any) -> Any:
@@ -416,19 +266,19 @@ class _Program:
             *(settled(arrays[i], after[i]) for i in self.moved),
         )
 
-    def _numbers(self, standing: _Standing, row: Any) -> Numbers:
+    def _numbers(self, standing: Standing, row: Any) -> Numbers:
         """The numbers of a row, by path and name."""
         numbers: Numbers = {}
         index = 0
         for group in standing.groups:
             of_group = {}
-            for name in self.optimizer.numbers(group[0]):
+            for name in self.optimizer.numbers(standing.paths[group[0]]):
                 of_group[name] = row[index, ...]
                 index += 1
-            numbers |= dict.fromkeys(group, of_group)
+            numbers |= {standing.paths[k]: of_group for k in group}
         return numbers
 
-    def _copies(self, standing: _Standing, arrays: tuple[Any, ...]) -> tuple[Composition, Optimizer]:
+    def _copies(self, standing: Standing, arrays: tuple[Any, ...]) -> tuple[Composition, Optimizer]:
         """The net and the optimizer, with these arrays for their own."""
         given = {id(old): new for old, new in zip(standing.arrays, arrays, strict=True)}
         net = copy.deepcopy(self.net, given)
@@ -455,6 +305,13 @@ class _Draws(Generator):
         draw = self.draws.get(stream, 0)
         self.draws[stream] = draw + 1
         return self.called[slot, ...] + draw
+
+
+def _keep(table: dict[Any, Any], key: Any, entry: Any) -> None:
+    """Put an entry into a table that holds a few, the oldest of which goes."""
+    if len(table) >= _MOST_PROGRAMS and key not in table:
+        del table[next(iter(table))]
+    table[key] = entry
 
 
 def compiler(net: Composition) -> Backend | None:
@@ -535,22 +392,3 @@ def _forget_records(net: Composition, tree: Tree, changes: Changes) -> None:
 
 _RECORD = operator.attrgetter("_last.record")
 _UPDATE = operator.attrgetter("weight_update")
-
-
-def _layout(x: Any) -> tuple[Any, ...]:
-    """All that a compiler looks at."""
-    try:
-        return type(x), x.shape, x.dtype, x.strides
-    except AttributeError:  # of JAX, or no array at all
-        return type(x), getattr(x, "shape", None), getattr(x, "dtype", None)
-
-
-def _settings(f: Function) -> tuple[Any, ...]:
-    return tuple((name, _plain(value)) for name, value in vars(f).items() if name not in NEVER_COPIED)
-
-
-def _plain(value: Any) -> Any:
-    """A number, a word, or a tuple of such as it is; None for anything else."""
-    if type(value) in (bool, int, float, str):
-        return value
-    return tuple(map(_plain, value)) if type(value) in (tuple, list) else None

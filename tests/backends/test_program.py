@@ -33,9 +33,11 @@ def everything(case, f, inputs, dY):
     return [x for x in (*as_tuple(Y), *dX, *gradients(f).values(), *staged) if x is not None]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("case", [case for case in CASES if case.kind.traceable], ids=lambda case: case.name)
-def test_a_program_gives_the_bits_of_the_calls(case):
-    f = case.build()
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of float16
+def test_a_program_gives_the_bits_of_the_calls(case, dtype):
+    f = case.build(dtype=dtype)
     arrays = list({id(x): x for x in tables(f).values()}.values())
 
     def function(*given):
@@ -45,8 +47,8 @@ def test_a_program_gives_the_bits_of_the_calls(case):
 
     program = Compiled(function)
     for seed in range(3):
-        inputs = [x.astype("float32") if x.dtype.kind == "f" else x for x in case.draw(seed=seed)]
-        dY = case.draw_dY(np.asarray(f.forward(*inputs)), seed).astype("float32")
+        inputs = [x.astype(dtype) if x.dtype.kind == "f" else x for x in case.draw(seed=seed)]
+        dY = case.draw_dY(np.asarray(f.forward(*inputs)), seed).astype(dtype)
         got = program(*inputs, dY, *arrays)
         assert (program.program is not None) and "def program" in program.source
         wanted = everything(case, f, inputs, dY)
@@ -122,9 +124,10 @@ def test_views_and_writing_in_place():
         return 2 * top, Y + 0, Z, xp.reshape(Y, (-1,))
 
     program = Compiled(f)
-    for seed in range(3):
-        X, W = normal(4, 5, seed=seed), normal(5, 5, seed=seed + 9)
-        for got, wanted in zip(program(X, W), f(X, W), strict=True):
+    draws = [(normal(4, 5, seed=seed), normal(5, 5, seed=seed + 9)) for seed in range(4)]
+    results = [program(*draw) for draw in draws]  # each of which keeps its numbers
+    for draw, result in zip(draws, results, strict=True):
+        for got, wanted in zip(result, f(*draw), strict=True):
             np.testing.assert_array_equal(got, wanted)
     assert program.source.count("setitem") == 2
 
@@ -136,6 +139,32 @@ def test_an_input_is_never_written_to():
 
     with pytest.raises(dc.UnsupportedError, match="writing to an input"):
         Compiled(f)(normal(3))
+
+
+class FirstToZero(dc.Function):
+    """Writes to what may be a view of X, or a copy, as X's strides decide."""
+
+    traceable = True
+
+    def forward(self, X):
+        Y = dc.array_namespace(X).reshape(X, (-1, 6))
+        if not np.may_share_memory(*(getattr(x, "value", x) for x in (X, Y))):
+            Y[:, 0] = 0
+        return Y
+
+    def backward(self, dY):
+        return dY
+
+
+def test_a_program_serves_the_strides_that_it_was_made_for():
+    step = dc.Net([FirstToZero(), dc.Linear(6, 3)], dc.CrossEntropyLoss()).compile(dc.optim.SGD(0.1))
+    X, y = normal(2, 3, 4), np.arange(4) % 3
+    for given in (np.moveaxis(X, 0, 1), np.ascontiguousarray(np.moveaxis(X, 0, 1))):
+        before = given.copy()
+        step(given, y)
+        step(given, y)
+        np.testing.assert_array_equal(given, before)
+    assert len(step._programs) == 2
 
 
 def test_arrays_that_somebody_holds_are_left_alone():

@@ -174,26 +174,43 @@ def test_fit_compiles_by_itself_and_gives_the_same(kind, library, tolerance, mon
     assert_same(state, state_c, tolerance)
 
 
-def test_replaced_weights_and_changed_settings_count():
+@pytest.mark.parametrize("library", ["replay", "numpy"])
+def test_replaced_weights_and_changed_settings_count(library):
+    def own(x):
+        return put(x.astype("float32"), library)
+
     results = []
     for compiled in (False, True):
-        net, rule = mlp().to("replay"), SGD(0.1)
+        net, rule = mlp().to(library), SGD(0.1)
         step = net.compile(rule) if compiled else lambda X, y, net=net, rule=rule: by_hand(net, rule, X, y)
-        data = iter(batches((4,), n=9))
+        data = iter(batches((4,), n=30, library=library))
         losses = []
         with drawing_from(Generator(5)):
             for change in (
                 lambda net: None,
-                lambda net: net.layers[0].weight.update(W=put(np.ones((4, 8), "float32"))),
+                lambda net: net.layers[0].weight.update(W=own(np.ones((4, 8)))),
+                lambda net: net.layers[0].weight.update(W=own(np.ones((8, 4)).T)),  # other strides
+                lambda net: net.load_state_dict({p: W / 2 for p, W in net.state_dict().items()}),
+                lambda net, rule=rule: rule.settings.update(momentum=0.9),
+                lambda net, rule=rule: rule.state["layers.0.W"].update(V=own(np.ones((4, 8)))),
+                lambda net, rule=rule: rule.state.clear(),
+                lambda net, rule=rule: rule.overrides.update({"*.b": {"lr": 0.3}}),
+                lambda net, rule=rule: setattr(rule, "lr", 0.2),
+                lambda net, rule=rule, data=data: by_hand(net, rule, *next(data)),
+                lambda net: setattr(net.loss_fn, "label_smoothing", 0.1),
+                lambda net: net.layers[0].weight.update(W=net.layers[0].weight["W"] * 1),
                 lambda net: setattr(net.layers[2], "p", 0.1),
                 lambda net: net.layers[4].weight.update(b=net.layers[4].weight["b"] + 1),
+                lambda net: net.layers[3].f.functions[0].weight.update(b=net.layers[0].weight["b"]),  # a tie
                 lambda net: setattr(net.layers[0], "trainable", False),
                 lambda net: net.layers.insert(2, ReLU()),
                 lambda net: net.layers.__setitem__(2, Tanh()),  # for a ReLU: none of the attributes differs
                 lambda net: net.eval(),
+                lambda net: net.layers.pop(1),  # which sets no attribute
             ):
                 change(net)
-                losses.append(float(step(*next(data))))
+                for X, y in (next(data),) * 2:
+                    losses.append(float(step(X, y)))
         results.append((losses, everything(net, rule)))
     assert results[0][0] == results[1][0]
     assert_same(results[0][1], results[1][1])

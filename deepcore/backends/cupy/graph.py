@@ -1,10 +1,10 @@
 """A function of arrays as a CUDA graph: captured once, then launched with a single call.
 
 A graph reads and writes fixed memory. So it has input arrays of its own, which each call fills, and a later
-call overwrites what it returns. Some of what comes out, such as new weights, is what goes into the next call: which
-results these are is seen when it happens first. From then on two graphs take turns: one reads the inputs and
-leaves its results where they fall, the other reads those and leaves its own in the inputs. Nothing is copied
-that the call before has left, and while a call runs, what went into it stays whole.
+call overwrites what it returns. Some of what comes out, such as new weights, is what goes into the next call:
+which results these are is seen when it happens first. From then on two graphs take turns: one reads the
+inputs and leaves its results where they fall, the other reads those and leaves its own in the inputs. Nothing
+is copied that the call before has left, and while a call runs, what went into it stays whole.
 
 The first call runs as it is, on the stream and in the memory pool of the graphs: kernels are compiled,
 libraries started, workspaces made. What can't be captured (a number read on the host, an array sent to the

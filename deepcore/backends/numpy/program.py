@@ -33,7 +33,10 @@ Whether its results share memory with its arguments may depend on shapes, dtypes
 
 from __future__ import annotations
 
+import collections
+import functools
 import inspect
+import itertools
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -45,7 +48,9 @@ import numpy as np
 from deepcore.backends.base import Diverged
 from deepcore.backends.numpy.tracing import Call, Tape, Traced, leaves, varies
 
-_WITH_OUT = frozenset({np.sum, np.mean, np.max, np.min, np.clip, np.concat})  # besides ufuncs
+_WITH_OUT = frozenset(
+    {np.sum, np.max, np.min, np.clip, np.concat}
+)  # besides ufuncs; np.mean of float16 differs
 _ALIGNED = 64  # bytes: a line of the cache
 _SMALL = 4096  # bytes up to which a kernel gets new memory sooner than it looks at what it is offered
 _LARGE = 65536  # bytes from which on it pays to give memory back before the program ends
@@ -84,7 +89,7 @@ class _Root:
     def __init__(self, value: Any, call: int):
         self.value = value  # the result that owns the memory
         self.call = self.last = call  # the numbers of the calls that make it and that use it last
-        self.escapes = 0  # how many results of the program lie in it
+        self.escapes = False  # whether a result of the program lies in it
         self.memory: _Memory | None = None  # the memory planned for it
 
 
@@ -117,7 +122,11 @@ class _Plan:
         self.calls, self.needed = _needed(tape, outputs, self.owner)
         self.names: dict[str, Any] = {"Diverged": Diverged}  # what the program's text speaks of
         self.name_of: dict[int, str] = {}  # by the id of a stand-in, or of a constant
-        self.kept = [x for x in outputs if self._can_be_kept(x)]
+        self.times = collections.Counter(map(id, outputs))
+        makers = {id(x): call for call in self.calls for x in call.results if x is not None}
+        self.kept = [x for x in outputs if self._can_be_kept(x, makers.get(id(x)))]
+        self.is_kept = set(map(id, self.kept))
+        self.numbers = {letter: itertools.count() for letter in "bc"}  # of buffers and constants
         self.roots = self._find_roots()
         self.free: list[_Memory] = []
 
@@ -143,7 +152,7 @@ class _Plan:
     def _find_roots(self) -> dict[int, _Root]:
         roots = {id(x): _Root(x, -1) for x in self.inputs}
         for number, call in enumerate(self.calls):
-            for x in call.inputs():
+            for x in call.inputs:
                 roots[id(x)].last = number
             for x in call.results:
                 if x is not None:
@@ -151,17 +160,13 @@ class _Plan:
                     roots[id(x)] = _Root(x, number) if owner == id(x) else roots[owner]
         for x in self.outputs:
             if varies(x):
-                roots[id(x)].escapes += 1
-                roots[id(x)].last = len(self.calls)
+                roots[id(x)].escapes = True
         return roots
 
-    def _can_be_kept(self, x: Traced) -> bool:
+    def _can_be_kept(self, x: Traced, maker: Call | None) -> bool:
         """Whether a result of the program can be written into an array that is at hand."""
-        call = next((call for call in self.calls if any(x is y for y in call.results)), None)
-        once = sum(x is y for y in self.outputs) == 1
-        return (
-            once and call is not None and _takes_out(call) and isinstance(x.value, np.ndarray) and x.ndim > 0
-        )
+        once = self.times[id(x)] == 1 and isinstance(x.value, np.ndarray) and x.ndim > 0
+        return once and maker is not None and _takes_out(maker)
 
     def _memory_for(self, number: int, call: Call, x: Traced | None) -> np.ndarray | None:
         """Planned memory for a result of a call, or None if it can't have any."""
@@ -178,12 +183,10 @@ class _Plan:
         if not isinstance(call.function, np.ufunc) or call.function.signature is not None:
             return None
         layout = _layout_of_copy(x.value)
-        operands = list(call.inputs())
-        for a in operands:
+        for a in call.inputs:
             root = self.roots[id(a)]
-            alone = all(b is a or self.roots[id(b)] is not root for b in operands)
             same = (a.shape, a.dtype, getattr(a.value, "strides", None)) == layout
-            if root.memory and root.value is a and root.last == number and alone and same:
+            if root.memory and root.value is a and root.last == number and same:
                 memory, root.memory = root.memory, None
                 return memory
         return None
@@ -240,7 +243,7 @@ class _Plan:
 
     def _place(self, number: int, call: Call, x: Traced | None) -> str | None:
         """The name of the array that a result is written into, or None."""
-        if any(x is y for y in self.kept):
+        if id(x) in self.is_kept:
             return self.name_of[id(x)]
         if not isinstance(call.function, np.ufunc) and (x is None or x.value.nbytes < _SMALL):
             return None
@@ -286,7 +289,7 @@ class _Plan:
         """The name of a buffer or of a constant."""
         name = self.name_of.get(id(value))
         if name is None:
-            name = f"{letter}{sum(n[0] == letter and n[1:].isdigit() for n in self.names)}"
+            name = f"{letter}{next(self.numbers[letter])}"
             self.names[name] = value
             self.name_of[id(value)] = name
         return name
@@ -330,7 +333,7 @@ def _owners(tape: Tape) -> dict[int, int]:
     """For each stand-in (by id) the one that owns its memory: itself, unless it is a view."""
     owner = {id(x): id(x) for x in tape.inputs}
     for call in tape:
-        given = list(call.inputs())
+        given = call.inputs
         for x in call.results:
             if x is not None:
                 shared = (owner[id(a)] for a in given if np.may_share_memory(a.value, x.value))
@@ -351,14 +354,14 @@ def _needed(
         if any(of_call) or writes or call.expected is not None:
             calls.append(call)
             needed.append(of_call)
-            wanted.update(map(id, call.inputs()))
-            memory.update(owner[id(x)] for x in call.inputs())
+            wanted.update(map(id, call.inputs))
+            memory.update(owner[id(x)] for x in call.inputs)
             call.results = [x if want else None for x, want in zip(call.results, of_call, strict=True)]
     return calls[::-1], needed[::-1]
 
 
 def _arrays(call: Call) -> list[Any]:
-    return [*call.inputs(), *(x for x in call.results if x is not None)]
+    return [*call.inputs, *(x for x in call.results if x is not None)]
 
 
 def _takes_out(call: Call) -> bool:
@@ -371,6 +374,7 @@ def _takes_out(call: Call) -> bool:
     return f in _WITH_OUT or "out" in _parameters(f)
 
 
+@functools.cache
 def _parameters(function: Any) -> Any:
     """The parameters of a kernel by name; of a function of NumPy's own none."""
     if isinstance(function, np.ufunc) or not hasattr(function, "__code__"):

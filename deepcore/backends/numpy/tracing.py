@@ -37,17 +37,15 @@ class HostRead(UnsupportedError):
 class Call:
     """One call on the tape: function(*arguments, **keywords), and the stand-ins that it gave."""
 
-    __slots__ = ("arguments", "expected", "function", "keywords", "results", "several")
+    __slots__ = ("arguments", "expected", "function", "inputs", "keywords", "results", "several")
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]):
         self.function, self.arguments, self.keywords = function, arguments, keywords
+        # the stand-ins among the arguments that aren't constants
+        self.inputs: list[Traced] = [x for x in leaves([arguments, *keywords.values()]) if varies(x)]
         self.results: list[Any] = []  # stand-ins, and None for what is no array
         self.several = False  # whether a tuple came
         self.expected: Any = None  # a Python number that came instead: the tape holds while it comes again
-
-    def inputs(self) -> Iterator[Traced]:
-        """The stand-ins among the arguments that aren't constants."""
-        return (x for x in leaves((self.arguments, *self.keywords.values())) if varies(x))
 
 
 class Tape(list[Call]):
@@ -192,9 +190,9 @@ def note(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     if value is NotImplemented:
         return value
     call = Call(function, arguments, keywords)
-    tape = next((x.tape for x in call.inputs()), None)
-    if any(value is x.value for x in call.inputs()):  # an argument as it is, as shapes and dtypes decide
-        return next(x for x in call.inputs() if value is x.value)
+    tape = next((x.tape for x in call.inputs), None)
+    if any(value is x.value for x in call.inputs):  # an argument as it is, as shapes and dtypes decide
+        return next(x for x in call.inputs if value is x.value)
     call.several = isinstance(value, tuple | list)
     values = tuple(value) if call.several else (value,)
     wrapped = tuple(Traced(v, tape) if isinstance(v, np.ndarray | np.generic) else v for v in values)
