@@ -157,7 +157,7 @@ class Net(Composition):
         return loop.evaluate(self, X, y, batch_size=batch_size, metrics=metrics)
 
     def summary(self, input_shape: Any, dtype: Any = None) -> Summary:
-        """A table of the layers with their output shapes and numbers of weights; print it.
+        """A table of the layers with their output shapes and numbers of weights; print it, or take `.html()`.
 
         input_shape: of one sample, without the batch.   dtype: of the input, if it isn't the weights'.
         Raises ShapeError where a layer does not fit the one before it; the net does not change.

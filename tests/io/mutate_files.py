@@ -6,6 +6,7 @@ The tests beside it do this for a part; this is the whole of it, in about two mi
 """
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -104,7 +105,7 @@ def changed(path, rng):
         if rng.random() < 0.2:
             del tree[key]
         else:
-            tree[key] = rng.choice(VALUES)
+            tree[key] = copy.deepcopy(rng.choice(VALUES))
     if rng.random() < 0.2:
         arrays.pop(rng.choice(list(arrays)))
     safetensors.write(path.with_name("changed"), arrays, {KEY: json.dumps(content)})
