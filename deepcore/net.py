@@ -86,7 +86,7 @@ class Net(Composition):
         checkpoint: a file that holds all that going on needs, written after each epoch.
         resume: such a file: go on where it was written, bit for bit; `epochs` is the total.
         compile: whether each step is compiled to one program, see Net.compile; "auto": if that is possible.
-        progress: whether to show progress on stderr; None: where that is a terminal.
+        progress: whether to show it on stderr; None: where that is a terminal or a notebook.
 
         NumPy arrays, memory maps and data frames are moved to the net batch by batch. Targets are checked
         once, before any weight has changed. An interrupt leaves weights, optimizer and buffers as after
@@ -157,7 +157,7 @@ class Net(Composition):
         return loop.evaluate(self, X, y, batch_size=batch_size, metrics=metrics)
 
     def summary(self, input_shape: Any, dtype: Any = None) -> Summary:
-        """A table of the layers with their output shapes and numbers of weights; print it.
+        """A table of the layers with their output shapes and numbers of weights; print it, or take `.html()`.
 
         input_shape: of one sample, without the batch.   dtype: of the input, if it isn't the weights'.
         Raises ShapeError where a layer does not fit the one before it; the net does not change.

@@ -14,6 +14,7 @@ import numpy as np
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.metrics import accuracy_score, r2_score
     from sklearn.utils import check_random_state
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -123,12 +124,18 @@ def _checked(estimator: Any, X: Any, reset: bool) -> Any:
     return X
 
 
+def _host(x: Any) -> Any:
+    """A known library's array as NumPy's, which its metrics want and CuPy gives only when asked to."""
+    return to_numpy(x) if is_array(x) else x
+
+
 def _weights(sample_weight: Any, X: Any) -> Any:
     """(n,) on the host, 1 on average, so that a factor common to all changes nothing; None for none."""
     if sample_weight is None:
         return None
-    host = to_numpy(sample_weight) if is_array(sample_weight) else sample_weight
-    w = _check_sample_weight(host, np.empty((X.shape[0], 0)), dtype=np.float64, ensure_non_negative=True)
+    w = _check_sample_weight(
+        _host(sample_weight), np.empty((X.shape[0], 0)), dtype=np.float64, ensure_non_negative=True
+    )
     if not w.sum() > 0:
         raise ValueError("sample_weight: all are 0, so that there is nothing to learn from")
     return w / w.mean()
@@ -185,6 +192,10 @@ class NetClassifier(ClassifierMixin, _Estimator):
             return xp.take(put(self.classes_, backend_of(P), device=backend_of(P).device(P)), labels)
         return self.classes_[to_numpy(labels)]
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The fraction of samples whose class is right, or of their weights."""
+        return accuracy_score(_host(y), _host(self.predict(X)), sample_weight=_host(sample_weight))
+
 
 class NetRegressor(RegressorMixin, _Estimator):
     """A net that predicts numbers, with the mean square as its loss. Scale the targets to about 1.
@@ -233,3 +244,7 @@ class NetRegressor(RegressorMixin, _Estimator):
         X = self._features(X)
         Y = self.net_.predict(X)
         return array_namespace(Y).reshape(Y, (-1,)) if self._flat else Y
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R^2: 1 for predictions without an error, 0 for those of the mean alone."""
+        return r2_score(_host(y), _host(self.predict(X)), sample_weight=_host(sample_weight))

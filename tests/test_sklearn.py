@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import deepcore.sklearn
 from deepcore.sklearn import NetClassifier, NetRegressor
 
 
@@ -128,6 +129,31 @@ def test_arrays_of_another_library_stay_there(library):
         model.fit(dc.to_backend(X.astype("int32"), library), there)
     with pytest.raises(ValueError, match="NaN"):
         model.predict(there * float("nan"))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(
+    ("kind", "metric"),
+    [(NetClassifier, "accuracy_score"), (NetRegressor, "r2_score")],
+    ids=["class", "number"],
+)
+def test_scores_are_of_arrays_on_the_host(kind, metric, library, monkeypatch):
+    """scikit-learn's metrics convert what they are given, which CuPy's arrays refuse."""
+    pytest.importorskip(library, reason=f"needs {library}")
+    X, y = moons(50)
+    w = np.linspace(0, 1, 50)
+    model = kind(epochs=5, random_state=0)
+    right = model.fit(X, y).score(X, y, w)
+    real, seen = getattr(deepcore.sklearn, metric), []
+
+    def spied(*arrays, sample_weight):
+        seen.extend(type(x) for x in (*arrays, sample_weight))
+        return real(*arrays, sample_weight=sample_weight)
+
+    monkeypatch.setattr(f"deepcore.sklearn.{metric}", spied)
+    there = [dc.to_backend(x, library) for x in (X, y, w)]
+    assert model.fit(*there[:2]).score(*there) == pytest.approx(right)
+    assert seen == [np.ndarray] * 3
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])

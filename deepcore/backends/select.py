@@ -23,6 +23,7 @@ from deepcore.backends.registry import backend_names, backend_of, get_backend, i
 from deepcore.errors import BackendFallbackWarning, BackendUnavailable, DTypeError
 
 _AUTO = ("cupy", "numpy")  # what "auto" tries, in this order
+_HOST = 1  # DLPack's kDLCPU
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 _in_context: ContextVar[Backend | None] = ContextVar("deepcore_backend", default=None)
@@ -206,6 +207,9 @@ def put(x: Any, backend: Backend, dtype: Any = None, device: Any = None) -> Any:
             if same and (device is None or source.device(x) == device) and not is_tracked(x):
                 return x
             return backend.asarray(x, name, device)
+        there = _over_dlpack(x, source, backend)
+        if there is not None:
+            return backend.asarray(there, name, device)
         host = source.to_numpy(x)
         if name is None and backend.name != "numpy":
             name = dtype_name(x)  # its bytes may be in another order; a bfloat16 may have become float32
@@ -223,13 +227,32 @@ def put(x: Any, backend: Backend, dtype: Any = None, device: Any = None) -> Any:
     return backend.asarray(host, name, device)
 
 
+def _over_dlpack(x: Any, source: Backend, backend: Backend) -> Any:
+    """A copy for another library of an array on a device that both share, by DLPack; else None.
+
+    In host memory each library's own way is as good. The copy is in one piece, because torch ends the
+    process at a negative stride, and made here, so that nobody else knows of its memory.
+    """
+    if "numpy" in (source.name, backend.name):
+        return None
+    try:
+        if x.__dlpack_device__()[0] == _HOST:
+            return None
+        flat = source.xp.reshape(x, (-1,))
+        in_one_piece = source.xp.concat([flat, flat[:0]])
+        there = backend.xp.reshape(backend.xp.from_dlpack(in_one_piece), tuple(x.shape))
+        return there if dtype_name(there) == dtype_name(x) else None
+    except Exception:  # whatever a library says that can't: the way over the host is always open
+        return None
+
+
 def _from_dlpack(x: Any, backend: Backend) -> Any:
     """A copy of an array of a library that isn't known here: in host memory by NumPy, else by the backend.
 
     A copy, because nobody would know of two owners; and made by the standard's from_dlpack alone, which
     refuses what it can't read.
     """
-    on_host = x.__dlpack_device__()[0] == 1  # kDLCPU
+    on_host = x.__dlpack_device__()[0] == _HOST
     xp = np if on_host else backend.xp
     try:
         return xp.asarray(xp.from_dlpack(x), copy=True)

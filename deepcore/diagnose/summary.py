@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import html
 import math
 import operator
 from collections import Counter
@@ -57,17 +58,53 @@ class Summary:
     buffer_bytes: int
 
     def __str__(self) -> str:
-        heads = ("path", "layer", "output", "trainable", "frozen", "")
-        total = ("total", "", "", f"{self.trainable:,}", f"{self.frozen:,}", "")
         body = [row.cells for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(heads, *body, total, strict=True)]
+        widths = [max(map(len, column)) for column in zip(_HEADS, *body, self._total, strict=True)]
         rule = "-" * (sum(widths[:5]) + 8)
-        lines = [_line(cells, widths) for cells in (heads, *body, total)]
-        memory = f"weights {self.weight_bytes / 1e6:.2f} MB, buffers {self.buffer_bytes / 1e6:.2f} MB"
-        return "\n".join([self.title, "", lines[0], rule, *lines[1:-1], rule, lines[-1], memory])
+        lines = [_line(cells, widths) for cells in (_HEADS, *body, self._total)]
+        return "\n".join([self.title, "", lines[0], rule, *lines[1:-1], rule, lines[-1], self._memory])
 
     def __repr__(self) -> str:
         return str(self)
+
+    def html(self) -> str:
+        """The same as a fragment of a page, which needs nothing else; a notebook shows it by itself."""
+        body = "\n".join(_row_html(row.cells, row.depth) for row in self.rows)
+        return (
+            f'<div class="deepcore-summary">\n<style>{_STYLE}</style>\n<p>{html.escape(self.title)}</p>\n'
+            f"<table>\n<thead>\n{_row_html(_HEADS, 0, 'th')}\n</thead>\n<tbody>\n{body}\n</tbody>\n"
+            f"<tfoot>\n{_row_html(self._total, 0)}\n</tfoot>\n</table>\n<p>{self._memory}</p>\n</div>"
+        )
+
+    _repr_html_ = html
+
+    @property
+    def _total(self) -> tuple[str, ...]:
+        return ("total", "", "", f"{self.trainable:,}", f"{self.frozen:,}", "")
+
+    @property
+    def _memory(self) -> str:
+        return f"weights {self.weight_bytes / 1e6:.2f} MB, buffers {self.buffer_bytes / 1e6:.2f} MB"
+
+
+_HEADS = ("path", "layer", "output", "trainable", "frozen", "")
+_STYLE = """
+.deepcore-summary { font: 14px/1.45 system-ui, sans-serif; }
+.deepcore-summary table { border-collapse: collapse; }
+.deepcore-summary th, .deepcore-summary td { padding: .1em 1.2em .1em 0; text-align: left; }
+.deepcore-summary td:first-child { font: 13px/1.45 ui-monospace, monospace; }
+.deepcore-summary .number { text-align: right; }
+.deepcore-summary th { font-weight: 600; }
+.deepcore-summary thead, .deepcore-summary tbody { border-bottom: 1px solid #999; }
+"""
+
+
+def _row_html(cells: tuple[str, ...], depth: int, tag: str = "td") -> str:
+    kinds = [f' style="padding-left: {2 * depth}em"' if depth else "", "", "", *[' class="number"'] * 2, ""]
+    shown = (
+        f"<{tag}{kind}>{html.escape(cell.strip())}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)
+    )
+    return f"<tr>{''.join(shown)}</tr>"
 
 
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:

@@ -7,10 +7,11 @@ lacks one does not load.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     except DeepcoreError as error:
         error.inside(str(path))
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path}: the checkpoint makes no sense ({error!r})") from error
 
 
@@ -179,6 +180,18 @@ def load_net(net: Function, content: dict[str, Any], arrays: dict[str, np.ndarra
     )
 
 
+@contextlib.contextmanager
+def _faults_of_the_file() -> Iterator[None]:
+    """What a setting or a state that makes no sense raises, as a CheckpointError."""
+    try:
+        yield
+    except (CheckpointError, UnsupportedError):
+        raise
+    except DeepcoreError as error:
+        raise CheckpointError(f"the checkpoint makes no sense: {error}") from error
+
+
+@_faults_of_the_file()
 def make_optimizer(content: dict[str, Any]) -> Optimizer:
     """An optimizer of the checkpoint's class and settings, without its state."""
     described = content["optimizer"]
@@ -199,6 +212,7 @@ def check_optimizer(optimizer: Optimizer, content: dict[str, Any]) -> None:
         raise CheckpointError(f"the checkpoint is of {wanted}, the optimizer is {type(optimizer).__name__}")
 
 
+@_faults_of_the_file()
 def load_optimizer(
     optimizer: Optimizer, net: Function, content: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> None:
@@ -215,6 +229,7 @@ def load_optimizer(
     optimizer.restore(net, state, int(described["steps"]))
 
 
+@_faults_of_the_file()
 def load_schedule(content: dict[str, Any]) -> Any:
     """The schedule of a checkpoint; None if there was none, or a plain function."""
     described = content["schedule"]
@@ -231,6 +246,7 @@ def had_function(content: dict[str, Any]) -> bool:
     return content["schedule"] is not None and "class" not in content["schedule"]
 
 
+@_faults_of_the_file()
 def load_random(content: dict[str, Any]) -> Generator:
     """The random state of a checkpoint."""
     generator = Generator(check_seed(int(content["random"]["seed"])))

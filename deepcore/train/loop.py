@@ -22,7 +22,7 @@ from deepcore.optim import SGD, Optimizer
 from deepcore.train.callbacks import Callback, History, Run
 from deepcore.train.compiled import compiler, why_not
 from deepcore.train.predict import at_home, predict
-from deepcore.train.progress import Progress
+from deepcore.train.progress import Progress, is_watched
 from deepcore.train.source import Source
 from deepcore.train.step import Step, loss_of_checked
 from deepcore.train.tally import Tally
@@ -248,7 +248,7 @@ def _draw_seed() -> int:
 
 
 def _shows(progress: bool | None) -> bool:
-    return sys.stderr.isatty() if progress is None else progress
+    return is_watched(sys.stderr) if progress is None else progress
 
 
 def _call(callbacks: Sequence[Callback], moment: str, run: Run) -> None:

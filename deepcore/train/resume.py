@@ -116,7 +116,7 @@ def resumed(
     except DeepcoreError as error:
         error.inside(str(path))
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _nonsense(path, error) from error
 
 
@@ -131,7 +131,7 @@ def restore(callbacks: Sequence[Callback], start: Start, run: Run, path: str | o
         _, state = left.pop(found)
         try:
             callback.restore(state, run)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise _nonsense(path, error) from error
 
 
@@ -179,5 +179,5 @@ def beginning(path: str | os.PathLike[str]) -> Beginning:
     except DeepcoreError as error:
         error.inside(str(path))
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _nonsense(path, error) from error

@@ -1,5 +1,6 @@
 """The summary: what it says, and that it changes nothing."""
 
+import html.parser
 import pickle
 
 import numpy as np
@@ -306,3 +307,46 @@ def test_it_runs_in_inference_mode():
 
     summary(Composition([Noting()]), (3,))
     assert modes == [(False, False)]
+
+
+class Cells(html.parser.HTMLParser):
+    """The rows of a page's table; a page whose tags don't match is an error."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.rows = [], []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+def test_the_page_says_what_the_text_says():
+    class Odd(Function):
+        def forward(self, X):
+            return X
+
+        def __repr__(self):
+            return "Odd(<b> & co)"
+
+    found = summary(Composition([Flatten(), Sequential(Linear(6, 4), Odd()), Linear(4, 2)]), (2, 3))
+    page = found.html()
+    assert found._repr_html_() == page
+    head, *rows, total = Cells(page).rows
+    assert head[:5] == ["path", "layer", "output", "trainable", "frozen"]
+    assert rows == [[cell.strip() for cell in row.cells] for row in found.rows]
+    assert total[:4] == ["total", "", "", "38"]
+    assert any("Odd(<b> & co)" in row for row in rows) and "<b>" not in page
+    assert 'style="padding-left: 2em"' in page and "weights 0.00 MB" in page

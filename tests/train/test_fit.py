@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import types
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -512,29 +513,81 @@ def test_progress_goes_to_stderr(capsys):
     assert "\r" not in captured.err and "\033" not in captured.err  # a log is no terminal
 
 
-def test_progress_on_a_terminal(monkeypatch):
-    """A bar that is drawn over, with no more lines than one."""
+class Terminal:
+    text = ""
 
-    class Terminal:
-        text = ""
+    def isatty(self):
+        return True
 
-        def isatty(self):
-            return True
+    def write(self, text):
+        self.text += text
 
-        def write(self, text):
-            self.text += text
+    def flush(self):
+        pass
 
-        def flush(self):
-            pass
 
+def on_a_terminal(monkeypatch):
+    """stderr is a terminal of 80 columns that is watched. (No fixture: pytest changes stderr after those.)"""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("CI", raising=False)
+    return terminal
+
+
+def test_progress_on_a_terminal(monkeypatch):
+    """A bar that is drawn over, with no more lines than one."""
+    terminal = on_a_terminal(monkeypatch)
     small_net().fit(*data(), epochs=4)
     assert "epoch 4/4" in terminal.text and "[====" in terminal.text
     assert terminal.text.count("\n") == 1 and terminal.text.endswith("\n")
     before = terminal.text
     small_net().fit(*data(), progress=False)
     assert terminal.text == before
+
+
+def test_progress_on_a_narrow_terminal(monkeypatch):
+    """What is drawn over must not wrap."""
+    terminal = on_a_terminal(monkeypatch)
+    monkeypatch.setattr("deepcore.train.progress._INTERVAL", 0)
+    monkeypatch.setenv("COLUMNS", "30")
+    small_net().fit(*data(), epochs=3)
+    *drawn, last = [line.removeprefix("\033[K") for line in terminal.text.split("\r")]
+    assert max(map(len, drawn)) == 29 < len(last) and last.endswith(" s\n")
+
+
+@pytest.mark.parametrize("variable", [("TERM", "dumb"), ("CI", "true"), ("CI", "1")])
+def test_a_terminal_that_nobody_watches_is_a_log(variable, monkeypatch):
+    terminal = on_a_terminal(monkeypatch)
+    monkeypatch.setenv(*variable)
+    small_net().fit(*data(), epochs=3)
+    assert "\r" not in terminal.text and "\033" not in terminal.text
+    assert [line[:9] for line in terminal.text.splitlines()] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+
+
+def test_ci_that_says_no(monkeypatch):
+    terminal = on_a_terminal(monkeypatch)
+    monkeypatch.setenv("CI", "false")
+    small_net().fit(*data())
+    assert "\r" in terminal.text
+
+
+def test_progress_in_a_notebook(monkeypatch, capsys):
+    """Drawn over by carriage returns alone: escape codes are not for notebooks."""
+    shell = types.SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr("deepcore.train.progress._INTERVAL", 0)
+    small_net().fit(*data(), epochs=2)
+    text = capsys.readouterr().err
+    assert "\033" not in text and text.count("\n") == 1
+    drawn = text.removesuffix("\n").split("\r")[1:]
+    assert "epoch 1/2" in drawn[0] and "epoch 2/2" in drawn[-1]
+    visible = [line.rstrip() for line in drawn]
+    assert all(len(line) >= len(before) for before, line in zip(visible, drawn[1:], strict=False))
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: None))
+    small_net().fit(*data())  # IPython is imported, but this is no notebook
+    assert capsys.readouterr().err == ""
 
 
 def test_progress_of_many_epochs_is_no_flood(capsys):
