@@ -16,6 +16,7 @@ from deepcore.backends.cupy import kernels
 
 from . import emulation
 from .emulation import EmulationError, Guarded
+from .fake_cublaslt import FakeCublasLt
 
 
 class DeviceArray(np.ndarray):
@@ -50,7 +51,9 @@ class PretendCupy(types.ModuleType):
         self.launches = 0
         self.launched = set()  # the names of the kernels
         self.guards = weakref.WeakSet()
-        self.cuda = types.SimpleNamespace(Device=_Device)
+        stream = types.SimpleNamespace(ptr=7)
+        self.cuda = types.SimpleNamespace(Device=_Device, get_current_stream=lambda: stream)
+        self.cublaslt = FakeCublasLt()
 
     def __getattr__(self, name):
         if name.startswith("__"):
@@ -109,6 +112,7 @@ def pretended(changes=()):
         if name != kernels.__name__:
             del sys.modules[name]
     _forget_kernels()
+    importlib.import_module("deepcore.backends.cupy.cublaslt").load = lambda: cupy.cublaslt
     try:
         yield cupy
     finally:

@@ -9,16 +9,14 @@ from typing import Any
 
 import cupy
 
+from deepcore.backends.cupy import cublaslt
 from deepcore.backends.cupy.reduce import column_sum
 
 
 def linear(X: Any, W: Any, b: Any = None) -> Any:
     """Y = X W + b"""
     i, o = W.shape
-    Y = product(X.reshape(-1, i), W)  # one product, not a batch of them
-    if b is not None:
-        Y += b
-    return Y.reshape(*X.shape[:-1], o)
+    return product(X.reshape(-1, i), W, b).reshape(*X.shape[:-1], o)  # one product, not a batch of them
 
 
 def linear_backward(dY: Any, X: Any, W: Any, bias: bool = True) -> tuple[Any, Any, Any]:
@@ -29,6 +27,11 @@ def linear_backward(dY: Any, X: Any, W: Any, bias: bool = True) -> tuple[Any, An
     return dX, product(rows.T, dY_rows), column_sum(dY_rows) if bias else None
 
 
-def product(A: Any, B: Any) -> Any:
-    """A B: (..., n, k) (..., k, m) -> (..., n, m)"""
-    return cupy.matmul(A, B)
+def product(A: Any, B: Any, bias: Any = None) -> Any:
+    """A B + bias: (..., n, k) (..., k, m) and m numbers or none -> (..., n, m). CuPy's if cuBLASLt can't."""
+    Y = cublaslt.product(A, B, bias)
+    if Y is NotImplemented:
+        Y = cupy.matmul(A, B)
+        if bias is not None:
+            Y += bias
+    return Y
