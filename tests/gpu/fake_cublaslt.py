@@ -19,8 +19,9 @@ PREFERENCE_SIZES = {1: 8, 5: 4, 6: 4, 7: 4, 8: 4}
 class FakeCublasLt:
     """The functions that deepcore calls. Wrong sizes give a status, faults in a product an AssertionError."""
 
-    def __init__(self, supported=True):
-        self.supported = supported
+    def __init__(self, start=lambda product: product()):
+        self.start = start  # what to do with a product, which is a function of nothing
+        self.supported = True
         self.things = {}  # handle -> what it stands for
         self.products = []  # what each call of cublasLtMatmul was told
         self.planned = 0
@@ -84,17 +85,20 @@ class FakeCublasLt:
                 "memory off the boundary that the algorithm takes for granted"
             )
         left, right, result = (self._matrix(*x) for x in ((A, a), (B, b), (D, d)))
-        wide = np.float64 if told["scale"] == 1 else np.float32
-        left = left.astype(wide).mT if told.get(3) else left.astype(wide)
-        right = right.astype(wide).mT if told.get(4) else right.astype(wide)
-        Y = left @ right
+        left, right = left.mT if told.get(3) else left, right.mT if told.get(4) else right
+        bias = 0
         if told[7] & 4:
             kind = NUMBERS[told[26]]
             address = (ctypes.c_char * (result.shape[1] * kind.itemsize)).from_address(told[8])
-            Y += np.frombuffer(address, kind).astype(wide)[:, None]
-        if told[7] & 2:
-            Y = np.maximum(Y, 0)
-        result[...] = Y
+            bias = np.frombuffer(address, kind)[:, None]
+        wide = np.float64 if told["scale"] == 1 else np.float32
+        least = 0 if told[7] & 2 else -np.inf
+
+        def product():
+            Y = left.astype(wide) @ right.astype(wide) + np.asarray(bias, wide)
+            result[...] = np.maximum(Y, least)
+
+        self.start(product)
         self.products.append({**told, "workspace": (space.value, size.value), "stream": stream.value})
         return 0
 

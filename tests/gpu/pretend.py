@@ -5,6 +5,7 @@ GPU. Every new array lies between margins that nobody may write to, and holds Na
 """
 
 import contextlib
+import functools
 import importlib
 import sys
 import types
@@ -19,12 +20,78 @@ from .emulation import EmulationError, Guarded
 from .fake_cublaslt import FakeCublasLt
 
 
+class HostRead(RuntimeError):
+    """A number was asked for while operations were only being captured."""
+
+
+class Tape(list):
+    """What was done while a stream was being captured: functions of nothing. A graph, as CuPy has it."""
+
+    running = None
+
+    def launch(self):
+        for do in self:
+            do()
+
+
+def _do(work):
+    """Do it now, and in each launch of the graph that is being captured."""
+    work()
+    if Tape.running is not None:
+        Tape.running.append(work)
+
+
+def _noted(function):
+    """A method of arrays whose work is noted: its result is computed anew into the same memory."""
+
+    def method(self, *arguments, **options):
+        result = function(self, *arguments, **options)
+        _note(lambda: function(self, *arguments, **options), result)
+        return result
+
+    return method
+
+
+def _note(again, result):
+    if Tape.running is not None and isinstance(result, np.ndarray):
+        Tape.running.append(lambda: np.copyto(result.view(np.ndarray), again()))
+
+
+def _read(function):
+    def method(self, *arguments):
+        if Tape.running is not None:
+            raise HostRead("a number was read on the host")
+        return function(self, *arguments)
+
+    return method
+
+
 class DeviceArray(np.ndarray):
-    """An array with CuPy's `data.ptr`."""
+    """An array with CuPy's `data.ptr`, whose operations are noted while a stream is being captured."""
 
     @property
     def data(self):
         return types.SimpleNamespace(ptr=self.ctypes.data)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        inputs = [x.view(np.ndarray) if isinstance(x, DeviceArray) else x for x in inputs]
+        if out is not None:
+            into = tuple(x.view(np.ndarray) for x in out)
+            _do(lambda: getattr(ufunc, method)(*inputs, out=into, **options))
+            return out[0]
+        result = getattr(ufunc, method)(*inputs, **options)
+        result = np.asarray(result).view(DeviceArray)
+        _note(lambda: getattr(ufunc, method)(*inputs, **options), result)
+        return result
+
+    def __setitem__(self, index, value):
+        _do(lambda: np.ndarray.__setitem__(self, index, value))
+
+    copy = _noted(np.ndarray.copy)
+    astype = _noted(np.ndarray.astype)
+    __bool__ = _read(np.ndarray.__bool__)
+    __float__ = _read(np.ndarray.__float__)
+    __int__ = _read(np.ndarray.__int__)
 
 
 class _Kernel:
@@ -36,7 +103,8 @@ class _Kernel:
             assert isinstance(argument, DeviceArray | int | float), f"{self.name} takes no {type(argument)}"
         self.cupy.launches += 1
         self.cupy.launched.add(self.name)
-        emulation.run(self.library, self.name, grid, block, arguments, seed=self.cupy.launches)
+        run = functools.partial(emulation.run, self.library, self.name, grid, block, arguments)
+        _do(functools.partial(run, seed=self.cupy.launches))
         for guard in self.cupy.guards:
             if not guard.intact:
                 raise EmulationError(f"{self.name} writes beyond an array of {guard.array.shape}")
@@ -51,9 +119,31 @@ class PretendCupy(types.ModuleType):
         self.launches = 0
         self.launched = set()  # the names of the kernels
         self.guards = weakref.WeakSet()
-        stream = types.SimpleNamespace(ptr=7)
-        self.cuda = types.SimpleNamespace(Device=_Device, get_current_stream=lambda: stream)
-        self.cublaslt = FakeCublasLt()
+        self.streams = [_Stream(self)]  # the current one last
+        self.allocators = []  # of device memory, besides the usual one
+        self.pinned = self.usual_pinned = types.SimpleNamespace(malloc=lambda size: None)
+        self.cuda = types.SimpleNamespace(
+            Device=_Device,
+            Stream=lambda non_blocking=False: _Stream(self, non_blocking),
+            get_current_stream=lambda: self.streams[-1],
+            MemoryPool=lambda: types.SimpleNamespace(malloc=object()),
+            using_allocator=self._using_allocator,
+            set_pinned_memory_allocator=lambda malloc: setattr(
+                self, "pinned", types.SimpleNamespace(malloc=malloc)
+            ),
+        )
+        self.cublaslt = FakeCublasLt(_do)
+
+    @contextlib.contextmanager
+    def _using_allocator(self, malloc):
+        self.allocators.append(malloc)
+        try:
+            yield
+        finally:
+            self.allocators.pop()
+
+    def get_default_pinned_memory_pool(self):
+        return self.usual_pinned
 
     def __getattr__(self, name):
         if name.startswith("__"):
@@ -80,7 +170,16 @@ class PretendCupy(types.ModuleType):
 
     def matmul(self, A, B):
         """In the dtype of its arguments, which NumPy widens if it is bfloat16."""
+        if Tape.running is not None:
+            raise RuntimeError("the stream of a cuBLAS handle can't be set in a capture")
         return _on_device(np.matmul(A, B).astype(A.dtype))
+
+    def asarray(self, x):
+        """From the host, by way of pinned memory; an array of the device as it is."""
+        if isinstance(x, DeviceArray):
+            return x
+        self.pinned.malloc(np.asarray(x).nbytes)
+        return self.array(x)
 
     def array(self, values):
         """A guarded copy."""
@@ -88,6 +187,37 @@ class PretendCupy(types.ModuleType):
         array = self.empty(values.shape, values.dtype)
         array[...] = values
         return array
+
+
+class _Stream:
+    """Everything is done at once; while it is being captured, noted too."""
+
+    def __init__(self, cupy, non_blocking=False):
+        self.cupy, self.non_blocking = cupy, non_blocking
+        self.ptr = 7 + len(cupy.streams) if hasattr(cupy, "streams") else 7
+        self.waited_for = []
+
+    def record(self):
+        return self
+
+    def wait_event(self, event):
+        self.waited_for.append(event)
+
+    def __enter__(self):
+        self.cupy.streams.append(self)
+        return self
+
+    def __exit__(self, *_):
+        self.cupy.streams.pop()
+
+    def begin_capture(self):
+        assert self.non_blocking and self.cupy.streams[-1] is self and self.cupy.allocators
+        assert Tape.running is None
+        Tape.running = Tape()
+
+    def end_capture(self):
+        tape, Tape.running = Tape.running, None
+        return tape
 
 
 class _Device:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,10 @@ class CupyBackend(Backend):
     def share_memory(self, a: Any, b: Any) -> bool:
         # where their ends overlap, as those of two column slices do, shares_memory compares all addresses
         return a is not b and bool(self.xp.may_share_memory(a, b)) and self.xp.shares_memory(a, b)
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A CUDA graph; the function itself where that can't be captured."""
+        return importlib.import_module("deepcore.backends.cupy.graph").Captured(function)
 
     def synchronize(self) -> None:
         self.xp.cuda.Device().synchronize()

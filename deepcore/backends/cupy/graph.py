@@ -1,0 +1,179 @@
+"""A function of arrays as a CUDA graph: captured once, then launched with a single call.
+
+A graph reads and writes fixed memory. So it has input arrays of its own, which each call fills, and a later
+call overwrites what it returns. What comes out under the name of something that goes in, such as new weights,
+is most often what goes in next. So two graphs take turns: one reads the inputs and leaves its results where
+they fall, the other reads those and leaves its own in the inputs. Nothing is copied that the call before has
+left, and while a call runs, what went into it stays whole.
+
+The first call runs as it is, on the stream and in the memory pool of the graphs: kernels are compiled,
+libraries started, workspaces made. What can't be captured (a number read on the host, an array sent to the
+GPU, a product by another library than cuBLASLt) raises; from then on the function runs as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cupy
+
+from deepcore.errors import UnsupportedError
+
+Leaves = dict[tuple[Any, ...], Any]  # path through dicts and tuples -> array
+
+
+class Captured:
+    """function(*arguments) for one set of shapes: dicts and tuples of arrays, nested, in and out.
+
+    why_not: why it isn't captured, or None. Arrays that come out under a path through the first argument
+    belong to the graphs: the call after the next one changes them. All others are new.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+        self.why_not: str | None = None
+        self.pool = cupy.cuda.MemoryPool()
+        self.warm = False
+        self.inputs: Leaves = {}
+        self.graphs: list[
+            Any
+        ] = []  # the one that reads the inputs; the one that reads the first one's results
+        self.results: list[Leaves] = []  # of each graph
+        self.fed_back: list[tuple[Any, ...]] = []  # paths of results that are inputs too
+        self.shape_of_result: Any = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function returns, in the order of the current stream."""
+        if self.why_not is not None:
+            return self.function(*arguments)
+        if not self.warm:
+            self.warm = True
+            return self._as_it_is(arguments)
+        leaves = dict(_leaves(arguments))
+        if not self.graphs:
+            self.inputs = {path: array.copy() for path, array in leaves.items()}
+            if not self._capture(arguments, self.inputs, back=False):
+                return self.function(*arguments)
+        turn, ours = 0, [leaves[path] is self.results[0][path[1:]] for path in self.fed_back]
+        if any(ours):
+            if not all(
+                ours
+            ):  # a weight was replaced: to fill the inputs, and overwrite these, might tear a step
+                return self._as_it_is(arguments)
+            turn = 1
+            if len(self.graphs) == 1:
+                inputs = self.inputs | {path: self.results[0][path[1:]] for path in self.fed_back}
+                if not self._capture(arguments, inputs, back=True):
+                    return self.function(*arguments)
+        for path, array in leaves.items():
+            there = self.inputs[path]
+            if array is not there and not (turn == 1 and path in self.fed_back):
+                there[...] = array
+        self.graphs[turn].launch()
+        return self._given_out(turn)
+
+    def _as_it_is(self, arguments: Any) -> Any:
+        with self._aside():
+            return self.function(*arguments)
+
+    def _given_out(self, turn: int) -> Any:
+        """The results: those that are fed back where they lie, copies of the others."""
+        results = self.results[0]
+        kept = {path[1:]: self.inputs[path] if turn == 1 else results[path[1:]] for path in self.fed_back}
+        outputs = {path: kept[path] if path in kept else x.copy() for path, x in self.results[turn].items()}
+        return _filled(self.shape_of_result, outputs)
+
+    def _capture(self, arguments: Any, inputs: Leaves, back: bool) -> bool:
+        """Capture the function of these arrays. back: results that are fed back go into self.inputs.
+
+        False where that is impossible: self.why_not says why.
+        """
+        try:
+            with self._aside() as stream, _nothing_sent():
+                stream.begin_capture()
+                try:
+                    result = self.function(*_filled(arguments, inputs))
+                    results = dict(_leaves(result))
+                    if back:
+                        for path in self.fed_back:
+                            self.inputs[path][...] = results[path[1:]]
+                finally:
+                    graph = stream.end_capture()
+        except (
+            Exception
+        ) as error:  # of CUDA, of CuPy, of a library: whatever it is, the function itself still runs
+            self.why_not = f"{type(error).__name__}: {error}"
+            logging.getLogger("deepcore").debug("a step is not captured in a CUDA graph: %s", self.why_not)
+            self.graphs, self.results, self.inputs = [], [], {}
+            return False
+        if not back:
+            self.fed_back = [(0, *path) for path in results if (0, *path) in inputs]
+            self.shape_of_result = result
+        self.graphs.append(graph)
+        self.results.append(results)
+        return True
+
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[Any]:
+        """On a stream that can be captured, in memory of the graphs' own, between the caller's works."""
+        caller, stream = cupy.cuda.get_current_stream(), _stream()
+        stream.wait_event(caller.record())
+        try:
+            with stream, cupy.cuda.using_allocator(self.pool.malloc):
+                yield stream
+        finally:
+            caller.wait_event(stream.record())
+
+
+_of_thread = threading.local()
+
+
+def _stream() -> Any:
+    """This thread's stream for captures, on the current device."""
+    streams = vars(_of_thread).setdefault("streams", {})
+    device = cupy.cuda.Device().id
+    if device not in streams:
+        streams[device] = cupy.cuda.Stream(non_blocking=True)
+    return streams[device]
+
+
+@contextlib.contextmanager
+def _nothing_sent() -> Iterator[None]:
+    """Refuse to send an array of the host's: a graph would read its memory again, whatever is there then."""
+    usual, thread = cupy.get_default_pinned_memory_pool().malloc, threading.get_ident()
+
+    def malloc(size: int) -> Any:
+        if threading.get_ident() == thread:
+            raise UnsupportedError("an array of the host's is sent to the GPU in every call")
+        return usual(size)
+
+    cupy.cuda.set_pinned_memory_allocator(malloc)
+    try:
+        yield
+    finally:
+        cupy.cuda.set_pinned_memory_allocator(usual)
+
+
+def _leaves(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """The arrays of nested dicts and tuples, by their paths."""
+    branches = (
+        tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, tuple) else None
+    )
+    if branches is None:
+        yield path, tree
+        return
+    for name, branch in branches:
+        yield from _leaves(branch, (*path, name))
+
+
+def _filled(tree: Any, leaves: Leaves, path: tuple[Any, ...] = ()) -> Any:
+    """A tree of the same form with these arrays."""
+    if isinstance(tree, dict):
+        return {name: _filled(branch, leaves, (*path, name)) for name, branch in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(_filled(branch, leaves, (*path, i)) for i, branch in enumerate(tree))
+    return leaves[path]
