@@ -80,8 +80,18 @@ class DeviceArray(np.ndarray):
             _do(lambda: getattr(ufunc, method)(*inputs, out=into, **options))
             return out[0]
         result = getattr(ufunc, method)(*inputs, **options)
-        result = np.asarray(result).view(DeviceArray)
+        result = np.asarray(result).view(type(self))
         _note(lambda: getattr(ufunc, method)(*inputs, **options), result)
+        return result
+
+    def __getitem__(self, index):
+        """A view, even of a single number."""
+        index = index if isinstance(index, tuple) else (index,)
+        result = np.ndarray.__getitem__(
+            self, index if any(i is Ellipsis for i in index) else (*index, Ellipsis)
+        )
+        if not np.may_share_memory(result, self):
+            _note(lambda: np.ndarray.__getitem__(self, index), result)
         return result
 
     def __setitem__(self, index, value):
@@ -116,6 +126,9 @@ class PretendCupy(types.ModuleType):
     def __init__(self, changes=()):
         super().__init__("cupy")
         self.changes = changes
+        self.ndarray = type(
+            "ndarray", (DeviceArray,), {"__module__": "cupy"}
+        )  # one of its own: kernels are kept by type
         self.launches = 0
         self.launched = set()  # the names of the kernels
         self.guards = weakref.WeakSet()
@@ -124,6 +137,7 @@ class PretendCupy(types.ModuleType):
         self.pinned = self.usual_pinned = types.SimpleNamespace(malloc=lambda size: None)
         self.cuda = types.SimpleNamespace(
             Device=_Device,
+            runtime=types.SimpleNamespace(getDeviceCount=lambda: 1),
             Stream=lambda non_blocking=False: _Stream(self, non_blocking),
             get_current_stream=lambda: self.streams[-1],
             MemoryPool=lambda: types.SimpleNamespace(malloc=object()),
@@ -148,10 +162,28 @@ class PretendCupy(types.ModuleType):
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        value = getattr(np, name)
-        if isinstance(value, type) or not callable(value):
-            return value
-        return lambda *arguments, **options: _on_device(value(*arguments, **options))
+        function = getattr(np, name)
+        if isinstance(function, type) or not callable(function):
+            return function
+
+        def run(*arguments, **options):
+            result = function(*arguments, **options)
+            if not isinstance(result, np.ndarray | np.generic):
+                return result
+            result = np.asarray(result).view(self.ndarray)
+            if not any(isinstance(x, np.ndarray) and np.may_share_memory(x, result) for x in arguments):
+                _note(lambda: function(*arguments, **options), result)
+            return result
+
+        return run
+
+    def __array_namespace_info__(self):
+        """NumPy's, for every device."""
+        info = np.__array_namespace_info__()
+        return types.SimpleNamespace(
+            default_dtypes=lambda device=None: info.default_dtypes(),
+            dtypes=lambda device=None, kind=None: info.dtypes(kind=kind),
+        )
 
     def RawModule(self, code):
         changes = [(old, new) for old, new in self.changes if old in code]
@@ -160,7 +192,7 @@ class PretendCupy(types.ModuleType):
 
     def empty(self, shape, dtype=float):
         guard = Guarded(shape, dtype)
-        array = guard.array.view(DeviceArray)
+        array = guard.array.view(self.ndarray)
         array.guard = guard  # lives as long as the array
         self.guards.add(guard)
         return array
@@ -172,13 +204,14 @@ class PretendCupy(types.ModuleType):
         """In the dtype of its arguments, which NumPy widens if it is bfloat16."""
         if Tape.running is not None:
             raise RuntimeError("the stream of a cuBLAS handle can't be set in a capture")
-        return _on_device(np.matmul(A, B).astype(A.dtype))
+        return np.matmul(A, B).astype(A.dtype).view(self.ndarray)
 
-    def asarray(self, x):
+    def asarray(self, x, dtype=None, device=None):
         """From the host, by way of pinned memory; an array of the device as it is."""
         if isinstance(x, DeviceArray):
-            return x
-        self.pinned.malloc(np.asarray(x).nbytes)
+            return x if dtype is None else x.astype(dtype)
+        x = np.asarray(x, dtype)
+        self.pinned.malloc(x.nbytes)
         return self.array(x)
 
     def array(self, values):
@@ -227,10 +260,6 @@ class _Device:
 
     def __init__(self, id=0):
         self.id = id
-
-
-def _on_device(x):
-    return x.view(DeviceArray) if isinstance(x, np.ndarray) else x
 
 
 @contextlib.contextmanager

@@ -60,9 +60,7 @@ class Captured:
                 return self.function(*arguments)
         turn, ours = 0, [leaves[path] is self.results[0][path[1:]] for path in self.fed_back]
         if any(ours):
-            if not all(
-                ours
-            ):  # a weight was replaced: to fill the inputs, and overwrite these, might tear a step
+            if not all(ours):  # a weight was replaced; a graph would overwrite the others, still in use
                 return self._as_it_is(arguments)
             turn = 1
             if len(self.graphs) == 1:
