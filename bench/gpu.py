@@ -2,14 +2,16 @@
 
     python bench/gpu.py --out gpu.jsonl
 
-First the tests that need a GPU, then a table, then the battery on CuPy; under nine minutes in all
-(--seconds). Each line of the file is one result, written as soon as it is known. Needs CuPy; torch is
-compared if it is there.
+First whether a product by cuBLASLt can be captured in a CUDA graph, on which all compiled steps hang; then
+the tests that need a GPU; then a table; then the battery on CuPy: under nine minutes in all (--seconds). Each
+line of the file is one result, written as soon as it is known. Needs CuPy; torch is compared if it is there.
 
 Times are CUDA events' around calls that take turns (kernel, reference, torch, kernel, ...), over random
 data in several sets of buffers, so that nothing is in the cache from the call before: medians, with the
-spread between the 10th and the 90th percentile. The limit is a copy of as many bytes as the work must
-move at least, at the speed of a copy in the same run; for matrix products, cuBLAS alone.
+spread between the 10th and the 90th percentile. "graph": the same calls captured in one CUDA graph, where
+the host costs nothing. The limit is a copy of as many bytes as the work must move at least, or a large
+product of as many operations, at the speeds of the same run, whichever takes longer. Products of float32 are
+in float32, not TF32, on both sides.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 from deepcore.backends.registry import get_backend  # noqa: E402
 from deepcore.errors import BackendUnavailable  # noqa: E402
-from deepcore.ops import linear, loss, reduce, softmax  # noqa: E402
+from deepcore.ops.dispatch import OPS  # noqa: E402
 
 MOST_SETS = 8
 ENOUGH = 256 << 20  # bytes of buffers: several times the largest cache
@@ -51,10 +53,11 @@ class Work:
     make: Callable[[int], Any]  # seed -> one set of buffers
     bytes: int  # moved at least
     flops: int = 0
+    in_graph: bool = True  # whether the calls are captured too
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("gpu.jsonl"), help="results, one a line")
     parser.add_argument("--seconds", type=float, default=520, help="stop after so many")
     options = parser.parse_args()
@@ -72,6 +75,7 @@ def main() -> int:
             print(result, flush=True)
 
         write(**machine())
+        write(**whether_products_are_captured())
         write(**tests("kernels", ["-m", "gpu", "tests/gpu"], min(200.0, options.seconds / 2)))
         rows = []
         for row in table(end - 0.35 * options.seconds):
@@ -97,6 +101,36 @@ def machine() -> dict[str, Any]:
     }
 
 
+def whether_products_are_captured() -> dict[str, Any]:
+    """The first question: does a cuBLASLt call work inside a CuPy stream capture, and give the same bits?"""
+    import cupy
+
+    from deepcore.backends.cupy import cublaslt
+
+    question = {"question": "does a cuBLASLt call work in a CuPy stream capture?"}
+    try:
+        A, B = array(0, 256, 128, dtype="float32"), array(1, 128, 64, dtype="float32")
+        stream, pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
+        cupy.cuda.Device().synchronize()
+        with stream, cupy.cuda.using_allocator(pool.malloc):
+            wanted = cublaslt.product(A, B)
+            if wanted is NotImplemented:
+                return question | {"answer": "no: cuBLASLt isn't there, or refuses the product"}
+            stream.begin_capture()
+            try:
+                Y = cublaslt.product(A, B)
+            finally:
+                graph = stream.end_capture()
+            Y[...] = 0
+            graph.launch()
+            stream.synchronize()
+            same = bool((wanted == Y).all())
+        off = float(abs(wanted - cupy.matmul(A, B)).max() / abs(wanted).max())
+        return question | {"answer": "yes" if same else "no: other bits", "off from cupy.matmul": off}
+    except Exception as error:
+        return question | {"answer": f"no: {error!r}"[:500]}
+
+
 def tests(name: str, arguments: list[str], seconds: float) -> dict[str, Any]:
     """pytest's last lines, in a process of its own."""
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *arguments]
@@ -118,18 +152,20 @@ def tests(name: str, arguments: list[str], seconds: float) -> dict[str, Any]:
 
 def table(end: float) -> Iterator[dict[str, Any]]:
     """The rows, until the time is up."""
-    copy = copy_speed()
-    yield {"work": "copy", "TB/s": round(copy / 1e12, 3)}
+    import cupy
+
+    speeds = {"copy": copy_speed()} | {dtype: product_speed(dtype) for dtype in ("float32", "bfloat16")}
+    yield {"work": "copy", "TB/s": round(speeds["copy"] / 1e12, 3)}
+    for dtype in ("float32", "bfloat16"):
+        yield {"work": "product", "dtype": dtype, "TFLOP/s": round(speeds[dtype] / 1e12, 1)}
     for work in works():
         if time.monotonic() > end:
             yield {"work": work.name, "shape": work.shape, "dtype": work.dtype, "left out": "out of time"}
             continue
         try:
-            yield row_of(work, copy)
+            yield row_of(work, speeds)
         except Exception as error:  # out of memory, say: the other rows still count
             yield {"work": work.name, "shape": work.shape, "dtype": work.dtype, "error": repr(error)[:300]}
-        import cupy
-
         cupy.get_default_memory_pool().free_all_blocks()
 
 
@@ -143,31 +179,87 @@ def copy_speed() -> float:
     return 2 * pairs[0][0].nbytes / seconds
 
 
-def row_of(work: Work, copy: float) -> dict[str, Any]:
+def product_speed(dtype: str, n: int = 8192) -> float:
+    """Operations a second of a large product."""
+    pairs = [(array(seed, n, n, dtype=dtype), array(seed + 9, n, n, dtype=dtype)) for seed in range(2)]
+    seconds, _ = measure({"product": [lambda a=a, b=b: product(a, b) for a, b in pairs]}, rounds=5)["product"]
+    return 2 * n**3 / seconds
+
+
+def product(A: Any, B: Any) -> Any:
+    """A B, by deepcore's way to cuBLAS: CuPy's own has none for bfloat16 that is fast."""
+    from deepcore.backends.cupy.linear import product
+
+    return product(A, B)
+
+
+def row_of(work: Work, speeds: dict[str, float]) -> dict[str, Any]:
     """Microseconds of each variant, and the limit."""
     count = int(min(max(ENOUGH // work.bytes, 2), MOST_SETS))
     sets = [work.make(seed) for seed in range(count)]
     calls, failed = {}, {}
     for name, prepare in work.variants.items():
         try:
-            calls[name] = [prepare(s) for s in sets]
-            calls[name][0]()
+            of_sets = [prepare(s) for s in sets]
+            of_sets[0]()
+            calls[name] = of_sets
+            if name in GRAPH_OF and work.in_graph:
+                calls[f"{name} graph"] = [GRAPH_OF[name](of_sets)]
         except Exception as error:  # a dtype that a reference or a library doesn't have
-            calls.pop(name, None)
-            failed[name] = repr(error)[:200]
+            failed[name if name not in calls else f"{name} graph"] = repr(error)[:200]
     row: dict[str, Any] = {"work": work.name, "shape": work.shape, "dtype": work.dtype}
     for name, (seconds, spread) in measure(calls).items():
-        row[name] = round(seconds * 1e6, 2)
+        each = seconds / (count if name.endswith(" graph") and work.in_graph else 1)
+        row[name] = round(each * 1e6, 2)
         row[f"{name} spread"] = round(spread, 3)
-    kernel = row.get("deepcore")
-    row["limit"] = round(work.bytes / copy * 1e6, 2) if not work.flops else row.get("cuBLAS alone")
-    if kernel and row["limit"]:
-        row["% of limit"] = round(100 * row["limit"] / kernel, 1)
-    if kernel and work.flops:
-        row["TFLOP/s"] = round(work.flops / kernel / 1e6, 2)
-    elif kernel:
-        row["TB/s"] = round(work.bytes / kernel / 1e6, 3)
+    best = min(
+        (row[name] for name in ("deepcore", "deepcore graph", "compiled") if name in row), default=None
+    )
+    flops = speeds["bfloat16" if work.dtype == "bfloat16" else "float32"]
+    row["limit"] = round(max(work.bytes / speeds["copy"], work.flops / flops) * 1e6, 2)
+    if best:
+        row["% of limit"] = round(100 * row["limit"] / best, 1)
+        row["TFLOP/s" if work.flops else "TB/s"] = round((work.flops or work.bytes) / best / 1e6, 3)
     return row | ({"failed": failed} if failed else {})
+
+
+def graph_of_cupy(calls: Calls) -> Callable[[], Any]:
+    """All the calls as one CUDA graph."""
+    import cupy
+
+    stream, pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
+    cupy.cuda.Device().synchronize()
+    with stream, cupy.cuda.using_allocator(pool.malloc):
+        for call in calls:
+            call()
+        stream.begin_capture()
+        try:
+            for call in calls:
+                call()
+        finally:
+            graph = stream.end_capture()
+    stream.synchronize()
+    return lambda: (graph.launch(), pool)[0]  # its memory must live as long
+
+
+def graph_of_torch(calls: Calls) -> Callable[[], Any]:
+    """The same for torch's."""
+    import torch
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for call in calls:
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    return graph.replay
+
+
+GRAPH_OF = {"deepcore": graph_of_cupy, "torch": graph_of_torch}
 
 
 def measure(variants: dict[str, Calls], rounds: int = 15) -> dict[str, tuple[float, float]]:
@@ -205,19 +297,27 @@ def measure(variants: dict[str, Calls], rounds: int = 15) -> dict[str, tuple[flo
 
 def works() -> Iterator[Work]:
     """In the order of their interest."""
-    for n, C in [(4096, 1000), (8192, 32000), (128, 10), (1024, 32000), (8192, 128256)]:
+    yield from steps()
+    for n, C in [(8192, 32000), (8192, 128256), (4096, 1000), (128, 10)]:
+        for dtype in ("bfloat16", "float32"):
+            yield cross_entropy(n, C, dtype, compiled=dtype == "bfloat16" and C == 32000)
+    for n, C, dtype in [(8192, 8192, "bfloat16"), (8192, 4096, "float32"), (32768, 768, "bfloat16")]:
+        yield from row_norms(n, C, dtype, compiled=C == 8192)
+    yield adamw(100_000_000)
+    yield adamw(100_000)
+    for n, i, o in [(8192, 8192, 8192), (4096, 784, 512), (128, 784, 128)]:
         for dtype in ("float32", "bfloat16"):
-            yield cross_entropy(n, C, dtype)
-    for n, i, o in [(128, 784, 128), (1024, 4096, 1024), (8192, 4096, 4096)]:
-        for dtype in ("float32", "bfloat16"):
-            yield linear_forward(n, i, o, dtype)
-            yield linear_backward(n, i, o, dtype)
-    for n, C in [(4096, 1000), (8192, 32000)]:
-        for dtype in ("float32", "bfloat16"):
-            yield softmax_forward(n, C, dtype)
-            yield softmax_backward(n, C, dtype)
-    yield column_sum(8192, 4096)
-    yield column_sum(1_000_000, 64)
+            yield from products(n, i, o, dtype)
+    yield from batch_norms((256, 64, 56, 56), "bfloat16")
+    for n, d, dtype in [(8192, 4096, "float32"), (1_000_000, 64, "float32"), (8192, 4096, "bfloat16")]:
+        yield of_op("reduce.column_sum", (n, d), dtype, [(n, d)], n * d, lambda X: lambda: X.sum(0, True))
+    for name in ("gelu", "gelu_grad", "silu", "relu"):
+        yield activation(name, 1 << 26, "bfloat16")
+    yield mask(1 << 26)
+    yield embedding(8192, 1024, 50257)
+    yield from softmax(8192, 32000, "bfloat16")
+    yield from pooling((128, 64, 56, 56), "float32")
+    yield convolution((64, 64, 56, 56), 64, "float32")
 
 
 def array(seed: int, *shape: int, dtype: str, scale: float = 1.0) -> Any:
@@ -229,187 +329,342 @@ def array(seed: int, *shape: int, dtype: str, scale: float = 1.0) -> Any:
     return X.astype(get_backend("cupy").dtype(dtype), copy=False)
 
 
+def integers(seed: int, below: int, *shape: int) -> Any:
+    """Whole numbers from 0 on, drawn on the device."""
+    import cupy
+
+    return cupy.random.RandomState(seed).randint(0, below, shape).astype("int64")
+
+
 def itemsize(dtype: str) -> int:
+    """Bytes of a number."""
     return 2 if dtype.endswith("16") else 4
 
 
-def to_torch(x: Any, grad: bool = False) -> Any:
+def to_torch(x: Any) -> Any:
     """The same memory as a torch tensor."""
     import cupy
     import torch
 
     if x.dtype.name == "bfloat16":  # not every version hands these over by DLPack
-        return torch.from_dlpack(x.view(cupy.int16)).view(torch.bfloat16).requires_grad_(grad)
-    return torch.from_dlpack(x).requires_grad_(grad)
+        return torch.from_dlpack(x.view(cupy.int16)).view(torch.bfloat16)
+    return torch.from_dlpack(x)
 
 
-def with_torch(variants: dict[str, Any], **torch: Any) -> dict[str, Any]:
-    return variants | (torch if find_spec("torch") else {})
+def of_op(
+    op: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    draw: Any,
+    numbers: int,
+    torch: Callable[..., Any] | None = None,
+    settings: tuple[Any, ...] = (),
+    compiled: bool = False,
+    flops: int = 0,
+) -> Work:
+    """One op on drawn arrays.
+
+    draw: their shapes, or seed -> the arrays   numbers: that are read and written at least
+    torch: the same arrays as tensors -> a call   compiled: whether torch.compile is timed as well
+    """
+
+    def make(seed: int) -> Any:
+        if callable(draw):
+            return draw(seed)
+        return tuple(array(9 * seed + k, *shape, dtype=dtype) for k, shape in enumerate(draw))
+
+    def torchs(compile: bool) -> Callable[[Any], Callable[[], Any]]:
+        def prepare(s: Any) -> Callable[[], Any]:
+            call = torch(*(to_torch(x) if hasattr(x, "dtype") else x for x in s))  # type: ignore[misc]
+            return __import__("torch").compile(call) if compile else call
+
+        return prepare
+
+    variants = {
+        "deepcore": lambda s: lambda: OPS[op](*s, *settings),
+        "reference": lambda s: lambda: OPS[op].reference(*s, *settings),
+    }
+    if torch is not None and find_spec("torch"):
+        variants |= {"torch": torchs(False)} | ({"torch.compile": torchs(True)} if compiled else {})
+    return Work(op.partition(".")[2], shape, dtype, variants, make, numbers * itemsize(dtype), flops)
 
 
-def cross_entropy(n: int, C: int, dtype: str) -> Work:
+def cross_entropy(n: int, C: int, dtype: str, compiled: bool) -> Work:
     """Loss and gradient of labels."""
-    import cupy
 
-    def torch(s: Any) -> Callable[[], Any]:
+    def torch(X: Any, y: Any) -> Callable[[], Any]:
         from torch.nn.functional import cross_entropy
 
-        X, y = to_torch(s[0], grad=True), to_torch(s[1])
+        X.requires_grad_(True)
 
-        def call() -> None:
+        def call() -> Any:
             X.grad = None
             cross_entropy(X, y).backward()
+            return X.grad
 
         return call
 
-    return Work(
-        "cross_entropy",
-        (n, C),
-        dtype,
-        with_torch(
-            {
-                "deepcore": lambda s: lambda: loss.cross_entropy(*s),
-                "reference": lambda s: lambda: loss.cross_entropy.reference(*s),
-            },
-            torch=torch,
-        ),
-        lambda seed: (
-            array(seed, n, C, dtype=dtype, scale=4.0),
-            cupy.random.RandomState(seed).randint(0, C, n).astype("int64"),
-        ),
-        2 * n * C * itemsize(dtype),
-    )
+    def draw(seed: int) -> Any:
+        return array(seed, n, C, dtype=dtype, scale=4.0), integers(seed, C, n)
+
+    return of_op("loss.cross_entropy", (n, C), dtype, draw, 2 * n * C, torch, compiled=compiled)
 
 
-def linear_forward(n: int, i: int, o: int, dtype: str) -> Work:
-    """Y = X W + b"""
+def row_norms(n: int, C: int, dtype: str, compiled: bool) -> Iterator[Work]:
+    """Layer normalisation, which leaves Y and H, and its gradients; those of RMSNorm."""
+    shape, row = (n, C), (1, C)
 
-    def torch(s: Any) -> Callable[[], Any]:
+    def forward(X: Any, gamma: Any, beta: Any) -> Callable[[], Any]:
+        from torch.nn.functional import layer_norm
+
+        return lambda: layer_norm(X, (C,), gamma[0], beta[0], 1e-5)
+
+    def backward(dY: Any, H: Any, r: Any, gamma: Any) -> Callable[[], Any]:
         import torch
 
-        X, W, b = (to_torch(x) for x in s[:3])
+        mean, wide = r.float() * 0, r.float().abs()
+        op = torch.ops.aten.native_layer_norm_backward
+        return lambda: op(dY, H, [C], mean, wide, gamma[0], gamma[0], [True, True, True])
+
+    yield of_op("norm.group_norm", shape, dtype, [shape, row, row], 3 * n * C, forward, (1, 1e-5), compiled)
+    arrays = [shape, shape, (n, 1), row]
+    yield of_op("norm.group_norm_backward", shape, dtype, arrays, 3 * n * C, backward, compiled=compiled)
+    yield of_op("norm.rms_norm", shape, dtype, [shape, row], 3 * n * C, settings=(1e-5,))
+    yield of_op("norm.rms_norm_backward", shape, dtype, arrays, 3 * n * C)
+
+
+def batch_norms(shape: tuple[int, ...], dtype: str) -> Iterator[Work]:
+    """In training, and the gradients."""
+    channel, size = (1, shape[1], 1, 1), int(np.prod(shape))
+
+    def forward(X: Any, gamma: Any, beta: Any) -> Callable[[], Any]:
+        from torch.nn.functional import batch_norm
+
+        return lambda: batch_norm(X, None, None, gamma.flatten(), beta.flatten(), True, 0.1, 1e-5)
+
+    arrays = [shape, channel, channel]
+    yield of_op("norm.batch_norm", shape, dtype, arrays, 4 * size, forward, (1e-5,))
+    yield of_op("norm.batch_norm_backward", shape, dtype, [shape, shape, channel, channel], 5 * size)
+
+
+def adamw(n: int) -> Work:
+    """One weight's step."""
+
+    def torch(W: Any, dW: Any, M: Any, V: Any) -> Callable[[], Any]:
+        import torch
+
+        W.grad = dW
+        optimizer = torch.optim.AdamW([W], fused=True, capturable=True)
+        return optimizer.step
+
+    def draw(seed: int) -> Any:
+        W, dW, M, V = (array(4 * seed + k, n, dtype="float32") for k in range(4))
+        return W, dW, M, abs(V)
+
+    settings = (0.001, 0.03, (0.9, 0.999), 1e-8, 0.0, 0.99999)
+    return of_op("update.adam", (n,), "float32", draw, 7 * n, torch, settings)
+
+
+def products(n: int, i: int, o: int, dtype: str) -> Iterator[Work]:
+    """Y = X W + b, and dX, dW, db."""
+
+    def forward(X: Any, W: Any, b: Any) -> Callable[[], Any]:
+        import torch
+
         return lambda: torch.addmm(b, X, W)
 
-    return Work(
-        "linear",
-        (n, i, o),
-        dtype,
-        with_torch(
-            {
-                "deepcore": lambda s: lambda: linear.linear(*s[:3]),
-                "reference": lambda s: lambda: linear.linear.reference(*s[:3]),
-                "cuBLAS alone": lambda s: lambda: s[0] @ s[1],
-            },
-            torch=torch,
-        ),
-        lambda seed: affine(seed, n, i, o, dtype),
-        (n * i + i * o + n * o) * itemsize(dtype),
-        2 * n * i * o,
-    )
-
-
-def linear_backward(n: int, i: int, o: int, dtype: str) -> Work:
-    """dX, dW, db"""
-
-    def torch(s: Any) -> Callable[[], Any]:
-        X, W, _, dY = (to_torch(x) for x in s)
+    def backward(dY: Any, X: Any, W: Any) -> Callable[[], Any]:
         return lambda: (dY @ W.T, X.T @ dY, dY.sum(0, keepdim=True))
 
+    numbers, flops = n * i + i * o + n * o, 2 * n * i * o
+    shapes = [(n, i), (i, o), (1, o)]
+    yield of_op("linear.linear", (n, i, o), dtype, shapes, numbers, forward, flops=flops)
+    shapes = [(n, o), (n, i), (i, o)]
+    yield of_op("linear.linear_backward", (n, i, o), dtype, shapes, 2 * numbers, backward, flops=2 * flops)
+
+
+def activation(name: str, n: int, dtype: str) -> Work:
+    """Elementwise."""
+
+    def torch(X: Any) -> Callable[[], Any]:
+        import torch.nn.functional as F
+
+        return lambda: getattr(F, name)(X)
+
+    return of_op(f"activation.{name}", (n,), dtype, [(n,)], 2 * n, None if name.endswith("_grad") else torch)
+
+
+def mask(n: int) -> Work:
+    """The mask of a dropout: which words of the generator are large enough. 1 byte each."""
+    import cupy
+
+    def torch(like: Any) -> Callable[[], Any]:
+        import torch
+
+        out = torch.empty(n, dtype=torch.bool, device="cuda")
+        return lambda: out.bernoulli_(0.5)
+
+    like = lambda seed: (cupy.zeros(1, "float32"),)
+    settings = (n, (3, 5), 7, 0, 1 << 23)
+    return of_op("random.at_least", (n,), "float32", like, n // 4, torch, settings)
+
+
+def embedding(n: int, d: int, words: int) -> Work:
+    """The gradient of a table of words."""
+
+    def torch(index: Any, rows: Any) -> Callable[[], Any]:
+        import torch
+
+        out = torch.zeros(words, d, device="cuda")
+        return lambda: out.zero_().index_add_(0, index, rows)
+
+    def draw(seed: int) -> Any:
+        return integers(seed, words, n), array(seed, n, d, dtype="float32")
+
+    numbers = n * d + words * d
+    work = of_op("embedding.scatter_add", (n, d, words), "float32", draw, numbers, torch, (words,))
+    work.in_graph = False  # a sort asks for memory
+    return work
+
+
+def softmax(n: int, C: int, dtype: str) -> Iterator[Work]:
+    """Y, and dX."""
+    shape = (n, C)
+    yield of_op("softmax.softmax", shape, dtype, [shape], 2 * n * C, lambda X: lambda: X.softmax(-1))
+    yield of_op("softmax.softmax_backward", shape, dtype, [shape, shape], 3 * n * C)
+
+
+def pooling(shape: tuple[int, ...], dtype: str) -> Iterator[Work]:
+    """The largest of 2 x 2, and the gradient."""
+    how, size = ((2, 2), (2, 2), ((0, 0), (0, 0))), int(np.prod(shape))
+
+    def torch(X: Any) -> Callable[[], Any]:
+        from torch.nn.functional import max_pool2d
+
+        return lambda: max_pool2d(X, 2, return_indices=True)
+
+    def draw(seed: int) -> Any:
+        Y, index = OPS["pool.max_pool"](array(seed, *shape, dtype=dtype), *how)
+        return Y, index
+
+    yield of_op("pool.max_pool", shape, dtype, [shape], size * 21 // 16, torch, how)
+    yield of_op("pool.max_pool_backward", shape, dtype, draw, size * 21 // 16, None, (shape, *how))
+
+
+def convolution(shape: tuple[int, ...], filters: int, dtype: str) -> Work:
+    """3 x 3, by im2col."""
+    n, c, h, w = shape
+    how = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+
+    def torch(X: Any, W: Any) -> Callable[[], Any]:
+        import torch
+
+        return lambda: torch.conv2d(X, W, padding=1)
+
+    arrays = [shape, (filters, c, 3, 3)]
+    numbers, flops = n * h * w * (c + filters), 2 * n * h * w * c * filters * 9
+    return of_op("conv.conv", shape, dtype, arrays, numbers, torch, (None, *how), flops=flops)
+
+
+# ---- whole training steps
+
+
+def steps() -> Iterator[Work]:
+    """Of perceptrons with AdamW: forward, loss, backward, update."""
+    yield step(128, (784, 128, 10))
+    yield step(256, (784, 512, 512, 10))
+    yield step(512, (1024, 2048, 2048, 1000))
+
+
+def step(n: int, sizes: tuple[int, ...]) -> Work:
+    """deepcore: call by call; compiled: one CUDA graph. torch likewise, and by torch.compile."""
+    variants: dict[str, Any] = {
+        "deepcore": lambda s: deepcore_step(sizes, *s, compiled=False),
+        "compiled": lambda s: deepcore_step(sizes, *s, compiled=True),
+    }
+    if find_spec("torch"):
+        for name, way in (("torch", "eager"), ("torch graph", "graph"), ("torch.compile", "compile")):
+            variants[name] = lambda s, way=way: torch_step(sizes, *map(to_torch, s), way=way)
+    weights = sum(i * o + o for i, o in zip(sizes, sizes[1:], strict=False))
     return Work(
-        "linear_backward",
-        (n, i, o),
-        dtype,
-        with_torch(
-            {
-                "deepcore": lambda s: lambda: linear.linear_backward(s[3], s[0], s[1]),
-                "reference": lambda s: lambda: linear.linear_backward.reference(s[3], s[0], s[1]),
-                "cuBLAS alone": lambda s: lambda: (s[3] @ s[1].T, s[0].T @ s[3]),
-            },
-            torch=torch,
-        ),
-        lambda seed: affine(seed, n, i, o, dtype),
-        2 * (n * i + i * o + n * o) * itemsize(dtype),
-        4 * n * i * o,
-    )
-
-
-def affine(seed: int, n: int, i: int, o: int, dtype: str) -> tuple[Any, ...]:
-    """X, W, b, dY"""
-    shapes = ((n, i), (i, o), (1, o), (n, o))
-    return tuple(array(4 * seed + k, *shape, dtype=dtype) for k, shape in enumerate(shapes))
-
-
-def softmax_forward(n: int, C: int, dtype: str) -> Work:
-    """Y = softmax X"""
-
-    def torch(s: Any) -> Callable[[], Any]:
-        X = to_torch(s[0])
-        return lambda: X.softmax(-1)
-
-    return Work(
-        "softmax",
-        (n, C),
-        dtype,
-        with_torch(
-            {
-                "deepcore": lambda s: lambda: softmax.softmax(s[0]),
-                "reference": lambda s: lambda: softmax.softmax.reference(s[0]),
-            },
-            torch=torch,
-        ),
-        lambda seed: (array(seed, n, C, dtype=dtype, scale=4.0),),
-        2 * n * C * itemsize(dtype),
-    )
-
-
-def softmax_backward(n: int, C: int, dtype: str) -> Work:
-    """dX of softmax"""
-    return Work(
-        "softmax_backward",
-        (n, C),
-        dtype,
-        {
-            "deepcore": lambda s: lambda: softmax.softmax_backward(*s),
-            "reference": lambda s: lambda: softmax.softmax_backward.reference(*s),
-        },
-        lambda seed: (
-            array(seed, n, C, dtype=dtype),
-            softmax.softmax(array(seed + 1, n, C, dtype=dtype)),
-        ),
-        3 * n * C * itemsize(dtype),
-    )
-
-
-def column_sum(n: int, d: int) -> Work:
-    """The gradient of a bias."""
-
-    def torch(s: Any) -> Callable[[], Any]:
-        X = to_torch(s[0])
-        return lambda: X.sum(0, keepdim=True)
-
-    return Work(
-        "column_sum",
-        (n, d),
+        f"step {'-'.join(map(str, sizes))}",
+        (n,),
         "float32",
-        with_torch(
-            {
-                "deepcore": lambda s: lambda: reduce.column_sum(s[0]),
-                "reference": lambda s: lambda: reduce.column_sum.reference(s[0]),
-            },
-            torch=torch,
-        ),
-        lambda seed: (array(seed, n, d, dtype="float32"),),
-        n * d * 4,
+        variants,
+        lambda seed: (array(seed, n, sizes[0], dtype="float32"), integers(seed, sizes[-1], n)),
+        28 * weights + 4 * n * sum(sizes),
+        6 * n * weights,
+        in_graph=False,
     )
+
+
+def deepcore_step(sizes: tuple[int, ...], X: Any, y: Any, compiled: bool) -> Callable[[], Any]:
+    """A net of its own, and a step on this batch."""
+    import deepcore as dc
+
+    layers = [f for i, o in zip(sizes, sizes[1:], strict=False) for f in (dc.Linear(i, o), dc.ReLU())][:-1]
+    net = dc.Net(layers, dc.CrossEntropyLoss()).to("cupy", device=0)
+    optimizer = dc.optim.AdamW()
+    if compiled:
+        step = net.compile(optimizer)
+        for _ in range(4):
+            step(X, y)
+        for program in step._programs.values():
+            if program.function.why_not is not None:
+                raise RuntimeError(f"not captured: {program.function.why_not}")
+        return lambda: step(X, y)
+
+    def call() -> None:
+        net.loss(net(X), y)
+        net.backward()
+        optimizer.step(net)
+
+    return call
+
+
+def torch_step(sizes: tuple[int, ...], X: Any, y: Any, way: str) -> Callable[[], Any]:
+    """The same in torch, with its fused AdamW."""
+    import torch
+    from torch import nn
+
+    pairs = zip(sizes, sizes[1:], strict=False)
+    model = nn.Sequential(*[f for i, o in pairs for f in (nn.Linear(i, o), nn.ReLU())][:-1]).cuda()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True, capturable=True)
+    loss = nn.CrossEntropyLoss()
+    forward = (
+        torch.compile(lambda X, y: loss(model(X), y)) if way == "compile" else lambda X, y: loss(model(X), y)
+    )
+
+    def call(X: Any = X, y: Any = y) -> Any:
+        optimizer.zero_grad(set_to_none=True)
+        L = forward(X, y)
+        L.backward()
+        optimizer.step()
+        return L
+
+    if way != "graph":
+        return call
+    static_X, static_y = X.clone(), y.clone()
+    replay = graph_of_torch([lambda: call(static_X, static_y)] * 1)
+
+    def once() -> None:
+        static_X.copy_(X)
+        static_y.copy_(y)
+        replay()
+
+    return once
 
 
 def as_text(rows: list[dict[str, Any]]) -> str:
     """The table, microseconds."""
-    columns = ("deepcore", "reference", "torch", "limit", "% of limit", "TB/s", "TFLOP/s")
-    lines = [f"{'work':40}" + "".join(f"{column:>12}" for column in columns)]
+    columns = (
+        *("deepcore", "deepcore graph", "compiled", "reference"),
+        *("torch", "torch graph", "torch.compile", "limit", "% of limit", "TB/s", "TFLOP/s"),
+    )
+    lines = [f"{'work':44}" + "".join(f"{column:>15}" for column in columns)]
     for row in rows:
         name = f"{row['work']} {'x'.join(map(str, row.get('shape', ())))} {row.get('dtype', '')}"
-        lines.append(f"{name:40}" + "".join(f"{row.get(column, ''):>12}" for column in columns))
+        lines.append(f"{name:44}" + "".join(f"{row.get(column, ''):>15}" for column in columns))
     return "\n".join(lines)
 
 

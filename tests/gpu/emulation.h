@@ -5,7 +5,6 @@
 // memory holds NaN before each block. A barrier that some threads never reach, a shuffle with a lane that has
 // left, and a 16-byte access that is off its boundary are errors, in words.
 // It sees no speed, no memory ordering, and no difference between two lanes of a warp and two warps.
-#pragma once
 #include <math.h>
 #include <string.h>
 #include <ucontext.h>

@@ -166,7 +166,7 @@ class PretendCupy(types.ModuleType):
         if isinstance(function, type) or not callable(function):
             return function
 
-        def run(*arguments, **options):
+        def run(*arguments, device=None, **options):
             result = function(*arguments, **options)
             if not isinstance(result, np.ndarray | np.generic):
                 return result
@@ -233,6 +233,9 @@ class _Stream:
     def record(self):
         return self
 
+    def synchronize(self):
+        pass
+
     def wait_event(self, event):
         self.waited_for.append(event)
 
@@ -260,6 +263,9 @@ class _Device:
 
     def __init__(self, id=0):
         self.id = id
+
+    def synchronize(self):
+        pass
 
 
 @contextlib.contextmanager
