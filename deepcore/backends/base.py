@@ -91,6 +91,10 @@ class Backend:
         devices = self.xp.__array_namespace_info__().devices()
         return [str(device) for device in devices if device is not None]  # JAX's None: wherever it likes
 
+    def features(self) -> list[str]:
+        """What else decides how fast and how exact it is here, in words: precision, libraries."""
+        return []
+
     def memory_owner(self, x: Any) -> Any:
         """The object whose memory `x` lies in: `x` itself, unless it is known to be a view."""
         return x

@@ -47,6 +47,7 @@ class Probe:
     version: str | None = None
     devices: list[str] = field(default_factory=list)
     problem: str | None = None
+    features: list[str] = field(default_factory=list)
 
 
 def info() -> str:
@@ -86,13 +87,15 @@ def look_at(name: str) -> Probe:
     except ImportError:  # `why_unusable` says it, with the remedy
         version = None
     problem = backend.why_unusable()
-    return Probe(name, version, [] if problem else get_backend(name).devices(), problem)
+    if problem:
+        return Probe(name, version, problem=problem)
+    return Probe(name, version, get_backend(name).devices(), features=get_backend(name).features())
 
 
 def _told(found: Probe) -> str:
     version = found.version or ""
     if found.problem is None:
-        return f"{version:12s} {', '.join(found.devices)}"
+        return f"{version:12s} {'; '.join(filter(None, [', '.join(found.devices), *found.features]))}"
     return " ".join(filter(None, [version, f"not usable: {found.problem}"]))
 
 

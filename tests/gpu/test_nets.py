@@ -1,11 +1,14 @@
 """Whole nets on CuPy's kernels and graphs, without a GPU: the numbers are those of NumPy."""
 
+import importlib
+
 import numpy as np
 import pytest
 
 import deepcore as dc
 from deepcore.backends import registry
 from deepcore.backends.cupy import CupyBackend
+from deepcore.diagnose.info import _told, look_at
 
 from . import emulation
 from .pretend import pretended
@@ -34,6 +37,70 @@ def cupy(monkeypatch):
         monkeypatch.setitem(registry._BACKEND_OF_TYPE, cupy.ndarray, backend)
         monkeypatch.setitem(registry._NAMESPACE_OF_TYPE, cupy.ndarray, cupy)
         yield cupy
+
+
+def test_what_info_tells_of_a_gpu(cupy, monkeypatch):
+    properties = {"name": b"NVIDIA H200", "totalGlobalMem": 150 * 2**30}
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceProperties", lambda number: properties, raising=False)
+    monkeypatch.setattr(CupyBackend, "why_unusable", lambda: None)
+    monkeypatch.setattr(CupyBackend, "version", lambda: "14.2")
+    monkeypatch.setenv("CUPY_TF32", "1")
+    told = _told(look_at("cupy"))
+    assert "14.2" in told and "0: NVIDIA H200, 150.0 GiB; products of float32 in TF32" in told
+    assert "; cuBLASLt; " in told and "cuDNN" in told
+    monkeypatch.setenv("CUPY_TF32", "0")
+    importlib.import_module("deepcore.backends.cupy.cublaslt").load = lambda: None
+    assert "products of float32 in float32; no cuBLASLt" in _told(look_at("cupy"))
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["call by call", "compiled"])
+def test_out_of_memory_changes_nothing(compiled, cupy, monkeypatch):
+    """Wherever in a step it strikes: weights and optimizer stay as they are, and the next step is as ever."""
+    empty, left = cupy.empty, []
+
+    def scarce(shape, dtype=float):
+        if left and (left.append(0) or len(left) > left[0]):
+            raise MemoryError(f"out of memory allocating {np.dtype(dtype).itemsize * np.prod(shape)} bytes")
+        return empty(shape, dtype)
+
+    dc.seed(0)
+    net, optimizer = dc.Net(mlp_without_noise(), dc.CrossEntropyLoss()).to("cupy"), dc.optim.AdamW(0.01)
+    X = dc.to_backend(np.random.default_rng(0).standard_normal((8, 9)).astype("float32"), "cupy")
+    y = dc.to_backend(np.arange(8) % 3, "cupy")
+    step = net.compile(optimizer) if compiled else None
+
+    def run():
+        if step is not None:
+            return float(step(X, y))
+        loss = net.loss(net(X), y)
+        net.backward()
+        optimizer.step(net)
+        return float(loss)
+
+    monkeypatch.setattr(cupy, "empty", scarce, raising=False)
+    run()
+    weights = {path: dc.to_numpy(W) for path, W in net.parameters().items()}
+    struck = 0
+    for allocations in (1, 4, 9, 14):
+        left[:] = [allocations]
+        try:
+            run()
+        except MemoryError as error:
+            assert "bytes" in str(error)
+            struck += 1
+        else:
+            break
+        assert optimizer.steps == 1
+        for path, W in net.parameters().items():
+            assert np.array_equal(dc.to_numpy(W), weights[path])
+    assert struck
+    left.clear()
+    got = [run() for _ in range(3)]
+    assert np.isfinite(got).all() and got[-1] < got[0]
+
+
+def mlp_without_noise():
+    return [dc.Linear(9, 8), dc.GELU(), dc.LayerNorm(8), dc.Linear(8, 3)]
 
 
 def mlp():

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,25 @@ class CupyBackend(Backend):
 
     def device(self, x: Any) -> int:
         return x.device.id
+
+    def devices(self) -> list[str]:
+        """Each GPU's number, model and memory."""
+        runtime, found = self.xp.cuda.runtime, []
+        for number in range(runtime.getDeviceCount()):
+            properties = runtime.getDeviceProperties(number)
+            name, size = properties["name"].decode(), properties["totalGlobalMem"] / 2**30
+            found.append(f"{number}: {name}, {size:.1f} GiB")
+        return found
+
+    def features(self) -> list[str]:
+        """The precision of matrix products, and which of NVIDIA's libraries there are."""
+        tf32 = os.environ.get("CUPY_TF32") == "1"
+        cublaslt = importlib.import_module("deepcore.backends.cupy.cublaslt").load() is not None
+        return [
+            "products of float32 in TF32 (CUPY_TF32=1)" if tf32 else "products of float32 in float32",
+            "cuBLASLt" if cublaslt else "no cuBLASLt: products by CuPy, and no step is captured in a graph",
+            "cuDNN" if find_spec("cudnn") else "no cuDNN: convolution by im2col",
+        ]
 
     def memory_owner(self, x: Any) -> Any:
         while getattr(x, "base", None) is not None:
