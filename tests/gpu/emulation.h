@@ -6,6 +6,7 @@
 // left, and a 16-byte access that is off its boundary are errors, in words.
 // It sees no speed, no memory ordering, and no difference between two lanes of a warp and two warps.
 #include <math.h>
+#include <setjmp.h>
 #include <string.h>
 #include <ucontext.h>
 
@@ -40,7 +41,9 @@ struct Failure {
 enum Wait { NOTHING, WARP, BLOCK, LEFT };
 
 struct Fiber {
-    ucontext_t context;
+    ucontext_t context;  // where it starts; from then on its place is `here`, as longjmp asks no system call
+    jmp_buf here;
+    bool started;
     std::vector<char> stack;
     Wait wait;
 };
@@ -48,7 +51,7 @@ struct Fiber {
 const size_t STACK = 1 << 16;
 static std::vector<Fiber> fibers;
 static std::vector<uint64_t> lanes;  // what each thread shows to its warp
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static std::function<void()> kernel;
 static unsigned current;
 static std::string failure;
@@ -56,7 +59,7 @@ static std::string failure;
 inline void wait_for(Wait others)
 {
     fibers[current].wait = others;
-    swapcontext(&fibers[current].context, &scheduler);
+    if (!_setjmp(fibers[current].here)) _longjmp(scheduler, 1);
     if (!failure.empty()) throw Failure{failure};
 }
 
@@ -68,7 +71,7 @@ inline void thread()
         if (failure.empty()) failure = f.why;
     }
     fibers[current].wait = LEFT;
-    swapcontext(&fibers[current].context, &scheduler);
+    _longjmp(scheduler, 1);
 }
 
 inline unsigned threads() { return blockDim.x * blockDim.y; }
@@ -91,7 +94,10 @@ inline void resume(unsigned t)
 {
     current = t;
     threadIdx = {t % blockDim.x, t / blockDim.x};
-    swapcontext(&scheduler, &fibers[t].context);
+    if (_setjmp(scheduler)) return;
+    if (fibers[t].started) _longjmp(fibers[t].here, 1);
+    fibers[t].started = true;
+    setcontext(&fibers[t].context);
 }
 
 inline void run_block(std::mt19937& random)
@@ -106,6 +112,7 @@ inline void run_block(std::mt19937& random)
         f.context.uc_stack.ss_size = STACK;
         makecontext(&f.context, thread, 0);
         f.wait = NOTHING;
+        f.started = false;
     }
     const unsigned warps = threads() / 32;
     unsigned warp = 0;

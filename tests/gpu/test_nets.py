@@ -81,7 +81,7 @@ def test_out_of_memory_changes_nothing(compiled, cupy, monkeypatch):
     run()
     weights = {path: dc.to_numpy(W) for path, W in net.parameters().items()}
     struck = 0
-    for allocations in (1, 4, 9, 14):
+    for allocations in (4, 14):
         left[:] = [allocations]
         try:
             run()
@@ -95,7 +95,7 @@ def test_out_of_memory_changes_nothing(compiled, cupy, monkeypatch):
             assert np.array_equal(dc.to_numpy(W), weights[path])
     assert struck
     left.clear()
-    got = [run() for _ in range(3)]
+    got = [run() for _ in range(2)]
     assert np.isfinite(got).all() and got[-1] < got[0]
 
 
