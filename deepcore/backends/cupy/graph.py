@@ -21,6 +21,7 @@ from typing import Any
 
 import cupy
 
+from deepcore.backends.cupy import cublaslt
 from deepcore.errors import UnsupportedError
 
 Leaves = dict[tuple[Any, ...], Any]  # path through dicts and tuples -> array
@@ -45,6 +46,7 @@ class Captured:
         self.results: list[Leaves] = []  # of each graph
         self.fed_back: list[tuple[Any, ...]] = []  # paths of results that are inputs too
         self.shape_of_result: Any = None
+        self.kept: list[Any] = []  # memory that the graphs use, and that somebody else may give up
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns, in the order of the current stream."""
@@ -112,6 +114,7 @@ class Captured:
             self.fed_back = [(0, *path) for path in results if (0, *path) in inputs]
             self.shape_of_result = result
         self.graphs.append(graph)
+        self.kept += cublaslt.workspaces()
         self.results.append(results)
         return True
 
