@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -585,7 +586,7 @@ def step(n: int, sizes: tuple[int, ...]) -> Work:
     if find_spec("torch"):
         for name, way in (("torch", "eager"), ("torch graph", "graph"), ("torch.compile", "compile")):
             variants[name] = lambda s, way=way: torch_step(sizes, *map(to_torch, s), way=way)
-    weights = sum(i * o + o for i, o in zip(sizes, sizes[1:], strict=False))
+    weights = sum(i * o + o for i, o in pairwise(sizes))
     return Work(
         f"step {'-'.join(map(str, sizes))}",
         (n,),
@@ -602,7 +603,7 @@ def deepcore_step(sizes: tuple[int, ...], X: Any, y: Any, compiled: bool) -> Cal
     """A net of its own, and a step on this batch."""
     import deepcore as dc
 
-    layers = [f for i, o in zip(sizes, sizes[1:], strict=False) for f in (dc.Linear(i, o), dc.ReLU())][:-1]
+    layers = [f for i, o in pairwise(sizes) for f in (dc.Linear(i, o), dc.ReLU())][:-1]
     net = dc.Net(layers, dc.CrossEntropyLoss()).to("cupy", device=0)
     optimizer = dc.optim.AdamW()
     if compiled:
@@ -627,7 +628,7 @@ def torch_step(sizes: tuple[int, ...], X: Any, y: Any, way: str) -> Callable[[],
     import torch
     from torch import nn
 
-    pairs = zip(sizes, sizes[1:], strict=False)
+    pairs = pairwise(sizes)
     model = nn.Sequential(*[f for i, o in pairs for f in (nn.Linear(i, o), nn.ReLU())][:-1]).cuda()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True, capturable=True)
     loss = nn.CrossEntropyLoss()

@@ -18,6 +18,8 @@ for module in pkgutil.iter_modules(ops.__path__, "deepcore.ops."):
 # a few units in the last place: of the dtype, times what the sums are deep
 TOLERANCE = {"float64": 1e-13, "float32": 5e-6, "float16": 4e-3, "bfloat16": 3e-2}
 
+SUMS_IN_FLOAT32 = ("pool.window_sum",)  # whose result of 16 bits isn't of 16 bits
+
 
 def normal(*shape, seed=0, scale=1.0):
     return scale * np.random.default_rng(seed).standard_normal(shape)
@@ -132,6 +134,7 @@ def cases(large: bool) -> list[tuple]:
         ],
         *[("pool.max_pool", pixels, *how) for pixels, how in POOLS],
         *[("pool.max_pool_backward", *pooled(pixels, *how), pixels.shape, *how) for pixels, how in POOLS],
+        *[("pool.window_sum", normal(2, 3, *sizes), windows) for sizes, windows in WINDOWS],
         *[
             ("conv.conv", X, W, b, *how)
             for X, W, how in CONVS
@@ -158,6 +161,11 @@ POOLS = [  # images; kernel, stride, padding
     (normal(2, 1, 19), ((3,), (1,), ((1, 1),))),
     (normal(1, 2, 4, 5, 3), ((2, 2, 2), (1, 2, 1), ((0, 1), (0, 0), (1, 0)))),
     (normal(1, 1, 18, 17), ((17, 16), (1, 1), ((0, 0), (0, 0)))),  # 272 positions
+]
+WINDOWS = [  # sizes; windows of each axis: regular; of any length, with an empty one; the whole
+    ((6, 5), (((0, 2), (2, 4), (4, 6)), ((0, 3), (1, 4), (2, 5)))),
+    ((7,), (((0, 1), (0, 4), (3, 3), (2, 7)),)),
+    ((2, 3, 4), (((0, 2),), ((0, 3),), ((0, 1), (1, 4)))),
 ]
 CONVS = [  # images; filters; stride, padding, dilation, groups
     (normal(2, 4, 7, 6), normal(6, 2, 3, 2), ((2, 1), ((1, 0), (1, 2)), (1, 2), 2)),

@@ -1,6 +1,7 @@
 """Functions as CUDA graphs, without a GPU: a stand-in for CuPy notes what a capture does, and repeats it."""
 
 import importlib
+import threading
 
 import numpy as np
 import pytest
@@ -147,6 +148,15 @@ def test_it_runs_after_the_callers_work_and_before_what_comes(cupy):
     steps(cupy, graph, 1)
     (aside,) = caller.waited_for
     assert aside.non_blocking and aside.waited_for == [caller]
+
+
+def test_a_workspace_outlives_the_thread_that_made_it(cupy):
+    graph = captured(step)
+    thread = threading.Thread(target=lambda: steps(cupy, graph, 3))
+    thread.start()
+    thread.join()
+    (used,) = {product["workspace"][0] for product in cupy.cublaslt.products}
+    assert used in {workspace.data.ptr for workspace in graph.kept}
 
 
 def test_a_function_without_state(cupy):

@@ -112,6 +112,11 @@ def cnn():
     return [dc.Reshape((1, 4, 4)), *layers, dc.Linear(16, 3)]
 
 
+def averaging():
+    layers = [dc.Conv2D(1, 4, padding=1), dc.AvgPool2D(), dc.Tanh(), dc.GlobalAvgPool2D(), dc.Flatten()]
+    return [dc.Reshape((1, 4, 4)), *layers, dc.Linear(4, 3)]
+
+
 def words():
     return [dc.Embedding(7, 6), dc.RMSNorm(6), dc.Flatten(), dc.Linear(24, 3)]
 
@@ -123,7 +128,7 @@ def losses(make, optimizer, place, compiled, steps=7):
     step = net.compile(optimizer) if compiled else None
     found = []
     for _ in range(steps):
-        X = random.standard_normal((8, 16 if make is cnn else 9)).astype("float32")
+        X = random.standard_normal((8, 9 if make is mlp else 16)).astype("float32")
         X = random.integers(0, 7, (8, 4)) if make is words else X
         X, y = (dc.to_backend(x, place) for x in (X, random.integers(0, 3, 8)))
         if compiled:
@@ -142,9 +147,10 @@ def losses(make, optimizer, place, compiled, steps=7):
     [
         (mlp, lambda: dc.optim.AdamW(0.01)),
         (cnn, lambda: dc.optim.SGD(0.1, momentum=0.9)),
+        (averaging, lambda: dc.optim.SGD(0.1)),
         (words, lambda: dc.optim.Adam(0.01)),
     ],
-    ids=["mlp", "cnn", "words"],
+    ids=["mlp", "cnn", "averaging", "words"],
 )
 def test_a_net_trains_as_on_numpy(make, optimizer, compiled, cupy):
     got, weights, step = losses(make, optimizer(), "cupy", compiled)

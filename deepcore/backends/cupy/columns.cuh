@@ -28,11 +28,11 @@ template <class T> struct Columns {
     __device__ Vector<T> load(const T* X, long long row) const { return load_at(X + row * W, column, W, even); }
     __device__ void store(T* Y, long long row, const Vector<T>& y) const { store_at(Y + row * W, column, W, y, even); }
 
-    // f(row) for each row of this thread
-    template <class F> __device__ void each_row(F f) const
+    // f(row) for each row of this thread, so many of them on their way at once
+    template <int AT_ONCE = 4, class F> __device__ void each_row(F f) const
     {
         if (column >= W) return;
-#pragma unroll 4
+#pragma unroll AT_ONCE
         for (long long r = row; r < n; r += step) f(r);
     }
 };
@@ -50,7 +50,7 @@ __device__ void column_sums(const Columns<T>& columns, double* partial, F add)
 {
     constexpr int V = Columns<T>::V;
     double sums[Q][V] = {};
-    columns.each_row([&](long long row) { add(row, sums); });
+    columns.template each_row<4 / Q>([&](long long row) { add(row, sums); });  // or registers run out
     const int width = blockDim.x * V, thread = threadIdx.y * blockDim.x + threadIdx.x;
     double* shared = sums_of_threads();
 #pragma unroll

@@ -266,6 +266,11 @@ def _fill(library: Any, A: Any, B: Any, bias: Any, activation: str | None, Y: An
     )
 
 
+def workspaces() -> list[Any]:
+    """Those of this thread, which must live as long as a graph that was captured in it."""
+    return list(_mine.workspaces.values())
+
+
 def _plan(library: Any, device: int, problem: Problem) -> Plan | None:
     """The plan, kept from before or made now; None where cuBLASLt has no algorithm."""
     plans = _mine.plans

@@ -21,6 +21,7 @@ from typing import Any
 
 import cupy
 
+from deepcore.backends.cupy import cublaslt
 from deepcore.errors import UnsupportedError
 
 Leaves = dict[tuple[Any, ...], Any]  # path through dicts and tuples -> array
@@ -45,6 +46,7 @@ class Captured:
         self.fed_back: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # path of an input -> of the result it was
         self.given: Leaves = {}  # the last call's results, until it is known which are fed back
         self.shape_of_result: Any = None
+        self.kept: list[Any] = []  # memory that the graphs use, and that somebody else may give up
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns, in the order of the current stream."""
@@ -118,6 +120,7 @@ class Captured:
         if not back:
             self.shape_of_result = result
         self.graphs.append(graph)
+        self.kept += cublaslt.workspaces()
         self.results.append(results)
         return True
 
