@@ -228,7 +228,7 @@ class _Program:
         have changed, whose numbers are then in `moved`.
         """
         # a library may run it again later, when the net stands elsewhere
-        standing = self.standing or _Standing(self.net, self.optimizer, self.backend)
+        standing = self.standing or Standing(self.net, self.optimizer, self.backend)
         net, optimizer = self._copies(standing, arrays)
         self.draws.clear()
         draws = _Draws(self.seed, called, self.slots, self.draws)
