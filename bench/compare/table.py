@@ -140,12 +140,14 @@ def picture(report: dict[str, Any], path: Path) -> None:
         return
     figure = Figure(figsize=(10, 0.33 * len(rows) + 1.6), layout="constrained")
     axes = figure.add_subplot()
+    slowest = 20.0
     for place, row in enumerate(rows):
         medians = _medians(report, row)
         unit = min((medians[name] for name in _BEST if name in medians), default=min(medians.values()))
         axes.axhline(place, color="#dddddd", linewidth=0.8, zorder=0)
         limit = limit_of(report["rows"][row.title]) / unit
         axes.plot([limit], [place], "|", color="#222222", markersize=11, label="limit", zorder=1)
+        slowest = max(slowest, *(seconds / unit for seconds in medians.values()))
         for name, seconds in medians.items():
             mark = "D" if name in OURS else "o"
             axes.plot(
@@ -153,8 +155,9 @@ def picture(report: dict[str, Any], path: Path) -> None:
             )
     axes.axvline(1, color="#222222", linewidth=1, linestyle="--")
     axes.set_xscale("log")
-    axes.set_xlim(0.04, 25)
-    ticks = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
+    axes.set_xlim(0.04, 1.25 * slowest)
+    ticks = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
+    ticks = [tick for tick in ticks if tick <= slowest]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_yticks(range(len(rows)), [row.title for row in rows], fontsize=8)
