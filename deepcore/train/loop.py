@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from deepcore.backends import select
 from deepcore.core.net import Composition
 from deepcore.core.parameters import functions
 from deepcore.core.random import Generator, check_seed, current_generator
@@ -105,6 +106,7 @@ def fit(
     before, evaluating = CURRENT.thread, not net.training
     kept_modes = [(f, f.training) for f in functions(net)] if evaluating else []
     CURRENT.thread = before.but(generator=generator, staged=Staged(), commits=False, drops=True)
+    kept_precision = select.precision.set(precision)
     try:
         if evaluating:  # a net that was put into evaluation mode as a whole is trained all the same
             net.train()
@@ -127,6 +129,7 @@ def fit(
 
                 keep(checkpoint, run, schedule, generator, data)
     finally:
+        select.precision.reset(kept_precision)
         CURRENT.thread = before
         for f, mode in kept_modes:
             f.training = mode
