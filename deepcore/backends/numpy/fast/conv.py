@@ -29,7 +29,7 @@ from numba import get_num_threads, njit, prange
 
 from deepcore.backends import select
 from deepcore.backends.numpy.fast import winograd
-from deepcore.backends.numpy.fast.phases import Split, add_threads, join_phase, split_image
+from deepcore.backends.numpy.fast.phases import Split, add_threads, apart, join_phases, split_image
 from deepcore.backends.numpy.fast.simd import (
     LANES,
     PANEL,
@@ -177,7 +177,7 @@ class Plan(NamedTuple):
     W_rows: np.ndarray  # where the weights of each output channel start
     W_taps: np.ndarray  # from there to each tap
     taps: np.ndarray  # the offsets of the taps in the image
-    phases: np.ndarray  # of the result: first tap, last tap, first row, first column, rows, columns
+    phases: np.ndarray  # of the result: first tap, last tap, rows, columns
     step: tuple[int, int]  # from a row, and a column, of a phase to the next one in the result
     result: int  # numbers in a channel of the largest phase, rounded up to whole panels
 
@@ -190,7 +190,7 @@ def _forward_plan(X_shape, W_shape, stride, padding, dilation, out) -> Plan:
     t = np.arange(c * kh * kw)
     channel, i, j = np.unravel_index(t, (c, kh, kw))
     taps = split.offset(channel, i * dilation[0], j * dilation[1])
-    phases = np.array([[0, len(t), 0, 0, *out]])
+    phases = np.array([[0, len(t), *out]])
     return Plan(split, _padded_rows(f, len(t)), t, taps, phases, (1, 1), _result_size(phases, split))
 
 
@@ -212,8 +212,8 @@ def _gradient_plan(dY_shape, W_shape, stride, padding, dilation, sizes) -> Plan:
     ]
     split = Split.of(dY_shape, before, after, (1, 1))
     W_taps, taps, phases = [], [], []
-    for a in range(min(stride[0], sizes[0])):
-        for b in range(min(stride[1], sizes[1])):
+    for a in range(stride[0]):
+        for b in range(stride[1]):
             rows = [
                 (i, (a + low - at) // stride[0])
                 for i, (at, low) in enumerate(spans[0])
@@ -231,7 +231,7 @@ def _gradient_plan(dY_shape, W_shape, stride, padding, dilation, sizes) -> Plan:
                         W_taps.append((g * c * kh + i) * kw + j)
                         taps.append(split.offset(g, p + before[0], q + before[1]))
             height, width = -(-(sizes[0] - a) // stride[0]), -(-(sizes[1] - b) // stride[1])
-            phases.append([first, len(taps), a, b, height, width])
+            phases.append([first, len(taps), height, width])
     phases = np.array(phases)
     W_rows = _padded_rows(c, kh * kw)
     return Plan(
@@ -254,18 +254,18 @@ def _run(plan: Plan, X: np.ndarray, W: np.ndarray, bias: np.ndarray, shape: tupl
     Y = np.empty(shape, np.float32)
     if Y.size:
         split, W_rows, W_taps, taps, phases, step, result = plan
-        images, results = room(min(get_num_threads(), n), split.size, f * result)
+        images, results = room(min(get_num_threads(), n), split.size, len(phases) * apart(f * result) + PANEL)
         Y_rows = _padded_rows(f, result)
         _convolve(
             *(plain(X), tuple(split), plain(W), W_rows, W_taps, taps, phases, Y_rows, bias),
-            *(Y.reshape(-1), n, f, shape[2], shape[3], step, images, results),
+            *(Y.reshape(-1), n, f, shape[2], shape[3], step, result, images, results),
         )
     return Y
 
 
 @njit(nogil=True, cache=True)
-def _convolve_image(image, W, W_rows, W_taps, taps, first, last, f, count, result, Y_rows, zeros):
-    """result[f, p] = sum over t of W[f, t] image[taps[t] + p] for p < count"""
+def _convolve_image(image, W, W_rows, W_taps, taps, first, last, f, count, result, r, Y_rows, zeros):
+    """result[r + f, p] = sum over t of W[f, t] image[taps[t] + p] for p < count"""
     keep_apart()
     W_taps, taps = W_taps[first:last], taps[first:last]
     for p in range(0, count, PANEL):
@@ -273,32 +273,36 @@ def _convolve_image(image, W, W_rows, W_taps, taps, first, last, f, count, resul
             for g in range(0, f, 4):
                 tile_of_4(
                     *(W, 0, W_rows, W_taps, 0, image, p, taps, 0),
-                    *(g, len(taps), 1, result, p, Y_rows, zeros, 0, 0, LANES),
+                    *(g, len(taps), 1, result, r + p, Y_rows, zeros, 0, 0, LANES),
                 )
         else:
             for g in range(0, f, ROWS):
                 tile_of_6(
                     *(W, 0, W_rows, W_taps, 0, image, p, taps, 0),
-                    *(g, len(taps), 1, result, p, Y_rows, zeros, 0, 0, LANES),
+                    *(g, len(taps), 1, result, r + p, Y_rows, zeros, 0, 0, LANES),
                 )
 
 
 @njit(nogil=True, cache=True, parallel=True)
 def _convolve(
-    X, split, W, W_rows, W_taps, taps, phases, Y_rows, bias, Y, n, f, height, width, step, images, results
+    X, split, W, W_rows, W_taps, taps, phases, Y_rows, bias, Y,
+    n, f, height, width, step, size, images, results
 ):  # fmt: skip
     """Each thread takes some of the images."""
-    threads, row, size = len(images), split[7], Y_rows[-1] // max(f - 1, 1)
+    threads, row = len(images), split[7]
     for thread in prange(threads):
         image, result, zeros = images[thread], results[thread], np.zeros(PANEL, np.float32)
         image[:] = 0
         for k in range(n * thread // threads, n * (thread + 1) // threads):
             split_image(X, k * split[0] * split[1] * split[2], split, image)
-            for phase in phases:
-                first, last, _, _, rows, columns = phase
-                count = (rows - 1) * row + columns
-                _convolve_image(image, W, W_rows, W_taps, taps, first, last, f, count, result, Y_rows, zeros)
-                join_phase(result, size, phase, step, bias, Y, k * f * height * width, f, height, width, row)
+            for x in range(len(phases)):
+                first, last, rows, columns = phases[x]
+                count, r = (rows - 1) * row + columns, x * apart(f * size)
+                _convolve_image(
+                    image, W, W_rows, W_taps, taps, first, last, f, count, result, r, Y_rows, zeros
+                )
+            y = k * f * height * width
+            join_phases(result, f, size, row, step[0], step[1], bias, Y, y, height, width)
 
 
 @njit(nogil=True, cache=True)

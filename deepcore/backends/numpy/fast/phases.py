@@ -10,7 +10,17 @@ from typing import Any, NamedTuple
 
 from numba import njit
 
-from deepcore.backends.numpy.fast.simd import LANES, PANEL, copy, deinterleave_2, deinterleave_4, turn
+from deepcore.backends.numpy.fast.simd import (
+    LANES,
+    PANEL,
+    copy,
+    deinterleave_2,
+    deinterleave_4,
+    interleave_1,
+    interleave_2,
+    interleave_4,
+    turn,
+)
 
 
 @njit
@@ -84,18 +94,28 @@ def split_image(X, x, split, image):
 
 
 @njit(nogil=True, cache=True)
-def join_phase(result, size, phase, step, bias, Y, y, f, height, width, row):
-    """Y = result + bias, for the places of one phase."""
-    _, _, a, b, rows, columns = phase
+def join_phases(result, f, size, row, step_h, step_w, bias, Y, y, height, width):
+    """Y = result + bias: the phases of each row, shuffled into each other.
+
+    In `result` each phase of f filters is apart(f size) from the next one.
+    """
+    phase = apart(f * size)
     for g in range(f):
-        for i in range(rows):
-            source, target = g * size + i * row, y + (g * height + a + i * step[0]) * width + b
-            if step[1] == 1:
-                for j in range(columns):
-                    Y[target + j] = result[source + j] + bias[g]
-            else:
-                for j in range(columns):
-                    Y[target + j * step[1]] = result[source + j] + bias[g]
+        for h in range(height):
+            source = h % step_h * step_w * phase + g * size + h // step_h * row
+            target = y + (g * height + h) * width
+            if step_w not in (1, 2, 4):
+                for w in range(width):
+                    Y[target + w] = result[source + w % step_w * phase + w // step_w] + bias[g]
+                continue
+            for w in range(0, width, step_w * LANES):
+                at = source + w // step_w
+                if step_w == 1:
+                    interleave_1(result, at, phase, bias, g, Y, target + w, width - w)
+                elif step_w == 2:
+                    interleave_2(result, at, phase, bias, g, Y, target + w, width - w)
+                else:
+                    interleave_4(result, at, phase, bias, g, Y, target + w, width - w)
 
 
 @njit(nogil=True, cache=True)

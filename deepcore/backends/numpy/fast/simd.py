@@ -97,6 +97,10 @@ class Writer:
     def at(self, pointer: Any, offset: Any) -> Any:
         return self.builder.gep(pointer, [self.int(offset)])
 
+    def only_if(self, i: int, limit: Any, x: Any) -> Any:
+        """x if i < limit, else 0"""
+        return self.builder.select(self.builder.icmp_signed("<", self.int(i), limit), x, self.int(0))
+
     def number(self, pointer: Any) -> Any:
         return self.builder.load(pointer)
 
@@ -307,6 +311,14 @@ def transpose(w, S, s, S_step, D, d, D_step):
         w.store(line, w.at(D, w.add(d, w.times(j, D_step))))
 
 
+@written(FLOATS, INT, INT, FLOATS, INT, INT, INT, INT)
+def transpose_part(w, S, s, S_step, D, d, D_step, rows, columns):
+    """The same for i < rows, j < columns."""
+    lines = [w.load(w.at(S, w.add(s, w.times(i, S_step))), w.only_if(i, rows, columns)) for i in range(LANES)]
+    for j, line in enumerate(transposed(w, lines)):
+        w.store(line, w.at(D, w.add(d, w.times(j, D_step))), w.only_if(j, columns, rows))
+
+
 def transposed(w: Writer, lines: list[Any]) -> list[Any]:
     """Exchange off-diagonal blocks of half the size, then of a quarter ..., in all LANES vectors at once."""
     lines, block = list(lines), LANES // 2
@@ -325,16 +337,13 @@ def transposed(w: Writer, lines: list[Any]) -> list[Any]:
 @njit
 def turn(S, s, rows, columns, S_step, D, d, D_step):
     """D[d + j D_step + i] = S[s + i S_step + j] for i < rows, j < columns: a matrix becomes its transpose."""
-    if rows < LANES or columns < LANES:
-        for i in range(rows):
-            for j in range(columns):
-                D[d + j * D_step + i] = S[s + i * S_step + j]
-        return
-    for block in range(0, rows, LANES):
-        i = min(block, rows - LANES)  # the last block overlaps the one before
-        for other in range(0, columns, LANES):
-            j = min(other, columns - LANES)
-            transpose(S, s + i * S_step + j, S_step, D, d + j * D_step + i, D_step)
+    for i in range(0, rows, LANES):
+        for j in range(0, columns, LANES):
+            source, target = s + i * S_step + j, d + j * D_step + i
+            if i + LANES <= rows and j + LANES <= columns:
+                transpose(S, source, S_step, D, target, D_step)
+            else:
+                transpose_part(S, source, S_step, D, target, D_step, rows - i, columns - j)
 
 
 def transform(matrix: Sequence[Sequence[float]]) -> Any:
@@ -408,3 +417,4 @@ def _mixed(w: Writer, vectors: list[Any]) -> list[Any]:
 
 
 deinterleave_2, deinterleave_4 = deinterleave(2), deinterleave(4)
+interleave_1, interleave_2, interleave_4 = interleave(1), interleave(2), interleave(4)

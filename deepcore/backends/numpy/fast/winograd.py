@@ -32,12 +32,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_num_threads, njit, prange
 
-from deepcore.backends.numpy.fast.phases import Split, add_threads, apart, split_image
+from deepcore.backends.numpy.fast.phases import Split, add_threads, apart, join_phases, split_image
 from deepcore.backends.numpy.fast.simd import (
     LANES,
     PANEL,
     ROWS,
-    interleave,
     keep_apart,
     tile,
     transform,
@@ -84,7 +83,6 @@ image_2, image_4 = transform(BT[2]), transform(BT[4])
 result_2, result_4 = transform(AT[2]), transform(AT[4])
 gradient_2, gradient_4 = transform(turned(AT[2])), transform(turned(AT[4]))
 filter_2, filter_4 = transform(G[2]), transform(G[4])
-join_2, join_4 = interleave(2), interleave(4)
 sums_2, sums_4 = transform(turned(G[2])), transform(turned(G[4]))
 
 _TAPS = steps(9, LANES)  # where the numbers of LANES filters stand, side by side
@@ -245,21 +243,6 @@ def _transform_result(m, M, M_places, f, p, tiles, result, size):
                 result_4(M, g * PANEL + v, M_places, result, g * size + p + v, apart(f * size))
 
 
-@njit(nogil=True, cache=True)
-def _join(m, result, f, size, row, bias, Y, y, height, width):
-    """Y = result + bias: the phases of each row, shuffled into each other."""
-    apart_phases = apart(f * size)
-    for g in range(f):
-        for h in range(height):
-            source = h % m * m * apart_phases + g * size + h // m * row
-            target = y + (g * height + h) * width
-            for w in range(0, width, m * LANES):
-                if m == 2:
-                    join_2(result, source + w // m, apart_phases, bias, g, Y, target + w, width - w)
-                else:
-                    join_4(result, source + w // m, apart_phases, bias, g, Y, target + w, width - w)
-
-
 @njit(nogil=True, cache=True, parallel=True)
 def _convolve(
     m, X, split, places, count, size, W, turned_round, U, U_rows, M_rows, M_places, bias, Y,
@@ -283,7 +266,7 @@ def _convolve(
                     numbers, U, U_rows, length, V[thread], c, M[thread], M_rows, f, tiles, one_tap, zeros
                 )
                 _transform_result(m, M[thread], M_places, f, p, tiles, result, size)
-            _join(m, result, f, size, row, bias, Y, k * f * height * width, height, width)
+            join_phases(result, f, size, row, m, m, bias, Y, k * f * height * width, height, width)
 
 
 @njit(nogil=True, cache=True)
