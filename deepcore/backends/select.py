@@ -27,6 +27,8 @@ _HOST = 1  # DLPack's kDLCPU
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 _in_context: ContextVar[Backend | None] = ContextVar("deepcore_backend", default=None)
+# "float32", or "relaxed": kernels may lose some digits to be faster (fit sets it)
+precision: ContextVar[str] = ContextVar("deepcore_precision", default="float32")
 _selected: Backend | None = None
 _default_dtype = "float32"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from deepcore.backends import select
 from deepcore.core.net import Composition
 from deepcore.core.parameters import functions
 from deepcore.core.random import Generator, check_seed, current_generator
@@ -110,6 +111,7 @@ def fit(
     before, evaluating = CURRENT.thread, not net.training
     kept_modes = [(f, f.training) for f in functions(net)] if evaluating else []
     CURRENT.thread = before.but(generator=generator, staged=Staged(), commits=False, drops=True)
+    kept_precision = select.precision.set(precision)
     try:
         if evaluating:  # a net that was put into evaluation mode as a whole is trained all the same
             net.train()
@@ -134,6 +136,7 @@ def fit(
 
                 keep(checkpoint, run, schedule, generator, data, callbacks)
     finally:
+        select.precision.reset(kept_precision)
         CURRENT.thread = before
         for f, mode in kept_modes:
             f.training = mode

@@ -1,5 +1,8 @@
 """Kernels with hand-written vectors against float64: sizes that fill no tile, any layout, threads."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -7,8 +10,11 @@ import pytest
 
 pytest.importorskip("numba", reason="the compiled tier needs numba")
 
+import deepcore as dc
+from deepcore.backends import select
 from deepcore.backends.numpy import fast
-from deepcore.backends.numpy.fast import simd, workspace
+from deepcore.backends.numpy.fast import conv as conv_kernels
+from deepcore.backends.numpy.fast import simd, winograd, workspace
 from deepcore.ops import conv as conv_ops
 from deepcore.ops import linear as linear_ops
 
@@ -145,6 +151,7 @@ CONV = {  # X, filters and kernel, stride, padding, dilation
     "one place": ((9, 40, 3, 3), (50, 3, 3), (1, 1), ((0, 0), (0, 0)), (1, 1)),
     "one row": ((2, 64, 1, 100), (64, 1, 3), (1, 1), ((0, 0), (1, 1)), (1, 1)),
     "3 x 3": ((3, 32, 11, 18), (49, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    "3 x 3, large": ((3, 64, 30, 33), (70, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
     "3 x 3, uneven": ((2, 40, 16, 14), (64, 3, 3), (1, 1), ((0, 2), (3, 1)), (1, 1)),
 }
 conv, channel_sum = fast.kernel("conv", "conv"), fast.kernel("conv", "channel_sum")
@@ -238,3 +245,79 @@ def test_convolution_lets_nan_and_infinity_through():
     X[0, 3, 5, 5], X[1, 0, 0, 0] = np.nan, np.inf
     Y, wanted = conv(X, W, b, *geometry), conv_ops.conv.reference(X, W, b, *geometry)
     assert np.array_equal(np.isnan(Y), np.isnan(wanted)) and np.array_equal(np.isinf(Y), np.isinf(wanted))
+
+
+@pytest.mark.parametrize(("m", "tolerance"), [(2, TOLERANCE), (4, 2e-5)])
+@pytest.mark.parametrize("name", ["3 x 3", "3 x 3, uneven", "3 x 3, large", "odd", "one place", "no padding"])
+def test_winograd(name, m, tolerance, monkeypatch):
+    """Whatever the rule would choose."""
+    monkeypatch.setattr(conv_kernels, "_winograd_tile", lambda *shapes: m)
+    arguments = convolution(name)
+    called = []
+    for way in ("convolve", "convolve_dW"):
+        kernel = getattr(winograd, way)
+        monkeypatch.setattr(winograd, way, lambda *a, kernel=kernel: called.append(a[0]) or kernel(*a))
+    assert_close(forward_and_backward(*arguments), exactly(*arguments), tolerance)
+    assert set(called) == {m} and len(called) >= 2
+
+
+def test_winograd_in_two_threads_at_once():
+    both = [convolution("3 x 3, large"), convolution("3 x 3, uneven")]
+    for arguments, results in zip(both, in_two_threads(forward_and_backward, *both), strict=True):
+        wanted = forward_and_backward(*arguments)
+        assert all(np.array_equal(A, B) for result in results for A, B in zip(result, wanted, strict=True))
+
+
+def test_winograd_runs_where_it_pays_and_larger_tiles_where_they_are_allowed():
+    def tile(channels, size, kernel=3, stride=1):
+        W_shape, steps = (channels, channels, kernel, kernel), ((stride, stride), (1, 1))
+        return conv_kernels._winograd_tile(W_shape, *steps, (8, channels, size, size))
+
+    assert (tile(64, 32), tile(256, 14)) == (2, 2)
+    assert (tile(8, 32), tile(64, 32, 5), tile(64, 32, 3, 2)) == (0, 0, 0)
+    before = select.precision.set("relaxed")
+    try:
+        assert (tile(64, 32), tile(8, 32)) == (4, 0)
+    finally:
+        select.precision.reset(before)
+
+
+@pytest.mark.parametrize("wanted", ["float32", "relaxed"])
+def test_fit_says_how_precise_kernels_are(wanted):
+    seen = set()
+
+    class Spy(dc.Function):
+        def forward(self, X):
+            seen.add(select.precision.get())
+            return X
+
+        def backward(self, dY):
+            return dY
+
+    net = dc.Net(layers=[Spy(), dc.Linear(2, 2)], loss=dc.CrossEntropyLoss())
+    net.fit(normal(4, 2), np.array([0, 1, 0, 1]), precision=wanted)
+    assert seen == {wanted} and select.precision.get() == "float32"
+
+
+AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"}
+
+
+@pytest.mark.slow
+def test_kernels_for_processors_without_avx_512(tmp_path):
+    """A new cache: that they are compiled is said, once a family, on stderr."""
+    script = """
+import numpy as np
+from deepcore.backends.numpy.fast import conv, linear, simd
+assert simd.LANES == 8
+X, W = np.ones((70, 300), "float32"), np.full((300, 53), 2, "float32")
+X[:, 1::2] = -3
+assert np.all(linear.linear(X, W) == -600)
+images, filters = np.ones((2, 33, 9, 17), "float32"), np.ones((35, 33, 3, 3), "float32")
+geometry = (1, 1), ((1, 1), (1, 1)), (1, 1), 1
+Y = conv.conv(images, filters, None, *geometry)
+assert np.all(Y[..., 1:-1, 1:-1] == 9 * 33) and np.all(Y[..., 0, 0] == 4 * 33)
+"""
+    env = os.environ | AVX2 | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("numba compiles linear kernels") == 1

@@ -27,12 +27,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import get_num_threads, njit, prange
 
+from deepcore.backends import select
+from deepcore.backends.numpy.fast import winograd
+from deepcore.backends.numpy.fast.phases import Split, add_threads, apart, join_phases, split_image
 from deepcore.backends.numpy.fast.simd import (
     LANES,
     PANEL,
     ROWS,
     USABLE,
-    copy,
     keep_apart,
     tile,
     tile_of_4,
@@ -43,6 +45,7 @@ from deepcore.backends.numpy.fast.simd import (
 from deepcore.backends.numpy.fast.workspace import is_float32, plain, room, steps
 from deepcore.shapes import Padding, conv_output_shape
 
+_MANY = 32  # channels and filters from which Winograd's transforms are soon made up for
 _FEW = 48  # filters up to which tiles of 4 rows waste less than those of 6
 
 
@@ -59,8 +62,11 @@ def conv(
     if not _suits(groups, X, W, b):
         return NotImplemented
     shape = conv_output_shape(X.shape, W.shape, stride, padding, dilation, groups)
-    plan = _forward_plan(X.shape[1:], W.shape, tuple(stride), tuple(padding), tuple(dilation), shape[2:])
     bias = np.zeros(shape[1], np.float32) if b is None else plain(b)
+    m = _winograd_tile(W.shape, stride, dilation, shape)
+    if m:
+        return winograd.convolve(m, X, W, False, bias, tuple(padding), shape)
+    plan = _forward_plan(X.shape[1:], W.shape, tuple(stride), tuple(padding), tuple(dilation), shape[2:])
     return _run(plan, X, W, bias, shape)
 
 
@@ -76,6 +82,10 @@ def conv_dX(
     """dX[c, q] = sum over t = (f, i, j) of W[c, t] dY[f, p], with p the place whose window has q at (i, j)"""
     if not _suits(groups, dY, W):
         return NotImplemented
+    full = tuple((2 - before, 2 - after) for before, after in padding)
+    m = _winograd_tile(W.shape, stride, dilation, shape)
+    if m and min(map(min, full)) >= 0:
+        return winograd.convolve(m, dY, W, True, np.zeros(shape[1], np.float32), full, tuple(shape))
     plan = _gradient_plan(
         dY.shape[1:], W.shape, tuple(stride), tuple(padding), tuple(dilation), tuple(shape[2:])
     )
@@ -96,6 +106,9 @@ def conv_dW(
         return NotImplemented
     n, f, *out = dY.shape
     W_shape = (f, X.shape[1], *kernel)
+    m = _winograd_tile(W_shape, stride, dilation, dY.shape)
+    if m:
+        return winograd.convolve_dW(m, dY, X, tuple(padding))
     (top, bottom), (left, right) = padding
     split = Split.of(X.shape[1:], (top, left), (bottom, right), (1, 1))
     taps, rows = _dW_offsets(W_shape, tuple(stride), tuple(dilation), split, out[0])
@@ -131,44 +144,30 @@ def _dW_offsets(W_shape, stride, dilation, split, out_rows) -> tuple[np.ndarray,
     return split.offset(channel, i * dilation[0], j * dilation[1]), steps(out_rows, stride[0] * split.row)
 
 
+def _winograd_tile(
+    W_shape: Sequence[int], stride: Sequence[int], dilation: Sequence[int], out: Sequence[int]
+) -> int:
+    """The m of Winograd's F(m x m, 3 x 3) where it is the fastest, or 0 for the direct sum.
+
+    What it saves in products it must not lose again in its transforms, which cost as much for 8 channels as
+    for 800, nor in tiles that stick out of a small Y. So the multiply-adds of each way are compared, those
+    of vectors that are partly empty included.
+    """
+    f, c, *kernel = W_shape
+    if [*kernel, *stride, *dilation] != [3, 3, 1, 1, 1, 1] or min(f, c) < _MANY:
+        return 0
+
+    def products(m: int) -> int:
+        tiles = (-(-out[2] // m) - 1) * (-(-out[3] // m) + 1) + -(-out[3] // m)
+        return (m + 2) ** 2 * -(-tiles // LANES) * LANES
+
+    m = 4 if select.precision.get() == "relaxed" and products(4) < products(2) else 2
+    direct = 9 * -(-out[2] * (out[3] + 2) // PANEL) * PANEL
+    return m if products(m) < 0.8 * direct else 0
+
+
 def _suits(groups: int, X: np.ndarray, W: np.ndarray, b: np.ndarray | None = None) -> bool:
     return USABLE and X.ndim == 4 and groups == 1 and is_float32(X, W, b) and 0 not in (*X.shape, *W.shape)
-
-
-class Split(NamedTuple):
-    """An image cut into phases: number (h, w) is number (h // s, w // s) of phase (h % s, w % s).
-
-    Padding is counted in h and w. In memory: phase by phase, in it channel by channel, row by row.
-    """
-
-    channels: int
-    height: int  # of the image that comes in
-    width: int
-    top: int  # padding before the first row and the first column
-    left: int
-    step_h: int
-    step_w: int
-    row: int  # numbers in a row of a phase
-    plane: int  # numbers from a channel to the next
-    size: int  # numbers in all
-
-    @classmethod
-    def of(
-        cls, shape: Sequence[int], before: Sequence[int], after: Sequence[int], step: Sequence[int]
-    ) -> Split:
-        channels, height, width = shape
-        rows = -(-(height + before[0] + after[0]) // step[0])
-        row = -(-(width + before[1] + after[1]) // step[1])
-        # an odd number of cache lines apart: with 4096 bytes, all channels would compete for the same places
-        # with room for the rest of the vector that the last row ends in
-        plane = LANES * (-(-rows * row // LANES) + 1 | 1)
-        size = step[0] * step[1] * channels * plane + 2 * PANEL  # a vector may look beyond the last row
-        return cls(channels, height, width, before[0], before[1], step[0], step[1], row, plane, size)
-
-    def offset(self, c: Any, h: Any, w: Any) -> Any:
-        """Where number (h, w) of a channel stands, h and w counted from the corner of the padding."""
-        phase = h % self.step_h * self.step_w + w % self.step_w
-        return (phase * self.channels + c) * self.plane + h // self.step_h * self.row + w // self.step_w
 
 
 class Plan(NamedTuple):
@@ -178,7 +177,7 @@ class Plan(NamedTuple):
     W_rows: np.ndarray  # where the weights of each output channel start
     W_taps: np.ndarray  # from there to each tap
     taps: np.ndarray  # the offsets of the taps in the image
-    phases: np.ndarray  # of the result: first tap, last tap, first row, first column, rows, columns
+    phases: np.ndarray  # of the result: first tap, last tap, rows, columns
     step: tuple[int, int]  # from a row, and a column, of a phase to the next one in the result
     result: int  # numbers in a channel of the largest phase, rounded up to whole panels
 
@@ -191,7 +190,7 @@ def _forward_plan(X_shape, W_shape, stride, padding, dilation, out) -> Plan:
     t = np.arange(c * kh * kw)
     channel, i, j = np.unravel_index(t, (c, kh, kw))
     taps = split.offset(channel, i * dilation[0], j * dilation[1])
-    phases = np.array([[0, len(t), 0, 0, *out]])
+    phases = np.array([[0, len(t), *out]])
     return Plan(split, _padded_rows(f, len(t)), t, taps, phases, (1, 1), _result_size(phases, split))
 
 
@@ -213,8 +212,8 @@ def _gradient_plan(dY_shape, W_shape, stride, padding, dilation, sizes) -> Plan:
     ]
     split = Split.of(dY_shape, before, after, (1, 1))
     W_taps, taps, phases = [], [], []
-    for a in range(min(stride[0], sizes[0])):
-        for b in range(min(stride[1], sizes[1])):
+    for a in range(stride[0]):
+        for b in range(stride[1]):
             rows = [
                 (i, (a + low - at) // stride[0])
                 for i, (at, low) in enumerate(spans[0])
@@ -232,7 +231,7 @@ def _gradient_plan(dY_shape, W_shape, stride, padding, dilation, sizes) -> Plan:
                         W_taps.append((g * c * kh + i) * kw + j)
                         taps.append(split.offset(g, p + before[0], q + before[1]))
             height, width = -(-(sizes[0] - a) // stride[0]), -(-(sizes[1] - b) // stride[1])
-            phases.append([first, len(taps), a, b, height, width])
+            phases.append([first, len(taps), height, width])
     phases = np.array(phases)
     W_rows = _padded_rows(c, kh * kw)
     return Plan(
@@ -255,53 +254,18 @@ def _run(plan: Plan, X: np.ndarray, W: np.ndarray, bias: np.ndarray, shape: tupl
     Y = np.empty(shape, np.float32)
     if Y.size:
         split, W_rows, W_taps, taps, phases, step, result = plan
-        images, results = room(min(get_num_threads(), n), split.size, f * result)
+        images, results = room(min(get_num_threads(), n), split.size, len(phases) * apart(f * result) + PANEL)
         Y_rows = _padded_rows(f, result)
         _convolve(
             *(plain(X), tuple(split), plain(W), W_rows, W_taps, taps, phases, Y_rows, bias),
-            *(Y.reshape(-1), n, f, shape[2], shape[3], step, images, results),
+            *(Y.reshape(-1), n, f, shape[2], shape[3], step, result, images, results),
         )
     return Y
 
 
 @njit(nogil=True, cache=True)
-def _split_image(X, x, split, image):
-    """Copy an image that starts at X[x]; the padding is there already."""
-    channels, height, width, top, left, step_h, step_w, row, plane, _ = split
-    for c in range(channels):
-        for h in range(height):
-            source = x + (c * height + h) * width
-            phase = (h + top) % step_h * step_w * channels + c
-            target = phase * plane + (h + top) // step_h * row
-            if step_w == 1:
-                for w in range(0, width, LANES):  # zeros beyond the row's end: the next row overwrites them
-                    copy(X, source + w, image, target + left + w, width - w)
-                continue
-            for b in range(step_w):
-                w = (b - left) % step_w
-                at = target + b * channels * plane + (w + left) // step_w
-                for k in range((width - w + step_w - 1) // step_w):
-                    image[at + k] = X[source + w + k * step_w]
-
-
-@njit(nogil=True, cache=True)
-def _join_phase(result, size, phase, step, bias, Y, y, f, height, width, row):
-    """Y = result + bias, for the places of one phase."""
-    _, _, a, b, rows, columns = phase
-    for g in range(f):
-        for i in range(rows):
-            source, target = g * size + i * row, y + (g * height + a + i * step[0]) * width + b
-            if step[1] == 1:
-                for j in range(columns):
-                    Y[target + j] = result[source + j] + bias[g]
-            else:
-                for j in range(columns):
-                    Y[target + j * step[1]] = result[source + j] + bias[g]
-
-
-@njit(nogil=True, cache=True)
-def _convolve_image(image, W, W_rows, W_taps, taps, first, last, f, count, result, Y_rows, zeros):
-    """result[f, p] = sum over t of W[f, t] image[taps[t] + p] for p < count"""
+def _convolve_image(image, W, W_rows, W_taps, taps, first, last, f, count, result, r, Y_rows, zeros):
+    """result[r + f, p] = sum over t of W[f, t] image[taps[t] + p] for p < count"""
     keep_apart()
     W_taps, taps = W_taps[first:last], taps[first:last]
     for p in range(0, count, PANEL):
@@ -309,32 +273,36 @@ def _convolve_image(image, W, W_rows, W_taps, taps, first, last, f, count, resul
             for g in range(0, f, 4):
                 tile_of_4(
                     *(W, 0, W_rows, W_taps, 0, image, p, taps, 0),
-                    *(g, len(taps), 1, result, p, Y_rows, zeros, 0, 0, LANES),
+                    *(g, len(taps), 1, result, r + p, Y_rows, zeros, 0, 0, LANES),
                 )
         else:
             for g in range(0, f, ROWS):
                 tile_of_6(
                     *(W, 0, W_rows, W_taps, 0, image, p, taps, 0),
-                    *(g, len(taps), 1, result, p, Y_rows, zeros, 0, 0, LANES),
+                    *(g, len(taps), 1, result, r + p, Y_rows, zeros, 0, 0, LANES),
                 )
 
 
 @njit(nogil=True, cache=True, parallel=True)
 def _convolve(
-    X, split, W, W_rows, W_taps, taps, phases, Y_rows, bias, Y, n, f, height, width, step, images, results
+    X, split, W, W_rows, W_taps, taps, phases, Y_rows, bias, Y,
+    n, f, height, width, step, size, images, results
 ):  # fmt: skip
     """Each thread takes some of the images."""
-    threads, row, size = len(images), split[7], Y_rows[-1] // max(f - 1, 1)
+    threads, row = len(images), split[7]
     for thread in prange(threads):
         image, result, zeros = images[thread], results[thread], np.zeros(PANEL, np.float32)
         image[:] = 0
         for k in range(n * thread // threads, n * (thread + 1) // threads):
-            _split_image(X, k * split[0] * split[1] * split[2], split, image)
-            for phase in phases:
-                first, last, _, _, rows, columns = phase
-                count = (rows - 1) * row + columns
-                _convolve_image(image, W, W_rows, W_taps, taps, first, last, f, count, result, Y_rows, zeros)
-                _join_phase(result, size, phase, step, bias, Y, k * f * height * width, f, height, width, row)
+            split_image(X, k * split[0] * split[1] * split[2], split, image)
+            for x in range(len(phases)):
+                first, last, rows, columns = phases[x]
+                count, r = (rows - 1) * row + columns, x * apart(f * size)
+                _convolve_image(
+                    image, W, W_rows, W_taps, taps, first, last, f, count, result, r, Y_rows, zeros
+                )
+            y = k * f * height * width
+            join_phases(result, f, size, row, step[0], step[1], bias, Y, y, height, width)
 
 
 @njit(nogil=True, cache=True)
@@ -368,17 +336,11 @@ def _convolve_dW(
         dY_turned[:] = 0
         total[:] = 0
         for k in range(n * thread // threads, n * (thread + 1) // threads):
-            _split_image(X, k * split[0] * split[1] * split[2], split, image)
+            split_image(X, k * split[0] * split[1] * split[2], split, image)
             turn(dY, k * f * places, f, places, places, dY_turned, 0, lanes)
             _add_image(image, taps, rows, dY_turned, turned_rows, f, width, step, total, sums_rows)
-    weights = len(dW) // f
     for thread in prange(threads):
-        total = sums[0]
-        first, last = weights * thread // threads, weights * (thread + 1) // threads
-        for other in range(1, threads):
-            for k in range(first * lanes, last * lanes):
-                total[k] += sums[other, k]
-        turn(total, first * lanes, last - first, f, lanes, dW, first, weights)
+        add_threads(sums, thread, f, dW)
 
 
 @njit(nogil=True, cache=True, parallel=True, fastmath={"reassoc", "contract", "nsz"})

@@ -46,11 +46,16 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
+
+from deepcore.backends.numpy.fast.announce import announce_compilation
+
+announce_compilation()
 
 _codegen = cpu_target.target_context.codegen()  # pyright: ignore[reportAttributeAccessIssue]
 _FEATURES = set(_codegen.magic_tuple()[2].split(","))  # of the processor that numba compiles for
@@ -96,6 +101,10 @@ class Writer:
     def at(self, pointer: Any, offset: Any) -> Any:
         return self.builder.gep(pointer, [self.int(offset)])
 
+    def only_if(self, i: int, limit: Any, x: Any) -> Any:
+        """x if i < limit, else 0"""
+        return self.builder.select(self.builder.icmp_signed("<", self.int(i), limit), x, self.int(0))
+
     def number(self, pointer: Any) -> Any:
         return self.builder.load(pointer)
 
@@ -140,6 +149,23 @@ class Writer:
 
     def plus(self, x: Any, y: Any) -> Any:
         return self.builder.fadd(x, y)
+
+    def combine(self, coefficients: Sequence[float], vectors: Sequence[Any]) -> Any:
+        """The sum of coefficient times vector; 0 costs nothing, 1 and -1 cost no product."""
+        total = None
+        for factor, x in zip(coefficients, vectors, strict=True):
+            if factor == 0:
+                continue
+            if total is None:
+                total = x if factor == 1 else self.builder.fmul(x, self._constant(factor))
+            elif abs(factor) == 1:
+                total = self.builder.fadd(total, x) if factor == 1 else self.builder.fsub(total, x)
+            else:
+                total = self.multiply_add(x, self._constant(factor), total)
+        return total
+
+    def _constant(self, number: float) -> Any:
+        return ir.Constant(_VECTOR, [float(np.float32(number))] * LANES)
 
     def pick(self, x: Any, y: Any, lanes: Sequence[int]) -> Any:
         """A vector of lanes of x (0 .. LANES - 1) and of y (LANES and above)."""
@@ -289,6 +315,14 @@ def transpose(w, S, s, S_step, D, d, D_step):
         w.store(line, w.at(D, w.add(d, w.times(j, D_step))))
 
 
+@written(FLOATS, INT, INT, FLOATS, INT, INT, INT, INT)
+def transpose_part(w, S, s, S_step, D, d, D_step, rows, columns):
+    """The same for i < rows, j < columns."""
+    lines = [w.load(w.at(S, w.add(s, w.times(i, S_step))), w.only_if(i, rows, columns)) for i in range(LANES)]
+    for j, line in enumerate(transposed(w, lines)):
+        w.store(line, w.at(D, w.add(d, w.times(j, D_step))), w.only_if(j, columns, rows))
+
+
 def transposed(w: Writer, lines: list[Any]) -> list[Any]:
     """Exchange off-diagonal blocks of half the size, then of a quarter ..., in all LANES vectors at once."""
     lines, block = list(lines), LANES // 2
@@ -307,13 +341,84 @@ def transposed(w: Writer, lines: list[Any]) -> list[Any]:
 @njit
 def turn(S, s, rows, columns, S_step, D, d, D_step):
     """D[d + j D_step + i] = S[s + i S_step + j] for i < rows, j < columns: a matrix becomes its transpose."""
-    if rows < LANES or columns < LANES:
+    for i in range(0, rows, LANES):
+        for j in range(0, columns, LANES):
+            source, target = s + i * S_step + j, d + j * D_step + i
+            if i + LANES <= rows and j + LANES <= columns:
+                transpose(S, source, S_step, D, target, D_step)
+            else:
+                transpose_part(S, source, S_step, D, target, D_step, rows - i, columns - j)
+
+
+def transform(matrix: Sequence[Sequence[float]]) -> Any:
+    """For LANES squares of numbers x at once: D = matrix x matrix^T.
+
+    x_ij: the vectors at S[s + S_places[i n + j]], n the columns of the matrix
+    The results stand at D[d], D_step apart, row by row.
+    """
+    rows, n = len(matrix), len(matrix[0])
+
+    @written(FLOATS, INT, OFFSETS, FLOATS, INT, INT)
+    def transformed(w, S, s, S_places, D, d, D_step):
+        columns = []
+        for j in range(n):
+            places = [w.number(w.at(S_places, i * n + j)) for i in range(n)]
+            column = [w.load(w.at(S, w.add(s, place))) for place in places]
+            columns.append([w.combine(line, column) for line in matrix])
         for i in range(rows):
-            for j in range(columns):
-                D[d + j * D_step + i] = S[s + i * S_step + j]
-        return
-    for block in range(0, rows, LANES):
-        i = min(block, rows - LANES)  # the last block overlaps the one before
-        for other in range(0, columns, LANES):
-            j = min(other, columns - LANES)
-            transpose(S, s + i * S_step + j, S_step, D, d + j * D_step + i, D_step)
+            for j, line in enumerate(matrix):
+                vector = w.combine(line, [columns[k][i] for k in range(n)])
+                w.store(vector, w.at(D, w.add(d, w.times(i * rows + j, D_step))))
+
+    return transformed
+
+
+def deinterleave(step: int) -> Any:
+    """D[d + b D_step + j] = S[s + step j + b] for b < step, j < LANES; numbers from `count` on read as 0."""
+
+    @written(FLOATS, INT, INT, FLOATS, INT, INT)
+    def split(w, S, s, count, D, d, D_step):
+        firsts = [b * LANES for b in range(step)]
+        vectors = [w.load(w.at(S, w.add(s, k)), w.add(count, -k)) for k in firsts]
+        for b, vector in enumerate(_every(w, step, vectors)):
+            w.store(vector, w.at(D, w.add(d, w.times(b, D_step))))
+
+    return split
+
+
+def interleave(step: int) -> Any:
+    """D[d + step j + b] = S[s + b S_step + j] + bias[g], the first `count` of these numbers."""
+
+    @written(FLOATS, INT, INT, FLOATS, INT, FLOATS, INT, INT)
+    def join(w, S, s, S_step, bias, g, D, d, count):
+        vectors = [w.load(w.at(S, w.add(s, w.times(b, S_step)))) for b in range(step)]
+        addend = w.everywhere(w.number(w.at(bias, g)))
+        for k, vector in enumerate(_mixed(w, vectors)):
+            w.store(w.plus(vector, addend), w.at(D, w.add(d, k * LANES)), w.add(count, -k * LANES))
+
+    return join
+
+
+def _every(w: Writer, step: int, vectors: list[Any]) -> list[Any]:
+    """Of numbers in a row, those 0, step, 2 step ..., then those 1, step + 1 ...; step is a power of two."""
+    if step == 1:
+        return vectors
+    pairs = list(zip(vectors[::2], vectors[1::2], strict=True))
+    even = [w.pick(x, y, range(0, 2 * LANES, 2)) for x, y in pairs]
+    odd = [w.pick(x, y, range(1, 2 * LANES, 2)) for x, y in pairs]
+    halves = _every(w, step // 2, even), _every(w, step // 2, odd)
+    return [vector for pair in zip(*halves, strict=True) for vector in pair]
+
+
+def _mixed(w: Writer, vectors: list[Any]) -> list[Any]:
+    """The opposite of _every."""
+    if len(vectors) == 1:
+        return vectors
+    evens, odds = _mixed(w, vectors[::2]), _mixed(w, vectors[1::2])
+    low = [half + k for k in range(LANES // 2) for half in (0, LANES)]
+    high = [lane + LANES // 2 for lane in low]
+    return [w.pick(x, y, lanes) for x, y in zip(evens, odds, strict=True) for lanes in (low, high)]
+
+
+deinterleave_2, deinterleave_4 = deinterleave(2), deinterleave(4)
+interleave_1, interleave_2, interleave_4 = interleave(1), interleave(2), interleave(4)

@@ -1,0 +1,130 @@
+"""Images cut into phases, so that what lies s apart stands side by side: what convolutions begin with.
+
+With a step of 1 there is one phase: the padded image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from numba import njit
+
+from deepcore.backends.numpy.fast.simd import (
+    LANES,
+    PANEL,
+    copy,
+    deinterleave_2,
+    deinterleave_4,
+    interleave_1,
+    interleave_2,
+    interleave_4,
+    turn,
+)
+
+
+@njit
+def apart(numbers):
+    """At least so many numbers, filling an odd count of cache lines.
+
+    Things a multiple of 4096 bytes apart compete for the same few places of the cache; these don't.
+    """
+    return LANES * (-(-numbers // LANES) | 1)
+
+
+class Split(NamedTuple):
+    """An image cut into phases: number (h, w) is number (h // s, w // s) of phase (h % s, w % s).
+
+    Padding is counted in h and w. In memory: phase by phase, in it channel by channel, row by row.
+    """
+
+    channels: int
+    height: int  # of the image that comes in
+    width: int
+    top: int  # padding before the first row and the first column
+    left: int
+    step_h: int
+    step_w: int
+    row: int  # numbers in a row of a phase
+    plane: int  # numbers from a channel to the next
+    size: int  # numbers in all
+
+    @classmethod
+    def of(
+        cls, shape: Sequence[int], before: Sequence[int], after: Sequence[int], step: Sequence[int]
+    ) -> Split:
+        channels, height, width = shape
+        rows = -(-(height + before[0] + after[0]) // step[0])
+        row = -(-(width + before[1] + after[1]) // step[1])
+        plane = apart(rows * row + LANES)  # with room for the rest of the vector that the last row ends in
+        size = step[0] * step[1] * channels * plane + 2 * PANEL  # a vector may look beyond the last row
+        return cls(channels, height, width, before[0], before[1], step[0], step[1], row, plane, size)
+
+    def offset(self, c: Any, h: Any, w: Any) -> Any:
+        """Where number (h, w) of a channel stands, h and w counted from the corner of the padding."""
+        phase = h % self.step_h * self.step_w + w % self.step_w
+        return (phase * self.channels + c) * self.plane + h // self.step_h * self.row + w // self.step_w
+
+
+@njit(nogil=True, cache=True)
+def split_image(X, x, split, image):
+    """Copy an image that starts at X[x]; the padding is there already."""
+    channels, height, width, top, left, step_h, step_w, row, plane, _ = split
+    for c in range(channels):
+        for h in range(height):
+            source = x + (c * height + h) * width
+            phase = (h + top) % step_h * step_w * channels + c
+            target = phase * plane + (h + top) // step_h * row
+            if step_w == 1:
+                for w in range(0, width, LANES):  # zeros beyond the row's end: the next row overwrites them
+                    copy(X, source + w, image, target + left + w, width - w)
+                continue
+            before = min(-left % step_w, width)  # numbers before the first one of phase 0
+            if step_w not in (2, 4):
+                before = width
+            for w in range(before):
+                b, k = (w + left) % step_w, (w + left) // step_w
+                image[target + b * channels * plane + k] = X[source + w]
+            for w in range(before, width, step_w * LANES):
+                at = target + (w + left) // step_w
+                if step_w == 2:
+                    deinterleave_2(X, source + w, width - w, image, at, channels * plane)
+                else:
+                    deinterleave_4(X, source + w, width - w, image, at, channels * plane)
+
+
+@njit(nogil=True, cache=True)
+def join_phases(result, f, size, row, step_h, step_w, bias, Y, y, height, width):
+    """Y = result + bias: the phases of each row, shuffled into each other.
+
+    In `result` each phase of f filters is apart(f size) from the next one.
+    """
+    phase = apart(f * size)
+    for g in range(f):
+        for h in range(height):
+            source = h % step_h * step_w * phase + g * size + h // step_h * row
+            target = y + (g * height + h) * width
+            if step_w not in (1, 2, 4):
+                for w in range(width):
+                    Y[target + w] = result[source + w % step_w * phase + w // step_w] + bias[g]
+                continue
+            for w in range(0, width, step_w * LANES):
+                at = source + w // step_w
+                if step_w == 1:
+                    interleave_1(result, at, phase, bias, g, Y, target + w, width - w)
+                elif step_w == 2:
+                    interleave_2(result, at, phase, bias, g, Y, target + w, width - w)
+                else:
+                    interleave_4(result, at, phase, bias, g, Y, target + w, width - w)
+
+
+@njit(nogil=True, cache=True)
+def add_threads(sums, thread, f, dW):
+    """dW[f, t] = sum over threads of sums[thread][t, f], for some of the taps."""
+    threads, lanes, weights = len(sums), -(-f // LANES) * LANES, len(dW) // f
+    first, last = weights * thread // threads, weights * (thread + 1) // threads
+    total = sums[0]
+    for other in range(1, threads):
+        for k in range(first * lanes, last * lanes):
+            total[k] += sums[other, k]
+    turn(total, first * lanes, last - first, f, lanes, dW, first, weights)
