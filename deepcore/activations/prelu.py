@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from deepcore import init as initialisers
-from deepcore.activations.settings import to_number
 from deepcore.backends.registry import array_namespace
 from deepcore.core.layer import Layer
+from deepcore.core.settings import to_number
 from deepcore.errors import ShapeError
 from deepcore.ops import activation
 from deepcore.ops.conv import channel_sum

@@ -7,6 +7,7 @@ from typing import Any
 
 from deepcore.backends.registry import array_namespace
 from deepcore.core.function import Function
+from deepcore.core.settings import to_whole
 from deepcore.errors import DeepcoreError, DTypeError, ShapeError
 
 
@@ -128,7 +129,7 @@ class Concat(_Branched):
         super().__init__(*branches)
         if not branches:
             raise DTypeError("Concat: needs at least one branch")
-        self.axis = axis
+        self.axis = to_whole(axis, "Concat", "axis")
 
     def forward(self, X: Any) -> Any:
         xp = array_namespace(X)

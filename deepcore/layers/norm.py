@@ -8,16 +8,18 @@ from typing import Any
 from deepcore import init as initialisers
 from deepcore.backends.registry import array_namespace
 from deepcore.core.layer import Layer
+from deepcore.core.settings import to_number
 from deepcore.errors import ArgumentError, ShapeError
 from deepcore.ops import norm
 from deepcore.shapes import to_tuple
 
 
 def _check_epsilon(epsilon: float, who: str) -> float:
-    """As a Python number, since a NumPy float64 would widen arrays. ArgumentError unless 0 <= it < inf."""
-    if not 0 <= epsilon < math.inf:
+    """As a Python number. ArgumentError unless 0 <= it < inf."""
+    number = to_number(epsilon, who, "epsilon", least=0)
+    if number == math.inf:
         raise ArgumentError(f"{who}: epsilon must be a finite number, 0 or more, got {epsilon}")
-    return float(epsilon)
+    return number
 
 
 def _check_channels(shape: tuple[int, ...], channels: int, rank: int, who: Any) -> None:
@@ -45,12 +47,8 @@ class BatchNorm(Layer):
         super().__init__()
         who = type(self).__name__
         (self.n_channels,) = to_tuple(n_channels, 1, who, "n_channels", least=1)
-        if not 0 <= momentum <= 1:
-            raise ArgumentError(
-                f"{who}: momentum, the weight of the new batch, must be 0 to 1, got {momentum}"
-            )
         self.epsilon = _check_epsilon(epsilon, who)
-        self.momentum = float(momentum)
+        self.momentum = to_number(momentum, who, "momentum, the weight of the new batch,", least=0, most=1)
         self._init_weights(dtype, device)
 
     def _init_weights(self, dtype: Any, device: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from deepcore.backends.registry import array_namespace
 from deepcore.backends.select import dtype_name, is_floating, is_integer, to_numpy
 from deepcore.core.record import CURRENT
+from deepcore.core.settings import to_number, to_whole
 from deepcore.errors import ArgumentError, LabelError, ShapeError
 from deepcore.losses.reduced import Reduced, finite
 from deepcore.ops import labels, loss
@@ -162,12 +163,9 @@ class CrossEntropyLoss(Labelled):
         reduction: str = "mean",
     ):
         super().__init__(weight, reduction)
-        if not 0 <= label_smoothing <= 1:
-            raise ArgumentError(
-                f"CrossEntropyLoss: label_smoothing must be 0 <= s <= 1, got {label_smoothing}"
-            )
-        self.ignore_index = ignore_index
-        self.label_smoothing = float(label_smoothing)
+        who = "CrossEntropyLoss"
+        self.ignore_index = to_whole(ignore_index, who, "ignore_index")
+        self.label_smoothing = to_number(label_smoothing, who, "label_smoothing", least=0, most=1)
 
     def _loss_of_rows(self, X: Any, y: Any, ignore_index: int | None, gradient: bool) -> tuple[Any, Any]:
         weight = self._class_weights(X)
@@ -209,7 +207,7 @@ class NLLLoss(Labelled):
 
     def __init__(self, weight: Any = None, ignore_index: int = -100, reduction: str = "mean"):
         super().__init__(weight, reduction)
-        self.ignore_index = ignore_index
+        self.ignore_index = to_whole(ignore_index, "NLLLoss", "ignore_index")
 
     def _loss_of_rows(self, X: Any, y: Any, ignore_index: int | None, gradient: bool) -> tuple[Any, Any]:
         return loss.nll(X, y, self._class_weights(X), ignore_index, self.reduction, gradient)
