@@ -103,7 +103,7 @@ class Labelled(Reduced):
         if y.ndim == 0 or (y.shape[1:] != shape[2:] and y.shape[1:] != (1, *shape[2:])):
             raise ShapeError(
                 f"{type(self).__name__}: for X of shape {tuple(shape)} the labels must have shape "
-                f"{(shape[0], *shape[2:])}, got {tuple(y.shape)}"
+                f"{(shape[0], *shape[2:])}, got {tuple(y.shape)}{self._of_one_hot(y, shape)}"
             )
         ignored = self.ignore_index
         if not CURRENT.thread.labels_checked:
@@ -115,6 +115,10 @@ class Labelled(Reduced):
 
     def _or_probabilities(self, shape: tuple[int, ...]) -> str:
         return ""
+
+    def _of_one_hot(self, y: Any, shape: tuple[int, ...]) -> str:
+        """What to do with integers of X's shape, which are no labels; empty for another shape."""
+        return "; of one-hot labels use y.argmax(1)" if y.shape[1:] == shape[1:] else ""
 
     def _refuse_bad_label(self, y: Any, c: int) -> None:
         bad = labels.first_bad_label(y, c, self.ignore_index)
@@ -178,6 +182,10 @@ class CrossEntropyLoss(Labelled):
 
     def _or_probabilities(self, shape: tuple[int, ...]) -> str:
         return f", or give probabilities of X's shape {tuple(shape)}"
+
+    def _of_one_hot(self, y: Any, shape: tuple[int, ...]) -> str:
+        remedy = super()._of_one_hot(y, shape)
+        return f"{remedy}, or y.astype(float): they are probabilities" if remedy else ""
 
 
 class NLLLoss(Labelled):
