@@ -618,6 +618,39 @@ def test_factors_of_a_loss_stay_in_their_library(make, name, _, place):
         assert place.back(net.loss(net(X), y)) == L
 
 
+@pytest.mark.parametrize("s", [0.0, 0.1])
+@everywhere
+def test_labels_without_weight_have_no_mean(_, place, s):
+    """Their smoothed losses are not 0, but what they would be divided by is."""
+    X, y = floats(place, 2, 3), place.array(np.array([0, 0]))
+    loss = place.put(CrossEntropyLoss(weight=[0.0, 1.0, 2.0], label_smoothing=s))
+    assert place.back(loss(X, y)) == 0
+    np.testing.assert_array_equal(place.back(loss.backward()), np.zeros((2, 3)))
+    assert place.back(loss(X, place.array(np.array([0, 1])))) > 0
+    assert abs(place.back(loss.backward())).max() > 0.1
+
+
+@everywhere
+def test_a_net_moves_to_a_device_alone(_, place):
+    net = place.put(Net([Linear(3, 2)]))
+    device = dc.backend_of(net.layers[0].weight["W"]).device(net.layers[0].weight["W"])
+    before = place.back(net.layers[0].weight["W"])
+    assert net.to(device=device) is net
+    assert place.holds(net.layers[0].weight["W"])
+    np.testing.assert_array_equal(place.back(net.layers[0].weight["W"]), before)
+    with pytest.raises(dc.ArgumentError, match="Net.to: wanted a backend, a device or both"):
+        net.to()
+
+
+@pytest.mark.parametrize("use", ["predict", "evaluate", "fit"])
+def test_several_arrays_are_no_batch(use):
+    net, A, y = Net([Linear(3, 2)], loss=MSELoss()), np.ones((2, 3), "float32"), np.ones((2, 2), "float32")
+    arguments = ((A, A),) if use == "predict" else ((A, A), y)
+    with pytest.raises(dc.DTypeError, match="X: wanted one array, got a tuple of 2; .*inference"):
+        getattr(net, use)(*arguments)
+    assert net.predict([A[0], A[1]]).shape == (2, 2)  # a list of samples
+
+
 # ---- learning rates
 
 

@@ -37,6 +37,11 @@ class Arrays:
 
 
 def _as_rows(x: Any, name: str) -> Any:
+    if isinstance(x, tuple) and any(map(is_array, x)):
+        raise DTypeError(
+            f"{name}: wanted one array, got a tuple of {len(x)}; make one of them with numpy.stack, "
+            "or call a net of several inputs by hand: net(*inputs), to predict in `with deepcore.inference():`"
+        )
     if not is_array(x):
         x = np.asarray(x)
         if x.dtype.kind not in "biufc":

@@ -23,6 +23,7 @@ class Labelled(Reduced):
 
     traceable = True
     ignore_index: int | None = None
+    _mean_is_weighted = True  # whether the mean leaves ignored labels out, and counts the others by weight
 
     def __init__(self, weight: Any, reduction: str):
         super().__init__(reduction)
@@ -89,6 +90,18 @@ class Labelled(Reduced):
         """Whether each label is 0 to c - 1 or ignore_index: a 0-d bool array; None for probabilities."""
         return labels.all_fit(y, shape[1], self.ignore_index) if is_integer(y) else None
 
+    def divisor(self, y: Any, n: int) -> Any:
+        """The sum of the labels' weights, without those to be ignored: a 0-d array; n for probabilities."""
+        if not is_integer(y) or not self._mean_is_weighted:
+            return n
+        xp, weight = array_namespace(y), self.buffer.get("weight")
+        kept = y != self.ignore_index
+        if weight is None:
+            return xp.sum(xp.astype(kept, xp.float32))
+        labels_kept = xp.reshape(xp.where(kept, y, 0), (-1,))
+        w = xp.take(weight, labels_kept, axis=0)
+        return xp.sum(xp.where(xp.reshape(kept, (-1,)), w, 0))
+
     def _checked(self, y: Any, shape: tuple[int, ...]) -> tuple[Any, int | None]:
         """The labels in an index type; and the label to ignore, None if it is known that there is none."""
         if not is_integer(y):
@@ -146,7 +159,7 @@ class CrossEntropyLoss(Labelled):
 
     ignore_index: samples with this label count for nothing; if all do, L = 0 and dX = 0.
     label_smoothing: s mixes the targets with the uniform distribution, (1 - s) onehot(y) + s / c.
-    weight: (c,) one factor a class; the mean is then weighted by weight[y].
+    weight: (c,) one factor a class; the mean is then weighted by weight[y], and 0 if they sum to 0.
     reduction: "mean", "sum", or "none" for each sample's own.
 
     Raises LabelError naming the row and the value, ShapeError, DTypeError, MixedBackendError.
@@ -173,7 +186,13 @@ class CrossEntropyLoss(Labelled):
 
     def _loss_of_rows(self, X: Any, y: Any, ignore_index: int | None, gradient: bool) -> tuple[Any, Any]:
         weight = self._class_weights(X)
-        return loss.cross_entropy(X, y, weight, ignore_index, self.label_smoothing, self.reduction, gradient)
+        L, dX = loss.cross_entropy(X, y, weight, ignore_index, self.label_smoothing, self.reduction, gradient)
+        if weight is None or not self.label_smoothing or self.reduction != "mean" or y.ndim != 1:
+            return L, dX
+        # smoothed, the labels of weight 0 have a loss, but there is nothing to divide it by
+        xp = array_namespace(X)
+        nothing = self.divisor(y, y.shape[0]) == 0
+        return xp.where(nothing, 0, L), xp.where(nothing, 0, dX) if gradient else None
 
     def _checked(self, y: Any, shape: tuple[int, ...]) -> tuple[Any, int | None]:
         if is_floating(y) and y.ndim == len(shape) and y.shape[1:] == shape[1:]:
@@ -242,6 +261,8 @@ class MultiMarginLoss(Labelled):
     >>> loss.backward()
     array([[ 0.5, -0.5]])
     """
+
+    _mean_is_weighted = False
 
     def __init__(self, p: int = 1, margin: float = 1.0, weight: Any = None, reduction: str = "mean"):
         super().__init__(weight, reduction)
