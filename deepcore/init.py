@@ -114,6 +114,15 @@ class TorchDefault(_Settings):
         return (2 * _draw(random.uniform, shape) - 1) / math.sqrt(max(fan_in, 1))
 
 
+def _hint(wrong: Any) -> str:
+    """What was given for an initialiser, and what to do."""
+    if isinstance(wrong, type):
+        return f"the class {wrong.__name__}; make an instance of it: init.{wrong.__name__.lower()}()"
+    if hasattr(wrong, "shape"):
+        return 'an array; make the layer first, then put the array into layer.weight["W"]'
+    return f"{wrong!r}; all weights are one number with init.constant(value)"
+
+
 def _draw(distribution: Any, shape: Shape) -> np.ndarray:
     generator = current_generator()
     call = generator.next_call("weights")
@@ -166,22 +175,37 @@ def as_torch(init: Any) -> bool:
 
 
 def make(
-    init: str | Initialiser, shape: Shape, fan_in: int, fan_out: int, dtype: Any = None, device: Any = None
+    init: str | Initialiser,
+    shape: Shape,
+    fan_in: int,
+    fan_out: int,
+    dtype: Any = None,
+    device: Any = None,
+    layer: Any = None,
 ) -> Any:
     """A new weight on the selected backend, in the default dtype unless another is given.
 
-    Raises ArgumentError for an unknown name, ShapeError if the initialiser returns another shape.
+    layer: whose weight it is, for messages.
+    Raises ArgumentError for an unknown name, DTypeError for what is no initialiser and for a dtype that is
+    not floating, ShapeError if the initialiser returns another shape.
 
     >>> make("zeros", (1, 3), 3, 3)
     array([[0., 0., 0.]], dtype=float32)
     """
+    who = "init.make" if layer is None else type(layer).__name__
     if dtype is not None and dtype_name(dtype) not in FLOATS:
-        raise DTypeError(f"weights must be floating-point numbers, one of {', '.join(FLOATS)}, got {dtype!r}")
+        raise DTypeError(
+            f"{who}: dtype must be one of floating-point numbers, {', '.join(FLOATS)}, got {dtype!r}"
+        )
     if isinstance(init, str):
         if init not in _NAMED:
-            raise ArgumentError(f"init must be a function or one of {', '.join(_NAMED)}, got {init!r}")
+            raise ArgumentError(f"{who}: init must be a function or one of {', '.join(_NAMED)}, got {init!r}")
         init = _NAMED[init]
+    elif isinstance(init, type) or not callable(init):
+        raise DTypeError(
+            f"{who}: init must be a name or a function (shape, fan_in, fan_out) -> array, got {_hint(init)}"
+        )
     values = np.asarray(init(shape, fan_in, fan_out))
     if values.shape != shape:
-        raise ShapeError(f"init: wanted weights of shape {shape}, {init} returned {values.shape}")
+        raise ShapeError(f"{who}: init must return an array of shape {shape}, {init} gave {values.shape}")
     return asarray(values, dtype or default_dtype(), device)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepcore.core.move import move
 from deepcore.core.net import Composition
+from deepcore.errors import ArgumentError
 from deepcore.io import state
 from deepcore.io.architecture import register
 from deepcore.train import loop
@@ -228,10 +229,14 @@ class Net(Composition):
 
         to_python(self, path)
 
-    def to(self, backend: str, device: Any = None) -> Net:
+    def to(self, backend: str | None = None, device: Any = None) -> Net:
         """Move weights and buffers to another array library, or to another device; returns the net.
 
-        Raises BackendUnavailable with the reason and the remedy; then nothing has moved.
+        backend: the library they are in, unless given: net.to(device="cpu").
+        Raises BackendUnavailable with the reason and the remedy; then nothing has moved. ArgumentError for
+        net.to(), which says nothing.
         """
+        if backend is None and device is None:
+            raise ArgumentError('Net.to: wanted a backend, a device or both: net.to("numpy")')
         move(self, backend, device)
         return self

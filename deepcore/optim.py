@@ -13,7 +13,7 @@ from deepcore.backends.select import put, quietly, to_numpy
 from deepcore.core.function import Function
 from deepcore.core.layer import check_rate
 from deepcore.core.parameters import Changes, Parameter, find_parameters, new_weights
-from deepcore.errors import ArgumentError, StateError
+from deepcore.errors import ArgumentError, DTypeError, StateError
 from deepcore.ops import update
 
 
@@ -31,7 +31,9 @@ class Optimizer:
 
     def __init__(self, *, overrides: dict[str, dict[str, Any]] | None = None, **settings: Any):
         self.settings = _plain(settings)
-        self.overrides = {pattern: _plain(changed) for pattern, changed in (overrides or {}).items()}
+        self.overrides = {
+            pattern: _plain(changed) for pattern, changed in self._checked(overrides or {}).items()
+        }
         self.state: dict[str, dict[str, Any]] = {}
         self.progress = {"steps": 0}
         self._net: weakref.ref[Function] | None = None
@@ -45,9 +47,19 @@ class Optimizer:
                 )
             self._check(self.settings | changed)
 
+    def _checked(self, overrides: Any) -> dict[str, dict[str, Any]]:
+        """The overrides themselves. Raises DTypeError unless they are a dict of dicts."""
+        wrong = [overrides] if not isinstance(overrides, Mapping) else overrides.values()
+        if any(not isinstance(changed, Mapping) for changed in wrong):
+            raise DTypeError(
+                f"{type(self).__name__}: overrides must be a dict, pattern -> dict of settings, such as "
+                f'{{"*.b": {{"lr": 0.1}}}}, got {overrides!r}'
+            )
+        return overrides
+
     def _check(self, settings: dict[str, Any]) -> None:
         """Raise ArgumentError for a setting out of its range."""
-        check_rate(settings["lr"])
+        check_rate(settings["lr"], type(self).__name__)
         _check_range(self, settings, "weight_decay", 0, math.inf)
 
     @property
@@ -57,7 +69,7 @@ class Optimizer:
 
     @lr.setter
     def lr(self, rate: float) -> None:
-        self.settings["lr"] = check_rate(rate)
+        self.settings["lr"] = check_rate(rate, type(self).__name__)
 
     @property
     def steps(self) -> int:
@@ -129,6 +141,11 @@ class Optimizer:
 
         Before that step, ArgumentError for an override that matches no weight: most likely a slip.
         """
+        if not isinstance(net, Function):
+            raise DTypeError(
+                f"{type(self).__name__}.step: wanted the net whose weights it moves, got {net!r}; "
+                "call optimizer.step(net) after net.backward()"
+            )
         if self._net is not None:
             if self._net() is not net:
                 raise StateError(

@@ -30,7 +30,7 @@ class Schedule:
         who = type(self).__name__
         if name in ("rate", "final"):
             try:
-                return check_rate(value)
+                return check_rate(value, who)
             except ArgumentError:
                 raise ArgumentError(
                     f"{who}: {name} must be a finite number, 0 or more, got {value!r}"
@@ -76,7 +76,7 @@ class StepDecay(Schedule):
     gamma: float = 0.1
 
     def __call__(self, step: int) -> float:
-        return self.rate * self.gamma ** (step // self.step_size)
+        return _scaled(self.rate, self.gamma, step // self.step_size)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Exponential(Schedule):
     gamma: float
 
     def __call__(self, step: int) -> float:
-        return self.rate * self.gamma**step
+        return _scaled(self.rate, self.gamma, step)
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,14 @@ exponential = Exponential
 cosine = Cosine
 warmup_cosine = WarmupCosine
 one_cycle = OneCycle
+
+
+def _scaled(rate: float, gamma: float, n: int) -> float:
+    """rate gamma^n; infinity where it is too large for a number, which an optimizer refuses."""
+    try:
+        return rate * gamma**n
+    except OverflowError:
+        return math.inf if rate else 0.0
 
 
 def _along_cosine(a: float, b: float, t: float) -> float:

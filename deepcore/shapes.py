@@ -93,6 +93,22 @@ def _by(sizes: Any) -> str:
     return "x".join(map(str, sizes))
 
 
+def channels_first(shape: Sequence[int], channels: int, rank: int) -> str:
+    """How an X of this shape becomes (n, channels, *spatial): the end of a message, empty if nobody can say.
+
+    >>> channels_first((8, 28, 28, 3), channels=3, rank=2)
+    '; move the channels: X.transpose(0, 3, 1, 2)'
+    """
+    if len(shape) == rank + 2 and shape[-1] == channels != shape[1]:
+        return f"; move the channels: X.transpose{(0, rank + 1, *range(1, rank + 1))}"
+    if len(shape) == rank + 1:
+        if channels == 1:
+            return "; add the axis of the channel: X[:, None, ...]"
+        if shape[0] == channels:
+            return "; add the axis of the samples: X[None, ...]"
+    return ""
+
+
 def conv_output_shape(
     X_shape: Sequence[int],
     W_shape: Sequence[int],
@@ -109,7 +125,8 @@ def conv_output_shape(
     f, channels, *kernel = W_shape
     if len(X_shape) != len(W_shape) or X_shape[1] != channels * groups:
         wanted = ", ".join(["n", str(channels * groups), *"dhw"[3 - len(kernel) :]])
-        raise ShapeError(f"{who}: X must have shape ({wanted}), got {tuple(X_shape)}")
+        remedy = channels_first(X_shape, channels * groups, len(kernel))
+        raise ShapeError(f"{who}: X must have shape ({wanted}), got {tuple(X_shape)}{remedy}")
     return (X_shape[0], f, *spatial_output(X_shape[2:], kernel, stride, padding, dilation, who))
 
 
@@ -129,7 +146,8 @@ def conv_transpose_output_shape(
     c, filters, *kernel = W_shape
     if len(X_shape) != len(W_shape) or X_shape[1] != c:
         wanted = ", ".join(["n", str(c), *"dhw"[3 - len(kernel) :]])
-        raise ShapeError(f"{who}: X must have shape ({wanted}), got {tuple(X_shape)}")
+        remedy = channels_first(X_shape, c, len(kernel))
+        raise ShapeError(f"{who}: X must have shape ({wanted}), got {tuple(X_shape)}{remedy}")
     axes = zip(X_shape[2:], kernel, stride, padding, dilation, strict=True)
     out = [s * (size - 1) + window_span(k, d) - lo - hi for size, k, s, (lo, hi), d in axes]
     if min(out) < 1 or 0 in X_shape[2:]:
@@ -137,6 +155,11 @@ def conv_transpose_output_shape(
             f"{who}: of a {_by(X_shape[2:])} input the padding would leave {_by(out)}; use less padding"
         )
     return (X_shape[0], filters * groups, *out)
+
+
+def single_sample(shape: Sequence[int], rank: int) -> str:
+    """As `channels_first`, where any number of channels will do."""
+    return "; of a single sample (c, ...) use X[None, ...]" if len(shape) == rank + 1 else ""
 
 
 def pool_output_shape(
@@ -153,7 +176,8 @@ def pool_output_shape(
     """
     if len(X_shape) != len(kernel) + 2:
         wanted = ", ".join(["n", "c", *"dhw"[3 - len(kernel) :]])
-        raise ShapeError(f"{who}: X must have shape ({wanted}), got {tuple(X_shape)}")
+        remedy = single_sample(X_shape, len(kernel))
+        raise ShapeError(f"{who}: X must have shape ({wanted}), got {tuple(X_shape)}{remedy}")
     if any(2 * max(pair) > k for k, pair in zip(kernel, padding, strict=True)):
         raise ShapeError(f"{who}: the padding may be at most half the {_by(kernel)} kernel, got {padding}")
     no_dilation = (1,) * len(kernel)

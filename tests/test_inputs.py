@@ -9,25 +9,34 @@ import pytest
 
 import deepcore as dc
 from deepcore import (
+    GRU,
+    LSTM,
     Add,
+    BatchNorm1D,
     BatchNorm2D,
     BCELoss,
     BCEWithLogitsLoss,
+    Bilinear,
     Concat,
     Conv2D,
+    ConvTranspose1D,
     CrossEntropyLoss,
     Dropout,
     Embedding,
     Flatten,
+    GlobalAvgPool2D,
+    GroupNorm,
     LeakyReLU,
     Linear,
     MaxPool2D,
     MeanSquareLoss,
     MSELoss,
+    MultiHeadAttention,
     MultiLabelSoftMarginLoss,
     MultiMarginLoss,
     Net,
     NLLLoss,
+    PReLU,
     ReLU,
     Residual,
     Sequential,
@@ -125,7 +134,8 @@ LABELS = [  # name, loss, y for 3 samples and 4 classes, error, pieces of its me
     ("complex", CE, np.array([0, 1, 2], "complex64"), *NO_INTEGERS, "complex64"),
     ("probabilities of 3 classes", CE, np.ones((3, 3), "float32"), *NO_INTEGERS, "(3, 4)"),
     ("probabilities of 2 rows", CE, np.ones((2, 4), "float32"), dc.ShapeError, "3 rows", "there are 2"),
-    ("one-hot integers", CE, np.eye(4, dtype="int64")[:3], dc.ShapeError, "shape (3,)", "got (3, 4)"),
+    ("one-hot integers", CE, np.eye(4, dtype="int64")[:3], dc.ShapeError, "shape (3,)", "got (3, 4)",
+     "y.argmax(1)", "y.astype(float)"),
     ("too few", CE, np.array([0, 1]), dc.ShapeError, "3 rows", "there are 2"),
     ("a single number", CE, np.array(1), dc.ShapeError, "shape (3,)", "got ()"),
 ]  # fmt: skip
@@ -263,6 +273,22 @@ SHAPES = [  # name, function, a shape that it takes, one that it doesn't, pieces
     ("channels of groups", lambda: Conv2D(4, 4, groups=2), (2, 4, 4, 4), (2, 2, 4, 4), "(n, 4, h, w)",
      "(2, 2, 4, 4)"),
     ("a single image", lambda: Conv2D(2, 3), (2, 2, 4, 4), (2, 4, 4), "(n, 2, h, w)", "(2, 4, 4)"),
+    ("channels last", lambda: Conv2D(3, 2), (2, 3, 4, 4), (2, 5, 4, 3),
+     "got (2, 5, 4, 3); move the channels: X.transpose(0, 3, 1, 2)"),
+    ("channels of one image", lambda: Conv2D(3, 2), (2, 3, 4, 4), (3, 4, 4),
+     "got (3, 4, 4); add the axis of the samples: X[None, ...]"),
+    ("grey images", lambda: Conv2D(1, 2), (2, 1, 4, 4), (5, 4, 4),
+     "got (5, 4, 4); add the axis of the channel: X[:, None, ...]"),
+    ("channels last, transposed", lambda: ConvTranspose1D(3, 2), (2, 3, 4), (2, 4, 3),
+     "got (2, 4, 3); move the channels: X.transpose(0, 2, 1)"),
+    ("channels last, BatchNorm2D", lambda: BatchNorm2D(3), (2, 3, 4, 4), (2, 4, 4, 3),
+     "got (2, 4, 4, 3); move the channels: X.transpose(0, 3, 1, 2)"),
+    ("channels last, BatchNorm1D", lambda: BatchNorm1D(3), (2, 3, 4), (2, 4, 3), "X.transpose(0, 2, 1)"),
+    ("channels last, GroupNorm", lambda: GroupNorm(1, 3), (2, 3, 4, 4), (2, 4, 4, 3),
+     "X.transpose(0, 3, 1, 2)"),
+    ("channels last, PReLU", lambda: PReLU(3), (2, 3, 4, 4), (2, 4, 4, 3), "X.transpose(0, 3, 1, 2)"),
+    ("one image for a pool", lambda: GlobalAvgPool2D(), (2, 3, 4, 4), (3, 4, 4), "X[None, ...]"),
+    ("an axis that isn't there", lambda: Softmax(axis=2), (2, 3, 4), (2, 3), "its axes are -2 to 1"),
     ("kernel larger than the image", lambda: Conv2D(1, 2, 5, padding=1), (1, 1, 4, 4), (1, 1, 2, 4),
      "Conv2D(1, 2", "5x5 kernel", "larger than the padded 4x6 input", "use a smaller kernel or more padding"),
     ("kernel dilated", lambda: Conv2D(1, 2, 3, dilation=2), (1, 1, 5, 5), (1, 1, 4, 5),
@@ -271,7 +297,8 @@ SHAPES = [  # name, function, a shape that it takes, one that it doesn't, pieces
     ("window larger than the image", MaxPool2D, (1, 1, 4, 4), (1, 1, 1, 4), "MaxPool2D(", "2x2 kernel",
      "1x4 input"),
     ("window in a net", cnn, (2, 2, 4, 4), (2, 2, 3, 3), "layer 2, MaxPool2D(", "2x2 kernel", "1x1 input"),
-    ("pooling a single image", MaxPool2D, (1, 1, 4, 4), (1, 4, 4), "(n, c, h, w)", "(1, 4, 4)"),
+    ("pooling a single image", MaxPool2D, (1, 1, 4, 4), (1, 4, 4), "(n, c, h, w)", "(1, 4, 4)",
+     "X[None, ...]"),
     ("one value per channel", lambda: BatchNorm2D(3), (2, 3, 1, 1), (1, 3, 1, 1),
      "BatchNorm2D(3)", "more than one value per channel", "(1, 3, 1, 1)", "net.eval()"),
     ("channels of BatchNorm", lambda: BatchNorm2D(3), (2, 3, 2, 2), (2, 2, 2, 2), "BatchNorm2D(3)",
@@ -591,6 +618,39 @@ def test_factors_of_a_loss_stay_in_their_library(make, name, _, place):
         assert place.back(net.loss(net(X), y)) == L
 
 
+@pytest.mark.parametrize("s", [0.0, 0.1])
+@everywhere
+def test_labels_without_weight_have_no_mean(_, place, s):
+    """Their smoothed losses are not 0, but what they would be divided by is."""
+    X, y = floats(place, 2, 3), place.array(np.array([0, 0]))
+    loss = place.put(CrossEntropyLoss(weight=[0.0, 1.0, 2.0], label_smoothing=s))
+    assert place.back(loss(X, y)) == 0
+    np.testing.assert_array_equal(place.back(loss.backward()), np.zeros((2, 3)))
+    assert place.back(loss(X, place.array(np.array([0, 1])))) > 0
+    assert abs(place.back(loss.backward())).max() > 0.1
+
+
+@everywhere
+def test_a_net_moves_to_a_device_alone(_, place):
+    net = place.put(Net([Linear(3, 2)]))
+    device = dc.backend_of(net.layers[0].weight["W"]).device(net.layers[0].weight["W"])
+    before = place.back(net.layers[0].weight["W"])
+    assert net.to(device=device) is net
+    assert place.holds(net.layers[0].weight["W"])
+    np.testing.assert_array_equal(place.back(net.layers[0].weight["W"]), before)
+    with pytest.raises(dc.ArgumentError, match="Net.to: wanted a backend, a device or both"):
+        net.to()
+
+
+@pytest.mark.parametrize("use", ["predict", "evaluate", "fit"])
+def test_several_arrays_are_no_batch(use):
+    net, A, y = Net([Linear(3, 2)], loss=MSELoss()), np.ones((2, 3), "float32"), np.ones((2, 2), "float32")
+    arguments = ((A, A),) if use == "predict" else ((A, A), y)
+    with pytest.raises(dc.DTypeError, match="X: wanted one array, got a tuple of 2; .*inference"):
+        getattr(net, use)(*arguments)
+    assert net.predict([A[0], A[1]]).shape == (2, 2)  # a list of samples
+
+
 # ---- learning rates
 
 
@@ -611,6 +671,15 @@ def test_learning_rates(lr, _, place):
 
 # ---- constructors
 
+ONES, SEQUENCE = np.ones((2, 4), "float32"), np.ones((2, 5, 4), "float32")
+
+
+def with_weight(W):
+    layer = Linear(4, 3)
+    layer.weight["W"] = W
+    return layer(ONES)
+
+
 CONSTRUCTORS = [  # call, error, pieces of its message
     (lambda: Linear(0, 3), dc.ShapeError, "Linear: in_dim must be an int >= 1, got 0"),
     (lambda: Linear(2, -1), dc.ShapeError, "Linear: out_dim must be an int >= 1, got -1"),
@@ -618,7 +687,7 @@ CONSTRUCTORS = [  # call, error, pieces of its message
     (lambda: Linear("2", 3), dc.ShapeError, "in_dim", "'2'"),
     (lambda: Linear(2, 3, init="kaiming"), dc.ArgumentError, "init", "he_normal", "'kaiming'"),
     (lambda: Linear(2, 3, init=lambda shape, *fans: np.ones(3)), dc.ShapeError, "(2, 3)", "(3,)"),
-    (lambda: Linear(2, 3, dtype="int32"), dc.DTypeError, "int32"),
+    (lambda: Linear(2, 3, dtype="int32"), dc.DTypeError, "Linear: dtype", "int32"),
     (lambda: Conv2D(1, 2, 0), dc.ShapeError, "Conv2D: kernel_size must be an int >= 1 or 2 of them, got 0"),
     (lambda: Conv2D(1, 2, (3, 3, 3)), dc.ShapeError, "kernel_size", "(3, 3, 3)"),
     (lambda: Conv2D(1, 2, 1.5), dc.ShapeError, "kernel_size", "1.5"),
@@ -638,7 +707,86 @@ CONSTRUCTORS = [  # call, error, pieces of its message
     (lambda: BatchNorm2D(2, momentum=1.5), dc.ArgumentError, "momentum", "weight of the new batch", "1.5"),
     (lambda: BatchNorm2D(2, momentum=float("nan")), dc.ArgumentError, "momentum", "nan"),
     (lambda: BatchNorm2D(2, epsilon=-1.0), dc.ArgumentError, "epsilon", "-1.0"),
-    (lambda: Dropout(1), dc.ArgumentError, "Dropout: p, the fraction dropped, must be 0 <= p < 1, got 1"),
+    (
+        lambda: Dropout(1.5),
+        dc.ArgumentError,
+        "Dropout: p, the fraction dropped, must be a number from 0 to 1, got 1.5",
+    ),
+    (lambda: Dropout("a"), dc.ArgumentError, "Dropout: p", "must be a number from 0 to 1", "'a'"),
+    (lambda: LeakyReLU("a"), dc.ArgumentError, "LeakyReLU: alpha must be a number, got 'a'"),
+    (
+        lambda: Linear(2, 3, init=np.ones((2, 3))),
+        dc.DTypeError,
+        "Linear: init must be",
+        "array",
+        'weight["W"]',
+    ),
+    (lambda: Linear(2, 3, init=init.normal), dc.DTypeError, "Linear: init", "class Normal", "init.normal()"),
+    (lambda: Embedding(3, 2, init=3), dc.DTypeError, "Embedding: init", "got 3", "init.constant(value)"),
+    (
+        lambda: dc.gradcheck(lambda x: x, ONES),
+        dc.DTypeError,
+        "gradcheck: f must be a Function",
+        "write a class",
+    ),
+    (
+        lambda: dc.optim.SGD().step(3),
+        dc.DTypeError,
+        "SGD.step: wanted the net",
+        "got 3",
+        "optimizer.step(net)",
+    ),
+    (lambda: dc.optim.Adam(overrides=3), dc.DTypeError, "Adam: overrides must be a dict", "got 3"),
+    (lambda: dc.optim.Adam(overrides={"*": 3}), dc.DTypeError, "Adam: overrides must be a dict", "{'*': 3}"),
+    (lambda: dc.optim.Adam(lr=-1), dc.ArgumentError, "Adam: lr must be a finite number", "got -1"),
+    (lambda: dc.array_namespace(), dc.DTypeError, "array_namespace: wanted an array", "got none"),
+    (lambda: dc.asarray([[1, 2], [3]]), dc.ShapeError, "asarray: ", "ragged list", "pad"),
+    (lambda: Concat(ReLU(), ReLU())(ONES, ONES), dc.DTypeError, "Concat(", "takes the inputs (X), got 2"),
+    (lambda: Residual(LSTM(4, 4))(ONES, ONES), dc.DTypeError, "Residual(", "takes the inputs (X), got 2"),
+    (
+        lambda: Net([Linear(4, 4)])(ONES, ONES),
+        dc.DTypeError,
+        "layer 0, Linear(4, 4): takes the inputs (X), got 2",
+        "several outputs of one function",
+    ),
+    (lambda: Bilinear(3, 3, 2)(ONES), dc.DTypeError, "Bilinear(3, 3, 2): takes the inputs (A, B), got 1"),
+    (lambda: MSELoss()(ONES), dc.DTypeError, "MSELoss(): takes the inputs (X, Y), got 1"),
+    (
+        lambda: Sequential(ReLU(), GRU(4, 4), MultiHeadAttention(4, 2), Bilinear(4, 4, 1))(SEQUENCE),
+        dc.DTypeError,
+        "function 3, Bilinear(4, 4, 1)",
+    ),
+    *(
+        (
+            lambda make=make: make(GRU(4, 4, return_state=True))(SEQUENCE),
+            dc.DTypeError,
+            make.__name__,
+            "each branch must return one array, GRU(4, 4, return_state=True) returned 2",
+        )
+        for make in (Concat, Add, Residual)
+    ),
+    (
+        lambda: with_weight(np.ones((3, 3), "float32")),
+        dc.ShapeError,
+        "Linear(4, 3): weight['W'] must be (4, 3), got (3, 3)",
+    ),
+    (lambda: LeakyReLU("0.1"), dc.ArgumentError, "LeakyReLU: alpha must be a number, got '0.1'"),
+    (lambda: LeakyReLU(float("nan")), dc.ArgumentError, "LeakyReLU: alpha must be a number, got nan"),
+    (lambda: Softmax(axis=1.5), dc.ArgumentError, "Softmax: axis must be a whole number, got 1.5"),
+    (lambda: Concat(Tanh(), axis="a"), dc.ArgumentError, "Concat: axis must be a whole number, got 'a'"),
+    (lambda: BatchNorm2D(2, momentum="a"), dc.ArgumentError, "BatchNorm2D: momentum", "from 0 to 1", "'a'"),
+    (lambda: BatchNorm2D(2, epsilon="a"), dc.ArgumentError, "BatchNorm2D: epsilon must be", "'a'"),
+    (lambda: BatchNorm2D(2, epsilon=float("inf")), dc.ArgumentError, "epsilon must be a finite number"),
+    (
+        lambda: CrossEntropyLoss(label_smoothing="a"),
+        dc.ArgumentError,
+        "label_smoothing",
+        "from 0 to 1",
+        "'a'",
+    ),
+    (lambda: CrossEntropyLoss(ignore_index="a"), dc.ArgumentError, "CrossEntropyLoss: ignore_index", "'a'"),
+    (lambda: CrossEntropyLoss(ignore_index=1.5), dc.ArgumentError, "a whole number, got 1.5"),
+    (lambda: NLLLoss(ignore_index=1.5), dc.ArgumentError, "NLLLoss: ignore_index", "a whole number, got 1.5"),
     (lambda: Dropout(-0.1), dc.ArgumentError, "got -0.1"),
     (lambda: Dropout(float("nan")), dc.ArgumentError, "got nan"),
     (

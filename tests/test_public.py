@@ -268,9 +268,11 @@ def test_an_initialiser_of_ones_own():
 
     assert (Linear(3, 4, init=fans).weight["W"] == 304).all()
     assert (Conv2D(2, 4, 3, init=fans).weight["W"] == 100 * 18 + 36).all()
-    with pytest.raises(dc.ShapeError, match=r"init: wanted weights of shape \(3, 4\)"):
+    with pytest.raises(dc.ShapeError, match=r"Linear: init must return an array of shape \(3, 4\)"):
         Linear(3, 4, init=lambda shape, i, o: np.zeros(shape[::-1]))
-    with pytest.raises(dc.ArgumentError, match="init must be a function or one of zeros, .*, got 'xavier'"):
+    with pytest.raises(
+        dc.ArgumentError, match="Linear: init must be a function or one of zeros, .* got 'xavier'"
+    ):
         Linear(3, 4, init="xavier")
 
 

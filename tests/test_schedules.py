@@ -146,3 +146,13 @@ def test_fit_takes_the_rate_of_each_step(schedule, library):
         np.testing.assert_allclose(
             dc.to_numpy(W), dc.to_numpy(by_hand.parameters()[path]), rtol=1e-5, atol=1e-7
         )
+
+
+def test_what_is_too_large_for_a_number_is_infinite():
+    from deepcore import optim
+
+    for schedule in (schedules.exponential(1.0, 2.0), schedules.step_decay(1.0, 1, 2.0)):
+        assert schedule(5000) == float("inf") and schedule(3) == 8.0
+        with pytest.raises(ArgumentError, match="SGD: lr must be a finite number, zero or more, got inf"):
+            optim.SGD().lr = schedule(5000)
+    assert schedules.exponential(0.0, 2.0)(5000) == 0.0

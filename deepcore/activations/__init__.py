@@ -10,7 +10,6 @@ from typing import Any
 
 from deepcore.activations.axis import GLU, LogSoftmax, Softmax, Softmin
 from deepcore.activations.prelu import PReLU
-from deepcore.activations.settings import to_number
 from deepcore.activations.smooth import (
     CELU,
     ELU,
@@ -26,6 +25,7 @@ from deepcore.activations.smooth import (
     TanhShrink,
 )
 from deepcore.core.function import Function
+from deepcore.core.settings import to_number
 from deepcore.errors import ArgumentError
 from deepcore.ops import activation
 
@@ -86,7 +86,7 @@ class ReLU(Function):
 class LeakyReLU(Function):
     """Y = X where X > 0, else alpha X.   dX = dY where X > 0, else alpha dY.
 
-    Maas et al. 2013.
+    Maas et al. 2013. Raises ArgumentError unless alpha is a number.
 
     >>> import numpy as np
     >>> LeakyReLU()(np.array([-1.0, 2.0]))
@@ -98,7 +98,7 @@ class LeakyReLU(Function):
 
     def __init__(self, alpha: float = 0.01):
         super().__init__()
-        self.alpha = float(alpha)  # a NumPy float64 would widen the arrays it meets
+        self.alpha = to_number(alpha, "LeakyReLU", "alpha")
 
     def forward(self, X: Any) -> Any:
         return activation.leaky_relu(X, self.alpha)

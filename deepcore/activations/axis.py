@@ -6,6 +6,7 @@ from typing import Any
 
 from deepcore.backends.registry import array_namespace
 from deepcore.core.function import Function
+from deepcore.core.settings import to_whole
 from deepcore.errors import ShapeError
 from deepcore.ops import activation, softmax
 
@@ -18,11 +19,14 @@ class AlongAxis(Function):
 
     def __init__(self, axis: int = -1):
         super().__init__()
-        self.axis = axis
+        self.axis = to_whole(axis, type(self).__name__, "axis")
 
     def _check_axis(self, X: Any) -> None:
         if not -X.ndim <= self.axis < X.ndim:
-            raise ShapeError(f"{self._who()}: there is no axis {self.axis} in X of shape {tuple(X.shape)}")
+            raise ShapeError(
+                f"{self._who()}: there is no axis {self.axis} in X of shape {tuple(X.shape)}; "
+                f"its axes are {-X.ndim} to {X.ndim - 1}"
+            )
 
 
 class Softmax(AlongAxis):

@@ -6,14 +6,14 @@ import math
 from typing import Any
 
 from deepcore import init as initialisers
-from deepcore.activations.settings import to_number
 from deepcore.backends.registry import array_namespace
 from deepcore.core.layer import Layer
+from deepcore.core.settings import to_number
 from deepcore.errors import ShapeError
 from deepcore.ops import activation
 from deepcore.ops.conv import channel_sum
 from deepcore.ops.reduce import column_sum
-from deepcore.shapes import to_tuple
+from deepcore.shapes import channels_first, to_tuple
 
 
 class PReLU(Layer):
@@ -49,7 +49,7 @@ class PReLU(Layer):
 
     def _init_weights(self, dtype: Any, device: Any) -> None:
         init: Any = initialisers.constant(self.init) if isinstance(self.init, float) else self.init
-        self.weight["alpha"] = initialisers.make(init, (self.num_parameters,), 1, 1, dtype, device)
+        self.weight["alpha"] = initialisers.make(init, (self.num_parameters,), 1, 1, dtype, device, self)
 
     def _slopes(self, X: Any) -> Any:
         """alpha in a shape that broadcasts to X's.   (c,) -> (c, 1, ...)"""
@@ -57,6 +57,7 @@ class PReLU(Layer):
         if self.num_parameters not in (1, c):
             raise ShapeError(
                 f"{self._who()}: X must have {self.num_parameters} channels on axis 1, got {tuple(X.shape)}"
+                f"{channels_first(X.shape, self.num_parameters, X.ndim - 2)}"
             )
         if self.num_parameters == 1:
             shape: tuple[int, ...] = (1,) * X.ndim

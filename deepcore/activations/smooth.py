@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepcore.activations.settings import to_number
 from deepcore.core.function import Function
+from deepcore.core.settings import to_number
 from deepcore.errors import ArgumentError
 from deepcore.ops import activation
 

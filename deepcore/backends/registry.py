@@ -154,6 +154,8 @@ def array_namespace(*arrays: Any) -> Any:
     >>> xp is np
     True
     """
+    if not arrays:
+        raise DTypeError("array_namespace: wanted an array or more, got none; call array_namespace(X)")
     if len(arrays) == 1:
         return _NAMESPACE_OF_TYPE[type(arrays[0])]
     return backend_of(*arrays).xp

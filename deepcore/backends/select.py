@@ -20,7 +20,7 @@ import numpy as np
 
 from deepcore.backends.base import Backend
 from deepcore.backends.registry import backend_names, backend_of, get_backend, is_array, is_array_type
-from deepcore.errors import BackendFallbackWarning, BackendUnavailable, DTypeError
+from deepcore.errors import BackendFallbackWarning, BackendUnavailable, DTypeError, ShapeError
 
 _AUTO = ("cupy", "numpy")  # what "auto" tries, in this order
 _HOST = 1  # DLPack's kDLCPU
@@ -220,7 +220,14 @@ def put(x: Any, backend: Backend, dtype: Any = None, device: Any = None) -> Any:
         return put(_from_dlpack(x, backend), backend, dtype, device)
     if hasattr(x, "mask") and np.ma.is_masked(x):
         raise DTypeError("asarray: its mask would be lost; say what the masked numbers are: x.filled(0)")
-    host = get_backend("numpy").xp.asarray(x)
+    try:
+        host = get_backend("numpy").xp.asarray(x)
+    except ValueError as error:
+        if isinstance(x, list | tuple) and "inhomogeneous" in str(error):
+            raise ShapeError(
+                "asarray: the parts of a list must have one shape, got a ragged list; pad the short ones"
+            ) from None
+        raise
     if host.dtype.kind not in "biufc":
         raise DTypeError(f"asarray: wanted numbers, got {type(x).__name__} of dtype {host.dtype}")
     from_numbers = not hasattr(x, "dtype") and not hasattr(x, "__array__")

@@ -7,6 +7,7 @@ from typing import Any
 
 from deepcore.backends.registry import array_namespace
 from deepcore.core.function import Function
+from deepcore.core.settings import to_whole
 from deepcore.errors import DeepcoreError, DTypeError, ShapeError
 
 
@@ -33,6 +34,16 @@ def chain_backward(functions: Sequence[Function], dY: tuple[Any, ...]) -> Any:
         if dX is None and index:  # only the first function's input may have none, as labels and indices
             raise DTypeError(f"{f._who()}: backward returned None; end it with return dX")
     return dX
+
+
+def one_output(whose: Function, f: Function, Y: Any) -> Any:
+    """Y itself. Raises DTypeError if the branch f returned several arrays."""
+    if type(Y) is tuple:
+        raise DTypeError(
+            f"{whose._who()}: each branch must return one array, {f._who()} returned {len(Y)}; "
+            "put a Function behind it that makes one of them"
+        )
+    return Y
 
 
 def check_functions(who: str, functions: Sequence[Any]) -> None:
@@ -104,8 +115,8 @@ class Residual(Function):
         self.shortcut = shortcut
 
     def forward(self, X: Any) -> Any:
-        branch = self.f(X)
-        short = X if self.shortcut is None else self.shortcut(X)
+        branch = one_output(self, self.f, self.f(X))
+        short = X if self.shortcut is None else one_output(self, self.shortcut, self.shortcut(X))
         if branch.shape != short.shape:
             raise ShapeError(
                 f"{self._who()}: f(X) and the shortcut must have one shape, got {tuple(branch.shape)} and "
@@ -128,11 +139,11 @@ class Concat(_Branched):
         super().__init__(*branches)
         if not branches:
             raise DTypeError("Concat: needs at least one branch")
-        self.axis = axis
+        self.axis = to_whole(axis, "Concat", "axis")
 
     def forward(self, X: Any) -> Any:
         xp = array_namespace(X)
-        Ys = [f(X) for f in self.functions]
+        Ys = [one_output(self, f, f(X)) for f in self.functions]
         if len({(Y.ndim, *Y.shape[: self.axis], *Y.shape[self.axis :][1:]) for Y in Ys}) > 1:
             raise ShapeError(
                 f"{self._who()}: the branches must agree in all axes but {self.axis}, got "
@@ -169,9 +180,9 @@ class Add(_Branched):
             raise DTypeError("Add: needs at least one branch")
 
     def forward(self, X: Any) -> Any:
-        Y = self.functions[0](X)
+        Y = one_output(self, self.functions[0], self.functions[0](X))
         for f in self.functions[1:]:
-            term = f(X)
+            term = one_output(self, f, f(X))
             if term.shape != Y.shape:
                 raise ShapeError(
                     f"{self._who()}: all branches must give one shape, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -121,15 +122,30 @@ class Function(Node, Shown):
                     raise tracked(self, "an input or a weight")
             else:
                 Y = self.forward(*record.inputs)
-        except BaseException:
+        except BaseException as error:
             if outer is None:
                 self._fail(thread)
+            if type(error) is TypeError:
+                self._check_count(inputs)
             raise
         finally:
             thread.running, thread.who = outer, who
         if thread.staged and outer is None and thread.commits:
             thread.staged.commit()
         return Y
+
+    def _check_count(self, inputs: tuple[Any, ...]) -> None:
+        """Raise DTypeError if forward takes another number of inputs: looked at when a call has failed."""
+        wanted = inspect.signature(self.forward)
+        try:
+            wanted.bind(*inputs)
+        except TypeError:
+            names = ", ".join(str(p.replace(annotation=p.empty)) for p in wanted.parameters.values())
+            more = "; several outputs of one function are as many inputs of the next"
+            raise DTypeError(
+                f"{self._who()}: takes the inputs ({names}), got {len(inputs)}"
+                f"{more if len(inputs) > 1 else ''}"
+            ) from None
 
     def _fail(self, thread: Any) -> None:
         """An outermost call has failed: forget what it staged and recorded."""

@@ -37,6 +37,11 @@ def gradcheck(f: Function, *inputs: Any, step: float = 1e-6, rtol: float = 1e-5,
     >>> gradcheck(Square(), np.array([1.0, 2.0]))
     True
     """
+    if not isinstance(f, Function):
+        raise DTypeError(
+            f"gradcheck: f must be a Function, a Layer, a Loss or a Net, got {f!r}; "
+            "write a class with forward, and backward or local_grad"
+        )
     for x in inputs:
         if not is_array(x):
             raise DTypeError(

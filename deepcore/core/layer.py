@@ -121,12 +121,12 @@ def descend(weight: dict[str, Any], gradient: dict[str, Any], lr: float) -> dict
     return {name: weight[name] - lr * dW for name, dW in gradient.items()}
 
 
-def check_rate(lr: Any) -> float:
+def check_rate(lr: Any, who: str) -> float:
     """The learning rate as a Python number, which widens no array; ArgumentError unless 0 <= lr < inf."""
     try:
         rate = float(lr)
     except (TypeError, ValueError):
         rate = math.nan
     if not 0 <= rate < math.inf:
-        raise ArgumentError(f"lr must be a finite number, zero or more, got {lr!r}")
+        raise ArgumentError(f"{who}: lr must be a finite number, zero or more, got {lr!r}")
     return rate

@@ -78,6 +78,13 @@ class Loss(Function):
         """
         return None
 
+    def divisor(self, y: Any, n: int) -> Any:
+        """What the mean over n samples with targets y divides by, up to a factor that never changes.
+
+        It tells how much the loss of a batch counts in that of all: n, unless samples differ in weight.
+        """
+        return n
+
     def _admit(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         if any(map(is_tracked, inputs)):
             raise tracked(self, "X or the target")

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepcore.backends.select import to_backend
-from deepcore.core.function import Function
+from deepcore.backends.registry import backend_of
+from deepcore.backends.select import selected_backend, to_backend
+from deepcore.core.function import Function, first_weight
 from deepcore.core.parameters import Changes, functions
 from deepcore.core.record import LastCall
 
 
-def move(root: Function, backend: str, device: Any = None) -> None:
+def move(root: Function, backend: str | None, device: Any = None) -> None:
     """Move every weight and buffer at or below `root`, all at once. Ties stay; gradients and records go.
 
+    backend: None for the one where the first weight is.
     Raises BackendUnavailable with the reason and the remedy; then nothing has moved.
     """
+    if backend is None:
+        W = first_weight(root)
+        backend = (selected_backend() if W is None else backend_of(W)).name
     moved: dict[int, Any] = {}  # by id(array): sound, since the layers hold the arrays meanwhile
     changes = Changes()
     for f in functions(root):

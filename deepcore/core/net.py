@@ -110,7 +110,7 @@ class Composition(Function):
         W <- W - lr dL/dW, all weights at once. Layers that override `_update_weights` use their own rule.
         Raises ArgumentError if lr is negative or not finite, StateError before backward.
         """
-        lr = check_rate(lr)
+        lr = check_rate(lr, "update_weights")
         new_weights(self, lambda parameter, dW: parameter.value - lr * dW, lr).commit()
 
     def parameters(self) -> dict[str, Any]:

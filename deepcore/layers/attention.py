@@ -77,8 +77,8 @@ class MultiHeadAttention(Layer):
     def _init_weights(self, dtype: Any, device: Any) -> None:
         d = self.dim
         for name in "qkvo":
-            self.weight[f"W_{name}"] = initialisers.make(self.init, (d, d), d, d, dtype, device)
-            self.weight[f"b_{name}"] = initialisers.make("zeros", (1, d), d, d, dtype, device)
+            self.weight[f"W_{name}"] = initialisers.make(self.init, (d, d), d, d, dtype, device, self)
+            self.weight[f"b_{name}"] = initialisers.make("zeros", (1, d), d, d, dtype, device, self)
 
     def __call__(self, *inputs: Any, mask: Any = None) -> Any:
         """Y, for X or X_q, X_k and X_v, with a mask at the end or by its name."""

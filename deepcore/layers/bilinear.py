@@ -55,10 +55,10 @@ class Bilinear(Layer):
     def _init_weights(self, dtype: Any, device: Any) -> None:
         i, j, o = self.in1_dim, self.in2_dim, self.out_dim
         fan_in = i if initialisers.as_torch(self.init) else i * j  # torch counts the first input alone
-        self.weight["W"] = initialisers.make(self.init, (i, j, o), fan_in, o, dtype, device)
+        self.weight["W"] = initialisers.make(self.init, (i, j, o), fan_in, o, dtype, device, self)
         if self.bias:
             init = initialisers.of_bias(self.init)
-            self.weight["b"] = initialisers.make(init, (1, o), fan_in, o, dtype, device)
+            self.weight["b"] = initialisers.make(init, (1, o), fan_in, o, dtype, device, self)
 
     def forward(self, A: Any, B: Any) -> Any:
         i, j = self.in1_dim, self.in2_dim

@@ -55,10 +55,10 @@ class _Windows(Layer):
         if initialisers.as_torch(self.init):
             fans = columns * area, fans[1]  # also of a transpose, where what goes into one unit is rows
         W_shape, b_shape = (rows, columns, *self.kernel_size), (1, self.out_channels) + (1,) * self.rank
-        self.weight["W"] = initialisers.make(self.init, W_shape, *fans, dtype, device)
+        self.weight["W"] = initialisers.make(self.init, W_shape, *fans, dtype, device, self)
         if self.bias:
             init = initialisers.of_bias(self.init)
-            self.weight["b"] = initialisers.make(init, b_shape, *fans, dtype, device)
+            self.weight["b"] = initialisers.make(init, b_shape, *fans, dtype, device, self)
 
     def local_grad(self, X: Any) -> dict[str, Any]:
         """{"X": W, "W": X}: the other factor of each product under the sum."""

@@ -7,7 +7,8 @@ from typing import Any
 from deepcore.backends.registry import array_namespace
 from deepcore.core.function import Function
 from deepcore.core.random import current_generator
-from deepcore.errors import ArgumentError, ShapeError
+from deepcore.core.settings import to_number
+from deepcore.errors import ShapeError
 from deepcore.ops import random
 
 
@@ -15,7 +16,7 @@ class Dropout(Function):
     """In training, each number is dropped with probability p and the others grow: Y = X M / (1 - p).
 
     M: 0 or 1, drawn anew at each call; the same bits on every backend for one seed. In evaluation Y = X.
-    p: fraction dropped, 0 <= p < 1.   dX = dY M / (1 - p).
+    p: fraction dropped, 0 <= p <= 1, else ArgumentError; of 1 nothing is left.   dX = dY M / (1 - p).
     Srivastava et al. 2014.
 
     >>> import numpy as np
@@ -30,11 +31,7 @@ class Dropout(Function):
 
     def __init__(self, p: float = 0.5):
         super().__init__()
-        if not 0 <= p < 1:
-            raise ArgumentError(
-                f"{type(self).__name__}: p, the fraction dropped, must be 0 <= p < 1, got {p}"
-            )
-        self.p = float(p)  # a NumPy float64 would widen the arrays it meets
+        self.p = to_number(p, type(self).__name__, "p, the fraction dropped,", least=0, most=1)
 
     def forward(self, X: Any) -> Any:
         if not self.training or self.p == 0:
@@ -43,7 +40,8 @@ class Dropout(Function):
         generator = current_generator()
         call = generator.next_call("dropout")
         kept = random.keep_mask(X, self._mask_shape(X), self.p, generator.seed, "dropout", call)
-        self.cache["M"] = M = array_namespace(X).astype(kept, X.dtype) / (1 - self.p)
+        M = array_namespace(X).astype(kept, X.dtype)
+        self.cache["M"] = M = M / (1 - self.p) if self.p < 1 else M  # all 0
         return X * M
 
     def _mask_shape(self, X: Any) -> tuple[int, ...]:
@@ -65,7 +63,7 @@ class Dropout2D(Dropout):
 
     X: (n, c, h, w)   M: (n, c, 1, 1) of 0 or 1, as Dropout draws it.   dX = dY M / (1 - p).
     Neighbouring pixels say nearly the same, so that single ones are not missed; a whole channel is.
-    p: fraction dropped, 0 <= p < 1. Raises ShapeError, in training, if X has other axes.
+    p: fraction dropped, 0 <= p <= 1. Raises ShapeError, in training, if X has other axes.
     Tompson et al. 2015, arXiv:1411.4280.
 
     >>> import numpy as np

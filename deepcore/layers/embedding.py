@@ -61,7 +61,9 @@ class Embedding(Layer):
     def _init_weights(self, dtype: Any, device: Any) -> None:
         as_torch = self.init is None or initialisers.as_torch(self.init)
         init: Any = initialisers.normal(1.0) if as_torch else self.init
-        self.weight["W"] = initialisers.make(init, (self.num, self.dim), self.num, self.dim, dtype, device)
+        self.weight["W"] = initialisers.make(
+            init, (self.num, self.dim), self.num, self.dim, dtype, device, self
+        )
 
     def forward(self, X: Any) -> Any:
         if not is_array(X):

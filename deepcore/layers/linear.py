@@ -21,7 +21,7 @@ class Linear(Layer):
 
     dX = dY W^T     dW = X^T dY     db = sum dY
 
-    Raises ShapeError if X does not end in i, DTypeError if X holds integers.
+    Raises ShapeError if X does not end in i or W is not (i, o), DTypeError if X holds integers.
 
     >>> import numpy as np
     >>> layer = Linear(2, 1, init="ones")
@@ -55,17 +55,23 @@ class Linear(Layer):
 
     def _init_weights(self, dtype: Any, device: Any) -> None:
         i, o = self.in_dim, self.out_dim
-        self.weight["W"] = initialisers.make(self.init, (i, o), i, o, dtype, device)
+        self.weight["W"] = initialisers.make(self.init, (i, o), i, o, dtype, device, self)
         if self.bias:
             init = initialisers.of_bias(self.init)
-            self.weight["b"] = initialisers.make(init, (1, o), i, o, dtype, device)
+            self.weight["b"] = initialisers.make(init, (1, o), i, o, dtype, device, self)
 
     def forward(self, X: Any) -> Any:
         if X.ndim == 0 or X.shape[-1] != self.in_dim:
             fix = "; put Flatten() before it" if X.ndim > 2 else ""
             raise ShapeError(f"{self._who()}: X must end in {self.in_dim}, got {tuple(X.shape)}{fix}")
+        W = self.weight["W"]
+        if W.shape != (self.in_dim, self.out_dim):
+            raise ShapeError(
+                f"{self._who()}: weight['W'] must be {(self.in_dim, self.out_dim)}, got {tuple(W.shape)}; "
+                "the layer multiplies X @ W"
+            )
         self.cache["X"] = X
-        return linear.linear(X, self.weight["W"], self.weight.get("b"))
+        return linear.linear(X, W, self.weight.get("b"))
 
     def backward(self, dY: Any) -> Any:
         dX, dW, db = linear.linear_backward(dY, self.cache["X"], self.weight["W"], self.bias)

@@ -8,23 +8,26 @@ from typing import Any
 from deepcore import init as initialisers
 from deepcore.backends.registry import array_namespace
 from deepcore.core.layer import Layer
+from deepcore.core.settings import to_number
 from deepcore.errors import ArgumentError, ShapeError
 from deepcore.ops import norm
-from deepcore.shapes import to_tuple
+from deepcore.shapes import channels_first, to_tuple
 
 
 def _check_epsilon(epsilon: float, who: str) -> float:
-    """As a Python number, since a NumPy float64 would widen arrays. ArgumentError unless 0 <= it < inf."""
-    if not 0 <= epsilon < math.inf:
+    """As a Python number. ArgumentError unless 0 <= it < inf."""
+    number = to_number(epsilon, who, "epsilon")
+    if not 0 <= number < math.inf:
         raise ArgumentError(f"{who}: epsilon must be a finite number, 0 or more, got {epsilon}")
-    return float(epsilon)
+    return number
 
 
 def _check_channels(shape: tuple[int, ...], channels: int, rank: int, who: Any) -> None:
     """Raise ShapeError unless it is (n, channels, *spatial), with `rank` spatial axes."""
     if len(shape) != rank + 2 or shape[1] != channels:
         axes = ", ".join(("n", str(channels), *"dhw"[3 - rank :]))
-        raise ShapeError(f"{who}: X must have shape ({axes}), got {tuple(shape)}")
+        remedy = channels_first(shape, channels, rank)
+        raise ShapeError(f"{who}: X must have shape ({axes}), got {tuple(shape)}{remedy}")
 
 
 class BatchNorm(Layer):
@@ -45,12 +48,8 @@ class BatchNorm(Layer):
         super().__init__()
         who = type(self).__name__
         (self.n_channels,) = to_tuple(n_channels, 1, who, "n_channels", least=1)
-        if not 0 <= momentum <= 1:
-            raise ArgumentError(
-                f"{who}: momentum, the weight of the new batch, must be 0 to 1, got {momentum}"
-            )
         self.epsilon = _check_epsilon(epsilon, who)
-        self.momentum = float(momentum)
+        self.momentum = to_number(momentum, who, "momentum, the weight of the new batch,", least=0, most=1)
         self._init_weights(dtype, device)
 
     def _init_weights(self, dtype: Any, device: Any) -> None:
@@ -61,7 +60,7 @@ class BatchNorm(Layer):
             ("running_mean", "zeros", self.buffer),
             ("running_var", "ones", self.buffer),
         ):
-            table[name] = initialisers.make(init, shape, 1, 1, dtype, device)
+            table[name] = initialisers.make(init, shape, 1, 1, dtype, device, self)
 
     @property
     def running_mean(self) -> Any:
@@ -164,7 +163,10 @@ class BatchNorm1D(BatchNorm):
     def _check_axes(self, shape: tuple[int, ...]) -> None:
         if len(shape) not in (2, 3) or shape[1] != self.n_channels:
             c = self.n_channels
-            raise ShapeError(f"{self._who()}: X must have shape (n, {c}) or (n, {c}, w), got {tuple(shape)}")
+            remedy = channels_first(shape, c, rank=1) if len(shape) == 3 else ""
+            raise ShapeError(
+                f"{self._who()}: X must have shape (n, {c}) or (n, {c}, w), got {tuple(shape)}{remedy}"
+            )
 
     def forward(self, X: Any) -> Any:
         self._check_axes(X.shape)
@@ -214,8 +216,8 @@ class _SampleNorm(Layer):
     epsilon: float
 
     def _init_weights(self, shape: tuple[int, ...], dtype: Any, device: Any) -> None:
-        self.weight["gamma"] = initialisers.make("ones", shape, 1, 1, dtype, device)
-        self.weight["beta"] = initialisers.make("zeros", shape, 1, 1, dtype, device)
+        self.weight["gamma"] = initialisers.make("ones", shape, 1, 1, dtype, device, self)
+        self.weight["beta"] = initialisers.make("zeros", shape, 1, 1, dtype, device, self)
 
     def _normalise(self, X: Any) -> Any:
         """X: (n, c, ...)"""
@@ -309,7 +311,7 @@ class RMSNorm(Layer):
         self._init_weights(dtype, device)
 
     def _init_weights(self, dtype: Any, device: Any) -> None:
-        self.weight["gamma"] = initialisers.make("ones", self.shape, 1, 1, dtype, device)
+        self.weight["gamma"] = initialisers.make("ones", self.shape, 1, 1, dtype, device, self)
 
     def forward(self, X: Any) -> Any:
         _check_last_axes(X.shape, self.shape, self)
@@ -380,6 +382,7 @@ class GroupNorm(_SampleNorm):
         if X.ndim < 2 or X.shape[1] != self.channels:
             raise ShapeError(
                 f"{self._who()}: X must have shape (n, {self.channels}, ...), got {tuple(X.shape)}"
+                f"{channels_first(X.shape, self.channels, X.ndim - 2)}"
             )
         return self._normalise(X)
 

@@ -10,7 +10,14 @@ from deepcore.backends.select import dtype_name
 from deepcore.core.function import Function
 from deepcore.errors import ShapeError
 from deepcore.ops import pool
-from deepcore.shapes import Windows, adaptive_windows, pool_output_shape, pool_windows, to_tuple
+from deepcore.shapes import (
+    Windows,
+    adaptive_windows,
+    pool_output_shape,
+    pool_windows,
+    single_sample,
+    to_tuple,
+)
 
 Sizes = int | tuple[int, ...]  # one for all spatial axes, or one for each
 Wanted = int | None | tuple[int | None, ...]  # None keeps an axis as it is
@@ -248,7 +255,7 @@ class _Adaptive(Function):
             axes = ", ".join("dhw"[3 - self.rank :])
             raise ShapeError(
                 f"{self._who()}: X must have shape (n, c, {axes}), "
-                f"no axis of {axes} empty, got {tuple(shape)}"
+                f"no axis of {axes} empty, got {tuple(shape)}{single_sample(shape, self.rank)}"
             )
         return tuple(
             adaptive_windows(size, size if out is None else out)

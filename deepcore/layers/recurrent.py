@@ -56,7 +56,7 @@ class Recurrent(Layer):
             for suffix, _, _ in self._runs(layer):
                 for name, rows, draw in zip(_WEIGHTS, (i, h, 1, 1), inits, strict=True):
                     fan_in = h if initialisers.as_torch(init) else rows  # torch: the same bound for all four
-                    W = initialisers.make(draw, (rows, width), fan_in, width, dtype, device)
+                    W = initialisers.make(draw, (rows, width), fan_in, width, dtype, device, self)
                     self.weight[name + suffix] = W
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 from deepcore.backends.registry import array_namespace
 from deepcore.backends.select import dtype_name, is_floating, is_integer, to_numpy
 from deepcore.core.record import CURRENT
+from deepcore.core.settings import to_number, to_whole
 from deepcore.errors import ArgumentError, LabelError, ShapeError
 from deepcore.losses.reduced import Reduced, finite
 from deepcore.ops import labels, loss
@@ -22,6 +23,7 @@ class Labelled(Reduced):
 
     traceable = True
     ignore_index: int | None = None
+    _mean_is_weighted = True  # whether the mean leaves ignored labels out, and counts the others by weight
 
     def __init__(self, weight: Any, reduction: str):
         super().__init__(reduction)
@@ -88,6 +90,18 @@ class Labelled(Reduced):
         """Whether each label is 0 to c - 1 or ignore_index: a 0-d bool array; None for probabilities."""
         return labels.all_fit(y, shape[1], self.ignore_index) if is_integer(y) else None
 
+    def divisor(self, y: Any, n: int) -> Any:
+        """The sum of the labels' weights, without those to be ignored: a 0-d array; n for probabilities."""
+        if not is_integer(y) or not self._mean_is_weighted:
+            return n
+        xp, weight = array_namespace(y), self.buffer.get("weight")
+        kept = y != self.ignore_index
+        if weight is None:
+            return xp.sum(xp.astype(kept, xp.float32))
+        labels_kept = xp.reshape(xp.where(kept, y, 0), (-1,))
+        w = xp.take(weight, labels_kept, axis=0)
+        return xp.sum(xp.where(xp.reshape(kept, (-1,)), w, 0))
+
     def _checked(self, y: Any, shape: tuple[int, ...]) -> tuple[Any, int | None]:
         """The labels in an index type; and the label to ignore, None if it is known that there is none."""
         if not is_integer(y):
@@ -102,7 +116,7 @@ class Labelled(Reduced):
         if y.ndim == 0 or (y.shape[1:] != shape[2:] and y.shape[1:] != (1, *shape[2:])):
             raise ShapeError(
                 f"{type(self).__name__}: for X of shape {tuple(shape)} the labels must have shape "
-                f"{(shape[0], *shape[2:])}, got {tuple(y.shape)}"
+                f"{(shape[0], *shape[2:])}, got {tuple(y.shape)}{self._of_one_hot(y, shape)}"
             )
         ignored = self.ignore_index
         if not CURRENT.thread.labels_checked:
@@ -114,6 +128,10 @@ class Labelled(Reduced):
 
     def _or_probabilities(self, shape: tuple[int, ...]) -> str:
         return ""
+
+    def _of_one_hot(self, y: Any, shape: tuple[int, ...]) -> str:
+        """What to do with integers of X's shape, which are no labels; empty for another shape."""
+        return "; of one-hot labels use y.argmax(1)" if y.shape[1:] == shape[1:] else ""
 
     def _refuse_bad_label(self, y: Any, c: int) -> None:
         bad = labels.first_bad_label(y, c, self.ignore_index)
@@ -141,7 +159,7 @@ class CrossEntropyLoss(Labelled):
 
     ignore_index: samples with this label count for nothing; if all do, L = 0 and dX = 0.
     label_smoothing: s mixes the targets with the uniform distribution, (1 - s) onehot(y) + s / c.
-    weight: (c,) one factor a class; the mean is then weighted by weight[y].
+    weight: (c,) one factor a class; the mean is then weighted by weight[y], and 0 if they sum to 0.
     reduction: "mean", "sum", or "none" for each sample's own.
 
     Raises LabelError naming the row and the value, ShapeError, DTypeError, MixedBackendError.
@@ -162,16 +180,19 @@ class CrossEntropyLoss(Labelled):
         reduction: str = "mean",
     ):
         super().__init__(weight, reduction)
-        if not 0 <= label_smoothing <= 1:
-            raise ArgumentError(
-                f"CrossEntropyLoss: label_smoothing must be 0 <= s <= 1, got {label_smoothing}"
-            )
-        self.ignore_index = ignore_index
-        self.label_smoothing = float(label_smoothing)
+        who = "CrossEntropyLoss"
+        self.ignore_index = to_whole(ignore_index, who, "ignore_index")
+        self.label_smoothing = to_number(label_smoothing, who, "label_smoothing", least=0, most=1)
 
     def _loss_of_rows(self, X: Any, y: Any, ignore_index: int | None, gradient: bool) -> tuple[Any, Any]:
         weight = self._class_weights(X)
-        return loss.cross_entropy(X, y, weight, ignore_index, self.label_smoothing, self.reduction, gradient)
+        L, dX = loss.cross_entropy(X, y, weight, ignore_index, self.label_smoothing, self.reduction, gradient)
+        if weight is None or not self.label_smoothing or self.reduction != "mean" or y.ndim != 1:
+            return L, dX
+        # smoothed, the labels of weight 0 have a loss, but there is nothing to divide it by
+        xp = array_namespace(X)
+        nothing = self.divisor(y, y.shape[0]) == 0
+        return xp.where(nothing, 0, L), xp.where(nothing, 0, dX) if gradient else None
 
     def _checked(self, y: Any, shape: tuple[int, ...]) -> tuple[Any, int | None]:
         if is_floating(y) and y.ndim == len(shape) and y.shape[1:] == shape[1:]:
@@ -180,6 +201,10 @@ class CrossEntropyLoss(Labelled):
 
     def _or_probabilities(self, shape: tuple[int, ...]) -> str:
         return f", or give probabilities of X's shape {tuple(shape)}"
+
+    def _of_one_hot(self, y: Any, shape: tuple[int, ...]) -> str:
+        remedy = super()._of_one_hot(y, shape)
+        return f"{remedy}, or y.astype(float): they are probabilities" if remedy else ""
 
 
 class NLLLoss(Labelled):
@@ -209,7 +234,7 @@ class NLLLoss(Labelled):
 
     def __init__(self, weight: Any = None, ignore_index: int = -100, reduction: str = "mean"):
         super().__init__(weight, reduction)
-        self.ignore_index = ignore_index
+        self.ignore_index = to_whole(ignore_index, "NLLLoss", "ignore_index")
 
     def _loss_of_rows(self, X: Any, y: Any, ignore_index: int | None, gradient: bool) -> tuple[Any, Any]:
         return loss.nll(X, y, self._class_weights(X), ignore_index, self.reduction, gradient)
@@ -236,6 +261,8 @@ class MultiMarginLoss(Labelled):
     >>> loss.backward()
     array([[ 0.5, -0.5]])
     """
+
+    _mean_is_weighted = False
 
     def __init__(self, p: int = 1, margin: float = 1.0, weight: Any = None, reduction: str = "mean"):
         super().__init__(weight, reduction)

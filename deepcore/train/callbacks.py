@@ -353,7 +353,7 @@ class ReduceOnPlateau(Callback):
         self.best = float(state["best"])
         self.bad_epochs, self.cooling = int(state["bad_epochs"]), int(state["cooling"])
         for pattern, settings in _with_rate(run.optimizer).items():
-            settings["lr"] = check_rate(state["rates"].get(pattern, settings["lr"]))
+            settings["lr"] = check_rate(state["rates"].get(pattern, settings["lr"]), "ReduceOnPlateau")
 
     def on_epoch_end(self, run: Run) -> None:
         """Look at the epoch's number, and reduce the rate if it is time."""

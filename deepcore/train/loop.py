@@ -150,7 +150,7 @@ def evaluate(
     """The loss and the metrics over X and y; see Net.evaluate."""
     _require_loss(net, "evaluate")
     source = Source(X, y, check_batch_size(batch_size), shuffle=False)
-    tally = Tally(metrics, net.loss_fn)
+    tally = Tally(metrics, net.loss_fn, exact=True)
     before = CURRENT.thread
     CURRENT.thread = before.but(inference=before.inference + 1)
     try:

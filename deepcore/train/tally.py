@@ -16,8 +16,9 @@ from deepcore.train.metrics import class_labels, named_metrics
 class Tally:
     """Means over the samples of an epoch. They stay on the device until they are asked for."""
 
-    def __init__(self, metrics: Any, loss_fn: Any):
+    def __init__(self, metrics: Any, loss_fn: Any, exact: bool = False):
         self.wanted = metrics
+        self.divisor = loss_fn.divisor if exact else None  # else a batch counts by its samples, which is fast
         self.metrics: dict[str, Any] | None = None
         self.ignored = getattr(loss_fn, "ignore_index", None)
         self.adds = getattr(loss_fn, "reduction", "mean") == "sum"
@@ -29,15 +30,15 @@ class Tally:
         if self.metrics is None:
             self.metrics = named_metrics(self.wanted, class_labels(out, targets))
         n = out.shape[0] if not isinstance(out, tuple) else out[0].shape[0]
-        self.add_loss(loss, n)
+        self.add_loss(loss, n if self.divisor is None else self.divisor(targets, n))
         if self.metrics and labels and self.ignored is not None:
             out, targets, n = self._without_ignored(out, targets, n)
         for name, metric in self.metrics.items():
             if n:
                 self._add(name, metric(out, targets), n)
 
-    def add_loss(self, loss: Any, n: int) -> None:
-        """The loss of n samples, or each sample's own."""
+    def add_loss(self, loss: Any, n: Any) -> None:
+        """The loss of n samples, or each sample's own. n may be a 0-d array, if their weights are counted."""
         if getattr(loss, "ndim", 0):
             self._add("loss", array_namespace(loss).mean(loss), n)
         else:
@@ -54,13 +55,17 @@ class Tally:
         rows = np.flatnonzero(kept)
         return take_rows(out, rows), take_rows(y, rows), len(rows)
 
-    def _add(self, name: str, mean: Any, n: int) -> None:
+    def _add(self, name: str, mean: Any, n: Any) -> None:
         self.sums[name] = mean * n + self.sums[name] if name in self.sums else mean * n
         self.counts[name] = self.counts.get(name, 0) + n
 
     def means(self) -> dict[str, float]:
         """By name. The loss of a reduction "sum" is the sum over all samples."""
         return {
-            name: float(to_numpy(total)) / (1 if self.adds and name == "loss" else self.counts[name])
+            name: float(to_numpy(total)) / (1 if self.adds and name == "loss" else self._count(name))
             for name, total in self.sums.items()
         }
+
+    def _count(self, name: str) -> float:
+        """What a sum is divided by; 1 where nothing counts, so that the mean is 0."""
+        return float(to_numpy(self.counts[name])) or 1.0

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import deepcore as dc
+from tests.places import EACH_LIBRARY, USABLE
 
 torch = pytest.importorskip("torch", reason="torch is the peer compared with")
 nn = torch.nn
@@ -120,6 +121,18 @@ def test_dropout2d_drops_whole_channels(p):
     assert np.array_equal(f(X), X)
 
 
+@pytest.mark.parametrize("place", EACH_LIBRARY, ids=lambda place: place.name)
+def test_dropout_of_everything(place):
+    if place not in USABLE:
+        pytest.skip(place.why_not)
+    X = place.array(np.ones((2, 3, 2, 2), "float32"))
+    for f in (dc.Dropout(1), dc.Dropout2D(1.0)):
+        for Z in (f(X), f.backward(X)):
+            np.testing.assert_array_equal(place.back(Z), np.zeros((2, 3, 2, 2), "float32"))
+        f.training = False
+        np.testing.assert_array_equal(place.back(f(X)), place.back(X))
+
+
 def test_numbers_near_infinity_do_not_spread():
     """A matrix of weights would make NaN of 0 times infinity, in a whole row."""
     X = np.ones((1, 1, 3, 3), "float32")
@@ -153,7 +166,7 @@ REFUSED = [
     (lambda: dc.Upsample2D(1.5), dc.ShapeError, "Upsample2D: scale must be an int >= 1"),
     (lambda: dc.Upsample2D(2, "cubic"), dc.ArgumentError, 'mode must be "nearest" or "bilinear"'),
     (lambda: dc.Upsample2D()(ones((2, 3, 4))), dc.ShapeError, "X must have shape (n, c, h, w)"),
-    (lambda: dc.Dropout2D(1), dc.ArgumentError, "Dropout2D: p, the fraction dropped"),
+    (lambda: dc.Dropout2D(2), dc.ArgumentError, "Dropout2D: p, the fraction dropped"),
     (lambda: dc.Bilinear(3, 2, 1)(ones((4, 3)), ones((5, 2))), dc.ShapeError, "got (4, 3) and (5, 2)"),
     (lambda: dc.Bilinear(3, 2, 1)(ones((4, 3)), ones((4, 3))), dc.ShapeError, "(..., 3) and (..., 2)"),
     (lambda: dc.Bilinear(3, 0, 1), dc.ShapeError, "Bilinear: in2_dim must be an int >= 1, got 0"),

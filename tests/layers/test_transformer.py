@@ -98,8 +98,8 @@ def test_dropout_is_drawn_in_training_alone():
     assert f.dropout_1.p == f.dropout_2.p == 0.5 and type(f.dropout_1) is Dropout
     with dc.inference():
         assert np.array_equal(f(X), f(X))
-    with pytest.raises(dc.ArgumentError, match="must be 0 <= p < 1"):
-        TransformerBlock(DIM, HEADS, dropout=1)
+    with pytest.raises(dc.ArgumentError, match="Dropout: p, .* from 0 to 1"):
+        TransformerBlock(DIM, HEADS, dropout=2)
 
 
 def test_a_saved_stack_is_the_same(tmp_path):

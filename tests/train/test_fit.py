@@ -39,6 +39,7 @@ from deepcore import (
     Tanh,
 )
 from deepcore.optim import SGD, Adam, AdamW
+from tests.places import EACH_LIBRARY, USABLE
 
 
 def normal(*shape, seed=0, dtype="float32"):
@@ -1372,6 +1373,35 @@ def test_predict_joins_states_along_their_axis_of_samples(kind, settings):
     for whole, parts in zip(net.predict(X), net.predict(X, batch_size=2), strict=True):
         assert whole.shape == parts.shape
         np.testing.assert_allclose(whole, parts, rtol=1e-6)
+
+
+def evaluations():
+    X = np.random.default_rng(0).standard_normal((50, 3)).astype("float32")
+    y = np.random.default_rng(1).integers(0, 4, 50)
+    y[:20] = np.where(np.arange(20) % 3, 3, -100)  # weights and ignored labels are not spread evenly
+    w = [0.1, 1.0, 2.0, 5.0]
+    yield CrossEntropyLoss(), X, y
+    yield CrossEntropyLoss(weight=w), X, y
+    yield CrossEntropyLoss(weight=w, label_smoothing=0.1), X, y[:, None]
+    yield CrossEntropyLoss(weight=w), X, np.eye(4, dtype="float32")[abs(y) % 4]
+    yield dc.NLLLoss(weight=w, ignore_index=1), X, np.abs(y) % 4
+    yield dc.MultiMarginLoss(weight=w), X, np.abs(y) % 4
+    yield dc.MSELoss(), X, np.eye(4, dtype="float32")[abs(y) % 4]
+    yield CrossEntropyLoss(ignore_index=0), X, np.zeros(50, int)
+
+
+@pytest.mark.parametrize("place", EACH_LIBRARY, ids=lambda place: place.name)
+@pytest.mark.parametrize(
+    "loss, X, y", list(evaluations()), ids=lambda x: repr(x) if isinstance(x, dc.Loss) else ""
+)
+def test_the_size_of_batches_does_not_change_an_evaluation(loss, X, y, place):
+    if place not in USABLE:
+        pytest.skip(place.why_not)
+    dc.seed(0)
+    net = place.put(Net([Linear(3, 4)], loss=copy.deepcopy(loss)))
+    whole = float(place.back(net.loss(net(place.array(X)), place.array(y))))
+    for size in (50, 16, 7, 1):
+        assert net.evaluate(X, y, batch_size=size)["loss"] == pytest.approx(whole, rel=1e-5)
 
 
 def test_evaluate_is_in_inference_mode_and_changes_nothing():
