@@ -75,8 +75,11 @@ class _Cache(FunctionCache):
         self._cache_file._source_stamp = _sources()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        with contextlib.suppress(Exception):
+        try:
             return super().load_overload(sig, target_context)
+        except Exception:  # a damaged file makes pickle raise anything
+            with contextlib.suppress(OSError):
+                self.flush()
 
     def save_overload(self, sig: Any, data: Any) -> None:
         with contextlib.suppress(OSError):

@@ -1,0 +1,114 @@
+"""NumPy's compiled tier: when it is off, where it keeps its work, and what it does in odd places."""
+
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from deepcore.backends.numpy import fast
+
+compiled_tier = pytest.mark.skipif(not fast.usable(), reason='needs numba: pip install "deepcore[fast]"')
+STEP = """
+import sys, numpy as np
+from deepcore.ops import loss
+X, y = np.random.default_rng(0).standard_normal((64, 1000), dtype="float32"), np.arange(64)
+def right(): return abs(loss.cross_entropy(X, y)[0] - loss.cross_entropy.reference(X, y)[0]) < 1e-5
+"""
+
+
+def run(code, **variables):
+    """What Python prints in a process of its own, on stdout and on stderr."""
+    environment = {**os.environ, **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", STEP + textwrap.dedent(code)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr.strip()
+
+
+@compiled_tier
+@pytest.mark.parametrize(("value", "there"), [("0", False), ("1", True)])
+def test_the_variable_turns_it_off(value, there):
+    assert run("print(right(), 'numba' in sys.modules)", DEEPCORE_NUMBA=value)[0] == f"True {there}"
+
+
+def test_a_broken_numba_is_a_warning_and_no_more(tmp_path):
+    (tmp_path / "numba.py").write_text("raise ImportError('Numba needs another NumPy')")
+    code = f"sys.path.insert(0, {str(tmp_path)!r})\nprint(right(), right())"
+    out, warning = run(code, DEEPCORE_NUMBA="1", PYTHONWARNINGS="default")
+    assert out == "True True"
+    assert warning.count("Numba needs another NumPy") == 1
+    assert "BackendFallbackWarning" in warning and "DEEPCORE_NUMBA=0" in warning
+
+
+@compiled_tier
+def test_it_says_once_that_it_compiles_and_reads_it_from_disk_the_next_time(tmp_path):
+    code = "print(right(), right())"
+    for announced in (1, 0):
+        out, said = run(code, NUMBA_CACHE_DIR=str(tmp_path))
+        assert out == "True True"
+        assert said.count("deepcore: compiling") == announced
+
+
+@compiled_tier
+def test_a_cache_that_cannot_be_written_or_read_breaks_nothing(tmp_path):
+    assert run("print(right())", NUMBA_CACHE_DIR=str(tmp_path))[0] == "True"
+    kept = [path for path in tmp_path.rglob("*") if path.suffix in (".nbi", ".nbc")]
+    assert kept
+    for path in kept:
+        path.write_bytes(b"rubbish")
+    assert run("print(right())", NUMBA_CACHE_DIR=str(tmp_path))[0] == "True"
+    code = """
+        from numba.core.caching import IndexDataCacheFile
+        def full(*arguments): raise OSError("no space left on device")
+        IndexDataCacheFile.save = full
+        print(right())
+    """
+    assert run(code, NUMBA_CACHE_DIR=str(tmp_path / "new"))[0] == "True"
+
+
+@compiled_tier
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_after_a_parallel_region():
+    """GNU OpenMP would end it: it works in one thread."""
+    code = """
+        import os
+        print(right(), flush=True)
+        child = os.fork()
+        if child == 0: os._exit(0 if right() else 1)
+        print(os.waitpid(child, 0)[1], right())
+    """
+    assert run(code, NUMBA_NUM_THREADS="2", OMP_NUM_THREADS="2")[0].split() == ["True", "0", "True"]
+
+
+@compiled_tier
+def test_large_buffers_are_used_again_only_when_nobody_refers_to_them():
+    from deepcore.backends.numpy.fast import buffers
+
+    def address(x):
+        return x.__array_interface__["data"][0]
+
+    shape, dtype = (1 << 17, 1), np.dtype("float64")  # a size that nothing else has
+    first = buffers.empty(shape, dtype)
+    second = buffers.empty(shape, dtype)
+    part, where = first[3:5], address(first)
+    del first
+    gc.collect()
+    assert address(buffers.empty(shape, dtype)) not in (where, address(second))  # `part` still shows it
+    first = part.base
+    del part, first
+    assert where in {address(x) for x in [buffers.empty(shape, dtype) for _ in range(2)]}
+
+
+@compiled_tier
+@pytest.mark.parametrize("label", [-1, 1000, -(2**62)])
+def test_a_label_out_of_range_is_never_used_as_an_address(label):
+    from deepcore.backends.numpy.fast import loss
+
+    y = np.zeros(64, np.int64)
+    y[5] = label
+    assert loss.cross_entropy(np.zeros((64, 1000), "float32"), y) is NotImplemented
