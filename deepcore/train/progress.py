@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import sys
 import time
 from typing import TextIO
@@ -75,6 +74,8 @@ class Progress(Callback):
             bar = f"[{'=' * full}{' ' * (_BAR - full)}]  "
         line = f"epoch {epoch}/{run.epochs}  {bar}{numbers}  {self.drawn - self.started:.1f} s"
         if self.place == "terminal":
+            import shutil  # with all its archives: 5 ms
+
             # a line that wraps can't be drawn over: only its last part would be
             line = line if stays else line[: shutil.get_terminal_size().columns - 1]
             self.stream.write(f"\r\033[K{line}")
