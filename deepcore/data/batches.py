@@ -37,12 +37,12 @@ class Arrays:
 
 
 def _as_rows(x: Any, name: str) -> Any:
-    if isinstance(x, tuple) and any(map(is_array, x)):
-        raise DTypeError(
-            f"{name}: wanted one array, got a tuple of {len(x)}; make one of them with numpy.stack, "
-            "or call a net of several inputs by hand: net(*inputs), to predict in `with deepcore.inference():`"
-        )
     if not is_array(x):
+        if isinstance(x, tuple) and any(map(is_array, x)):
+            raise DTypeError(
+                f"{name}: wanted one array, got a tuple of {len(x)}; make one of them with numpy.stack, "
+                "or call a net of several inputs by hand: net(*inputs), in deepcore.inference() to predict"
+            )
         x = np.asarray(x)
         if x.dtype.kind not in "biufc":
             raise DTypeError(f"{name}: wanted numbers, got an array of dtype {x.dtype}")
