@@ -47,7 +47,7 @@ class Optimizer:
                 )
             self._check(self.settings | changed)
 
-    def _checked(self, overrides: Any) -> dict[str, dict[str, Any]]:
+    def _checked(self, overrides: Any) -> Any:
         """The overrides themselves. Raises DTypeError unless they are a dict of dicts."""
         wrong = [overrides] if not isinstance(overrides, Mapping) else overrides.values()
         if any(not isinstance(changed, Mapping) for changed in wrong):

@@ -56,12 +56,12 @@ def whole(x: Any) -> Any:
 def _as_rows(x: Any, name: str) -> Any:
     if isinstance(x, Rows):
         return x
-    if isinstance(x, tuple) and any(map(is_array, x)):
-        raise DTypeError(
-            f"{name}: wanted one array, got a tuple of {len(x)}; make one of them with numpy.stack, "
-            "or call a net of several inputs by hand: net(*inputs), to predict in `with deepcore.inference():`"
-        )
     if not is_array(x):
+        if isinstance(x, tuple) and any(map(is_array, x)):
+            raise DTypeError(
+                f"{name}: wanted one array, got a tuple of {len(x)}; make one of them with numpy.stack, "
+                "or call a net of several inputs by hand: net(*inputs), in deepcore.inference() to predict"
+            )
         given, x = x, np.asarray(x)
         if x.dtype.kind == "O" and hasattr(given, "columns"):
             x = _from_frame(given, name)

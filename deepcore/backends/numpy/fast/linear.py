@@ -35,33 +35,44 @@ _STRIP = 8 * ROWS  # columns of a transposed A copied at a time
 _ZEROS = np.zeros(PANEL, np.float32)
 
 
-def linear(X: np.ndarray, W: np.ndarray, b: np.ndarray | None = None) -> Any:
+def linear(X: np.ndarray, W: np.ndarray, b: np.ndarray | None = None, out: np.ndarray | None = None) -> Any:
     """Y = X W + b"""
     i, o = W.shape
     n = X.size // i if i else 0
     if not _suits(n, i, o, X, W, b):
         return NotImplemented
-    Y = np.empty((*X.shape[:-1], o), np.float32)
+    Y = np.empty((*X.shape[:-1], o), np.float32) if out is None else out
     start = _ZEROS if b is None else plain(b)
     rows = steps(n, i, ROWS), steps(n, o, ROWS)
     _linear(n, i, o, plain(X), plain(W), start, b is not None, Y.reshape(-1), *rows, *_rooms())
     return Y
 
 
-def linear_backward(dY: np.ndarray, X: np.ndarray, W: np.ndarray, bias: bool = True) -> Any:
+def linear_backward(
+    dY: np.ndarray,
+    X: np.ndarray,
+    W: np.ndarray,
+    bias: bool = True,
+    needed: tuple[bool, bool, bool] = (True, True, True),
+    out: tuple[Any, Any, Any] = (None, None, None),
+) -> Any:
     """dX = dY W^T, dW = X^T dY, db = sum dY"""
     i, o = W.shape
     n = X.size // i if i else 0
     if not _suits(n, i, o, dY, X, W):
         return NotImplemented
-    dX, dW, db = (np.empty(shape, np.float32) for shape in (X.shape, W.shape, (1, o)))
+    shapes = X.shape if needed[0] else (0,), W.shape, (1, o)
+    dX, dW, db = (
+        np.empty(shape, np.float32) if there is None else there
+        for shape, there in zip(shapes, out, strict=True)
+    )
     _linear_backward(
         *(n, i, o, plain(dY), plain(X), plain(W)),
         *(dX.reshape(-1), dW.reshape(-1), db.reshape(-1), bias, _ZEROS),
         *(steps(n, o, ROWS), steps(n, i, ROWS), steps(i, 1, ROWS), steps(i, o, ROWS)),
         *_rooms(),
     )
-    return dX, dW, db if bias else None
+    return dX if needed[0] else None, dW, db if bias else None
 
 
 def _suits(n: int, i: int, o: int, *arrays: np.ndarray | None) -> bool:
@@ -88,9 +99,10 @@ def _linear_backward(
 ):  # fmt: skip
     for thread in prange(len(panels)):
         P, strip = panels[thread], strips[thread]
-        part = _part(thread, len(panels), n, i)
-        A, B, C = (dY, dY_rows, o, False), (W, o, True), (dX, dX_rows)
-        _product(part, o, A, B, C, zeros, False, db, False, P, strip)
+        if len(dX):
+            part = _part(thread, len(panels), n, i)
+            A, B, C = (dY, dY_rows, o, False), (W, o, True), (dX, dX_rows)
+            _product(part, o, A, B, C, zeros, False, db, False, P, strip)
         part = _part(thread, len(panels), i, o)
         A, B, C = (X, X_columns, i, True), (dY, o, False), (dW, dW_rows)
         _product(part, n, A, B, C, zeros, False, db, has_bias, P, strip)
