@@ -86,6 +86,26 @@ def test_a_forked_child_after_a_parallel_region():
 
 
 @compiled_tier
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_multiplies_and_convolves():
+    code = """
+        import os, numpy as np
+        from deepcore import Conv2D, Linear
+        X, images = (np.ones(shape, "float32") for shape in ((128, 128), (4, 16, 16, 16)))
+        f, g = Linear(128, 128), Conv2D(16, 32, 3, padding=1)
+        def passes():
+            return [f(X), f.backward(X), g(images), g.backward(g(images))]
+        first = passes()
+        def right():
+            return all(map(np.array_equal, first, passes()))
+        child = os.fork()
+        if child == 0: os._exit(0 if right() else 1)
+        print(os.waitpid(child, 0)[1], right())
+    """
+    assert run(code, NUMBA_NUM_THREADS="2", OMP_NUM_THREADS="2")[0].split() == ["0", "True"]
+
+
+@compiled_tier
 def test_large_buffers_are_used_again_only_when_nobody_refers_to_them():
     from deepcore.backends.numpy.fast import buffers
 

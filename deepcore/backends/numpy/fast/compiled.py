@@ -42,13 +42,13 @@ row_sum = numba.njit(fastmath=SUMS, error_model="numpy")
 class Kernel:
     """A compiled loop. Called with the number of elements that it goes over, then its own arguments."""
 
-    def __init__(self, loop: Callable[..., Any]):
-        self.serial = compiled(loop)
+    def __init__(self, loop: Callable[..., Any], fastmath: set[str] = EXACT):
+        self.serial = compiled(loop, fastmath)
         # under another name: numba's cache doesn't tell apart what differs in `parallel` alone
         shared = types.FunctionType(loop.__code__, loop.__globals__, loop.__name__)
         shared.__qualname__ = f"{loop.__qualname__}_threaded"
         shared.__module__ = loop.__module__
-        self.threaded = compiled(shared, parallel=True)
+        self.threaded = compiled(shared, fastmath, parallel=True)
 
     def __call__(self, elements: int, *arguments: Any) -> Any:
         if elements < WORTH_THREADS or not threads.usable():
@@ -56,9 +56,14 @@ class Kernel:
         return threads.run(self.threaded, arguments)
 
 
-def compiled(function: Callable[..., Any], **options: Any) -> Any:
+def threaded(loop: Callable[..., Any], fastmath: set[str] = EXACT) -> Any:
+    """A loop that is worth all threads whatever its arguments; without threads a plain loop."""
+    return functools.partial(Kernel(loop, fastmath), sys.maxsize)
+
+
+def compiled(function: Callable[..., Any], fastmath: set[str] = EXACT, **options: Any) -> Any:
     """The function, compiled at its first call for each set of types or read from the cache on disk."""
-    dispatcher = numba.njit(fastmath=EXACT, error_model="numpy", nogil=True, **options)(function)
+    dispatcher = numba.njit(fastmath=fastmath, error_model="numpy", nogil=True, **options)(function)
     with contextlib.suppress(RuntimeError):  # there is no folder to write to
         dispatcher._cache = _Cache(function)
     return dispatcher

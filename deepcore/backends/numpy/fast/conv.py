@@ -25,10 +25,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, prange
 
 from deepcore.backends import select
 from deepcore.backends.numpy.fast import winograd
+from deepcore.backends.numpy.fast.compiled import SUMS, compiled, threaded
 from deepcore.backends.numpy.fast.phases import Split, add_threads, apart, join_phases, split_image
 from deepcore.backends.numpy.fast.simd import (
     LANES,
@@ -263,7 +264,7 @@ def _run(plan: Plan, X: np.ndarray, W: np.ndarray, bias: np.ndarray, shape: tupl
     return Y
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _convolve_image(image, W, W_rows, W_taps, taps, first, last, f, count, result, r, Y_rows, zeros):
     """result[r + f, p] = sum over t of W[f, t] image[taps[t] + p] for p < count"""
     keep_apart()
@@ -283,7 +284,7 @@ def _convolve_image(image, W, W_rows, W_taps, taps, first, last, f, count, resul
                 )
 
 
-@njit(nogil=True, cache=True, parallel=True)
+@threaded
 def _convolve(
     X, split, W, W_rows, W_taps, taps, phases, Y_rows, bias, Y,
     n, f, height, width, step, size, images, results
@@ -305,7 +306,7 @@ def _convolve(
             join_phases(result, f, size, row, step[0], step[1], bias, Y, y, height, width)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add_image(image, taps, rows, turned, turned_rows, f, columns, step, sums, sums_rows):
     """sums[t, f] += sum over p of image[taps[t] + step p] turned[p, f]"""
     keep_apart()
@@ -324,7 +325,7 @@ def _add_image(image, taps, rows, turned, turned_rows, f, columns, step, sums, s
             )
 
 
-@njit(nogil=True, cache=True, parallel=True)
+@threaded
 def _convolve_dW(
     X, split, dY, n, f, height, width, step, taps, rows, turned_rows, sums_rows, dW, images, turned, sums
 ):  # fmt: skip
@@ -343,7 +344,7 @@ def _convolve_dW(
         add_threads(sums, thread, f, dW)
 
 
-@njit(nogil=True, cache=True, parallel=True, fastmath={"reassoc", "contract", "nsz"})
+@functools.partial(threaded, fastmath=SUMS)
 def _add_channels(dY, n, f, places, sums):
     """In float64, in any order, which lets the compiler use vectors."""
     threads = len(sums)

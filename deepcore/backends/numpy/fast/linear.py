@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numba import get_num_threads, njit, prange, types
 
+from deepcore.backends.numpy.fast.compiled import compiled, threaded
 from deepcore.backends.numpy.fast.simd import (
     FLOATS,
     INT,
@@ -85,7 +86,7 @@ def _rooms() -> list[np.ndarray]:
     return room(get_num_threads(), _GROUP * PANEL * _DEPTH, _STRIP * _DEPTH)
 
 
-@njit(nogil=True, cache=True, parallel=True)
+@threaded
 def _linear(n, i, o, X, W, start, has_bias, Y, X_rows, Y_rows, panels, strips):
     for thread in prange(len(panels)):
         part = _part(thread, len(panels), n, o)
@@ -93,7 +94,7 @@ def _linear(n, i, o, X, W, start, has_bias, Y, X_rows, Y_rows, panels, strips):
         _product(part, i, A, B, C, start, has_bias, start, False, panels[thread], strips[thread])
 
 
-@njit(nogil=True, cache=True, parallel=True)
+@threaded
 def _linear_backward(
     n, i, o, dY, X, W, dX, dW, db, has_bias, zeros, dY_rows, dX_rows, X_columns, dW_rows, panels, strips
 ):  # fmt: skip
@@ -108,7 +109,7 @@ def _linear_backward(
         _product(part, n, A, B, C, zeros, False, db, has_bias, P, strip)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _part(thread, threads, M, N):
     """The rows and columns of C that a thread computes: some columns if it is wide, else some rows."""
     if threads * PANEL <= N:
@@ -120,7 +121,7 @@ def _part(thread, threads, M, N):
     return ROWS * first, min(M, ROWS * last), 0, N
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _pack(B, length, turned, k0, rows, n, columns, panels, P):
     """Rows k0 .. k0 + rows and columns n .. n + columns of B as a panel at P, filled up with zeros."""
     vectors, lanes = vectors_of(columns)
@@ -138,7 +139,7 @@ def _pack(B, length, turned, k0, rows, n, columns, panels, P):
             copy(B, source, panels, P + k * width + v * LANES, there)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _copy_strip(A, length, k0, rows, first, last, strip):
     """strip[k, j] = A[k0 + k, first + j], and 0 from column `last` on."""
     for k in range(rows):
@@ -146,7 +147,7 @@ def _copy_strip(A, length, k0, rows, first, last, strip):
             copy(A, (k0 + k) * length + first + j, strip, k * _STRIP + j, last - first - j)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add_rows(panels, P, rows, columns, sums, at):
     """In float64, as a long sum of float32 loses digits."""
     width = vectors_of(columns)[0] * LANES

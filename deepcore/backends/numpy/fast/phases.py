@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from numba import njit
-
+from deepcore.backends.numpy.fast.compiled import compiled
 from deepcore.backends.numpy.fast.simd import (
     LANES,
     PANEL,
@@ -23,7 +22,7 @@ from deepcore.backends.numpy.fast.simd import (
 )
 
 
-@njit
+@compiled
 def apart(numbers):
     """At least so many numbers, filling an odd count of cache lines.
 
@@ -66,7 +65,7 @@ class Split(NamedTuple):
         return (phase * self.channels + c) * self.plane + h // self.step_h * self.row + w // self.step_w
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def split_image(X, x, split, image):
     """Copy an image that starts at X[x]; the padding is there already."""
     channels, height, width, top, left, step_h, step_w, row, plane, _ = split
@@ -93,7 +92,7 @@ def split_image(X, x, split, image):
                     deinterleave_4(X, source + w, width - w, image, at, channels * plane)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def join_phases(result, f, size, row, step_h, step_w, bias, Y, y, height, width):
     """Y = result + bias: the phases of each row, shuffled into each other.
 
@@ -118,7 +117,7 @@ def join_phases(result, f, size, row, step_h, step_w, bias, Y, y, height, width)
                     interleave_4(result, at, phase, bias, g, Y, target + w, width - w)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def add_threads(sums, thread, f, dW):
     """dW[f, t] = sum over threads of sums[thread][t, f], for some of the taps."""
     threads, lanes, weights = len(sums), -(-f // LANES) * LANES, len(dW) // f

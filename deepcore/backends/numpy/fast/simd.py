@@ -53,10 +53,6 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from deepcore.backends.numpy.fast.announce import announce_compilation
-
-announce_compilation()
-
 _codegen = cpu_target.target_context.codegen()  # pyright: ignore[reportAttributeAccessIssue]
 _FEATURES = set(_codegen.magic_tuple()[2].split(","))  # of the processor that numba compiles for
 USABLE = {"+avx2", "+fma"} <= _FEATURES

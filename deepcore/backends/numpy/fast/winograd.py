@@ -30,8 +30,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, prange
 
+from deepcore.backends.numpy.fast.compiled import compiled, threaded
 from deepcore.backends.numpy.fast.phases import Split, add_threads, apart, join_phases, split_image
 from deepcore.backends.numpy.fast.simd import (
     LANES,
@@ -186,7 +187,7 @@ def whole_vectors(count: int) -> int:
     return -(-count // LANES) * LANES
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _transform_filters(m, W, first, last, f, c, turned_round, filters, U):
     """U[x, g, k] = G W[g, k] G^T for the filters g from first to last, LANES channels k at a time."""
     length = -(-c // LANES) * LANES
@@ -203,7 +204,7 @@ def _transform_filters(m, W, first, last, f, c, turned_round, filters, U):
                 filter_4(filters, 0, _TAPS, U, g * length + k0, apart(f * length))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _transform_image(m, image, plane, c, p, tiles, places, V):
     """V[x, k, p] = B^T d B for some tiles from p on, of all channels."""
     for k in range(c):
@@ -214,7 +215,7 @@ def _transform_image(m, image, plane, c, p, tiles, places, V):
                 image_4(image, k * plane + p + v, places, V, k * PANEL + v, apart(c * PANEL))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _multiply(numbers, U, U_rows, length, V, c, M, M_rows, f, tiles, one_tap, zeros):
     """M[x, g, p] = sum over k of U[x, g, k] V[x, k, p] for p < tiles"""
     keep_apart()
@@ -232,7 +233,7 @@ def _multiply(numbers, U, U_rows, length, V, c, M, M_rows, f, tiles, one_tap, ze
             )
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _transform_result(m, M, M_places, f, p, tiles, result, size):
     """The m x m phases of Y, at some tiles from p on: A^T M A"""
     for g in range(f):
@@ -243,7 +244,7 @@ def _transform_result(m, M, M_places, f, p, tiles, result, size):
                 result_4(M, g * PANEL + v, M_places, result, g * size + p + v, apart(f * size))
 
 
-@njit(nogil=True, cache=True, parallel=True)
+@threaded
 def _convolve(
     m, X, split, places, count, size, W, turned_round, U, U_rows, M_rows, M_places, bias, Y,
     n, c, f, height, width, images, V, M, results, filters
@@ -269,7 +270,7 @@ def _convolve(
             join_phases(result, f, size, row, m, m, bias, Y, k * f * height * width, height, width)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _pad_turned(dY, y, f, height, width, row, dY_turned):
     """dY_turned[(i row + j), g] = dY[g, i, j]: filters side by side."""
     lanes = -(-f // LANES) * LANES
@@ -277,7 +278,7 @@ def _pad_turned(dY, y, f, height, width, row, dY_turned):
         turn(dY, y + i * width, f, width, height * width, dY_turned, i * row * lanes, lanes)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _transform_dY(m, dY_turned, places, row, tile_row, p, tiles, f, Z):
     """Z[x, p, g] = A dY A^T for some tiles from p on."""
     width = -(-f // LANES) * LANES
@@ -290,7 +291,7 @@ def _transform_dY(m, dY_turned, places, row, tile_row, p, tiles, f, Z):
                 gradient_4(dY_turned, at + g, places, Z, q * width + g, apart(PANEL * width))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _multiply_dW(numbers, V, V_rows, c, Z, f, tiles, dU, dU_rows, one_tap):
     """dU[x, k, g] += sum over p of V[x, k, p] Z[x, p, g]"""
     keep_apart()
@@ -311,7 +312,7 @@ def _multiply_dW(numbers, V, V_rows, c, Z, f, tiles, dU, dU_rows, one_tap):
                 )
 
 
-@njit(nogil=True, cache=True, parallel=True)
+@threaded
 def _convolve_dW(
     m, X, split, places, count, dY, dY_places, row, V_rows, dU_rows, dU_places, dW,
     n, c, f, height, width, images, dY_turned, V, Z, dU, sums
