@@ -132,3 +132,20 @@ def test_a_label_out_of_range_is_never_used_as_an_address(label):
     y = np.zeros(64, np.int64)
     y[5] = label
     assert loss.cross_entropy(np.zeros((64, 1000), "float32"), y) is NotImplemented
+
+
+@compiled_tier
+def test_threads_wait_only_briefly_and_leave_the_environment_alone():
+    """GNU OpenMP says what it read when it starts; nothing of it is left for child processes."""
+    code = "import os; print(right(), 'GOMP_SPINCOUNT' in os.environ)"
+    for variables, spins in (({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77")):
+        settings = {
+            "OMP_NUM_THREADS": "2",
+            "NUMBA_NUM_THREADS": "2",
+            "OMP_DISPLAY_ENV": "verbose",
+            **variables,
+        }
+        out, said = run(code, **settings)
+        assert out == f"True {bool(variables)}"
+        if "GOMP_SPINCOUNT" in said:  # another OpenMP than GNU's has no such setting
+            assert f"GOMP_SPINCOUNT = '{spins}'" in said

@@ -166,7 +166,7 @@ def test_a_compiled_kernel_gives_what_its_reference_gives(op, many, monkeypatch)
     monkeypatch.setattr(compiled, "WORTH_COMPILED", 0)
     if many:
         monkeypatch.setattr(compiled, "WORTH_THREADS", 0)
-        monkeypatch.setattr(compiled.threads, "usable", lambda: True)
+        monkeypatch.setattr(compiled.pool, "usable", lambda: True)
     served = 0
     for _, *arguments in [case for case in CASES if case[0] == op]:
         for dtype in ("float32", "float64"):

@@ -14,9 +14,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
-import os
 import sys
-import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +24,8 @@ import numba
 import numpy as np
 from numba.core import event
 from numba.core.caching import FunctionCache
+
+from deepcore.backends.numpy.fast.threads import pool
 
 EXACT = {"contract"}
 SUMS = {"contract", "nsz", "reassoc"}
@@ -51,9 +51,9 @@ class Kernel:
         self.threaded = compiled(shared, fastmath, parallel=True)
 
     def __call__(self, elements: int, *arguments: Any) -> Any:
-        if elements < WORTH_THREADS or not threads.usable():
+        if elements < WORTH_THREADS or not pool.usable():
             return self.serial(*arguments)
-        return threads.run(self.threaded, arguments)
+        return pool.run(self.threaded, arguments)
 
 
 def threaded(loop: Callable[..., Any], fastmath: set[str] = EXACT) -> Any:
@@ -96,36 +96,6 @@ def _sources() -> bytes:
     """A digest of all that is compiled here."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).digest()
-
-
-class _Threads:
-    """Numba's threads: whether they may be used now, and by whom."""
-
-    def __init__(self) -> None:
-        self.forked = False
-        self.layer: str | None = None  # what they are made with, known when they have run
-        self.turn = threading.Lock()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.after_fork)
-
-    def after_fork(self) -> None:
-        """A forked child has no threads of its parent's, and GNU OpenMP ends a process that asks for them."""
-        self.forked = True
-
-    def usable(self) -> bool:
-        return not self.forked and numba.get_num_threads() > 1
-
-    def run(self, kernel: Any, arguments: tuple[Any, ...]) -> Any:
-        """OpenMP and TBB serve several callers at once; numba's own pool, without them, only one."""
-        if self.layer in ("omp", "tbb"):
-            return kernel(*arguments)
-        with self.turn:
-            result = kernel(*arguments)
-            self.layer = numba.threading_layer()
-        return result
-
-
-threads = _Threads()
 
 
 def served(*arrays: np.ndarray) -> bool:
