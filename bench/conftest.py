@@ -28,6 +28,8 @@ PATIENCE = 900.0
 OWN = [(name, kind) for name in backend_names() for kind in ("native", "reference")]
 THEIRS = [(f"{name} itself", "peer") for name in PEERS]  # torch.nn.functional, jax.nn
 
+collect_ignore_glob = ["compare/peers/of_*.py"]  # no doctests: each imports its library
+
 
 class Clock:
     """What pytest-benchmark takes for time: it only moves by what was measured elsewhere."""

@@ -76,7 +76,8 @@ def test_the_second_formula_agrees_with_the_reference(case):
 @pytest.mark.parametrize("case", [*choose(smallest=True), *CASES[11:]], ids=str)
 def test_each_case_runs_and_is_right_on_numpy(case):
     measured = measure("numpy", case.op, case.size, HASTY)
-    assert set(measured.timings) == {"reference", "native"} and measured.device == "cpu"
+    there = {"reference", "native"} if case.op in native_ops("numpy") else {"reference"}  # without numba
+    assert set(measured.timings) == there and measured.device == "cpu"
     for one in measured.timings.values():
         assert one.fault is None and one.median > 0 and one.error <= 1e-5
     assert measured.limit > 0 and (measured.product > 0) == (case.flops > 0)

@@ -150,7 +150,8 @@ def assert_same(got, wanted):
 
 
 def test_every_native_kernel_has_a_case():
-    assert {*NATIVE, *COMPILED} == {case[0] for case in CASES}
+    cases = {case[0] for case in CASES}
+    assert {*NATIVE, *COMPILED} == cases if fast.usable() else {*NATIVE} <= cases
 
 
 COMPILED = [op for op in OPS if compiled_kernel_of(op) is not None]

@@ -16,7 +16,7 @@ def scatter_add(index: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
 
     Long runs are added by bincount, in float64.
     """
-    index, rows = index.reshape(-1), rows.reshape(-1, rows.shape[-1])
+    index, rows = index.reshape(-1), rows.reshape(index.size, rows.shape[-1])
     out = empty((n, rows.shape[1]), rows.dtype)
     out.fill(0)
     if not index.size:
