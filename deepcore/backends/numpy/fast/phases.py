@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from numba import njit
+from numba.extending import register_jitable
 
 from deepcore.backends.numpy.fast.simd import (
     LANES,
@@ -23,7 +24,7 @@ from deepcore.backends.numpy.fast.simd import (
 )
 
 
-@njit
+@register_jitable  # plain Python where Python calls it
 def apart(numbers):
     """At least so many numbers, filling an odd count of cache lines.
 
