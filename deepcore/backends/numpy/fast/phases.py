@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from numba.extending import register_jitable
+
 from deepcore.backends.numpy.fast.compiled import compiled
 from deepcore.backends.numpy.fast.simd import (
     LANES,
@@ -22,7 +24,7 @@ from deepcore.backends.numpy.fast.simd import (
 )
 
 
-@compiled
+@register_jitable  # plain Python where Python calls it
 def apart(numbers):
     """At least so many numbers, filling an odd count of cache lines.
 
