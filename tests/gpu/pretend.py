@@ -110,14 +110,14 @@ class DeviceArray(np.ndarray):
 
 class _Kernel:
     def __init__(self, cupy, library, name):
-        self.cupy, self.library, self.name = cupy, library, name
+        self.cupy, self.functions, self.name = cupy, library, name
 
     def __call__(self, grid, block, arguments):
         for argument in arguments:
             assert isinstance(argument, DeviceArray | int | float), f"{self.name} takes no {type(argument)}"
         self.cupy.launches += 1
         self.cupy.launched.add(self.name)
-        run = functools.partial(emulation.run, self.library, self.name, grid, block, arguments)
+        run = functools.partial(emulation.run, self.functions, self.name, grid, block, arguments)
         _do(functools.partial(run, seed=self.cupy.launches))
         for guard in self.cupy.guards:
             if not guard.intact:

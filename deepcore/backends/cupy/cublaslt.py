@@ -99,7 +99,7 @@ class Plan:
     """Descriptors and algorithm for one Problem."""
 
     def __init__(self, library: Any, handle: Any, problem: Problem):
-        self.library, self.handle = library, handle
+        self.functions, self.handle = library, handle
         A, B, Y, kind = problem.A, problem.B, problem.Y, TYPES[problem.dtype]
         wide = problem.dtype == "float64"
         narrow = COMPUTE_32F_FAST_TF32 if problem.tf32 else COMPUTE_32F
@@ -126,7 +126,7 @@ class Plan:
 
     def _set(self, attribute: int, value: Any) -> None:
         check(
-            self.library.cublasLtMatmulDescSetAttribute(
+            self.functions.cublasLtMatmulDescSetAttribute(
                 self.operation, attribute, byref(value), c_size_t(ctypes.sizeof(value))
             )
         )
@@ -138,14 +138,14 @@ class Plan:
             rows, columns = columns, rows
         layout = c_void_p()
         check(
-            self.library.cublasLtMatrixLayoutCreate(
+            self.functions.cublasLtMatrixLayoutCreate(
                 byref(layout), kind, c_uint64(rows), c_uint64(columns), c_int64(operand.step)
             )
         )
         batches = ((BATCH_COUNT, c_int32(batch)), (STRIDED_BATCH_OFFSET, c_int64(operand.batch_step)))
         for attribute, value in batches if batch > 1 else ():
             check(
-                self.library.cublasLtMatrixLayoutSetAttribute(
+                self.functions.cublasLtMatrixLayoutSetAttribute(
                     layout, attribute, byref(value), c_size_t(ctypes.sizeof(value))
                 )
             )
@@ -154,7 +154,7 @@ class Plan:
     def _choose(self, *alignments: int) -> Heuristic:
         """The algorithm that cuBLASLt takes for the fastest."""
         preference, found, count = c_void_p(), Heuristic(), c_int()
-        check(self.library.cublasLtMatmulPreferenceCreate(byref(preference)))
+        check(self.functions.cublasLtMatmulPreferenceCreate(byref(preference)))
         wanted = (
             (MAX_WORKSPACE_BYTES, c_uint64(WORKSPACE)),
             *zip(MIN_ALIGNMENTS, map(c_uint32, alignments), strict=True),
@@ -162,18 +162,18 @@ class Plan:
         try:
             for attribute, value in wanted:
                 check(
-                    self.library.cublasLtMatmulPreferenceSetAttribute(
+                    self.functions.cublasLtMatmulPreferenceSetAttribute(
                         preference, attribute, byref(value), c_size_t(ctypes.sizeof(value))
                     )
                 )
             B, A, Y = self.layouts
             check(
-                self.library.cublasLtMatmulAlgoGetHeuristic(
+                self.functions.cublasLtMatmulAlgoGetHeuristic(
                     self.handle, self.operation, B, A, Y, Y, preference, 1, byref(found), byref(count)
                 )
             )
         finally:
-            self.library.cublasLtMatmulPreferenceDestroy(preference)
+            self.functions.cublasLtMatmulPreferenceDestroy(preference)
         if count.value == 0:
             raise Unavailable("no algorithm for this product")
         check(found.state)
@@ -185,7 +185,7 @@ class Plan:
             self._set(BIAS_POINTER, c_void_p(bias))
         b, a, y = self.layouts
         check(
-            self.library.cublasLtMatmul(
+            self.functions.cublasLtMatmul(
                 *(self.handle, self.operation, byref(self.one)),
                 *(c_void_p(B), b, c_void_p(A), a, byref(self.zero), c_void_p(Y), y, c_void_p(Y), y),
                 *(byref(self.algorithm), c_void_p(workspace), c_size_t(WORKSPACE), c_void_p(stream)),
@@ -194,9 +194,9 @@ class Plan:
 
     def __del__(self) -> None:
         for layout in getattr(self, "layouts", ()):
-            self.library.cublasLtMatrixLayoutDestroy(layout)
+            self.functions.cublasLtMatrixLayoutDestroy(layout)
         if getattr(self, "operation", None):
-            self.library.cublasLtMatmulDescDestroy(self.operation)
+            self.functions.cublasLtMatmulDescDestroy(self.operation)
 
 
 class _OfThread(threading.local):
