@@ -11,15 +11,14 @@ from deepcore.core.net import Composition
 from deepcore.errors import ArgumentError
 from deepcore.io import state
 from deepcore.io.architecture import register
-from deepcore.train import loop
 from deepcore.train.callbacks import Callback, History
-from deepcore.train.compiled import CompiledStep
 from deepcore.train.predict import predict
 
 if TYPE_CHECKING:  # imported where they are called: a tenth of the time that import deepcore would take
     from deepcore.diagnose.doctor import Diagnosis
     from deepcore.diagnose.explain import Explanation
     from deepcore.diagnose.summary import Summary
+    from deepcore.train.compiled import CompiledStep
 
 
 @register
@@ -95,6 +94,8 @@ class Net(Composition):
         Raises StateError without a loss, DataError, ArgumentError, LabelError, ShapeError, DTypeError,
         CheckpointError for a `resume` that does not fit, UnsupportedError.
         """
+        from deepcore.train import loop
+
         return loop.fit(
             self,
             X,
@@ -141,6 +142,8 @@ class Net(Composition):
         >>> net.parameters()["layers.0.b"]
         array([[1.]], dtype=float32)
         """
+        from deepcore.train.compiled import CompiledStep
+
         return CompiledStep(self, optimizer)
 
     def predict(self, X: Any, batch_size: int | None = None) -> Any:
@@ -155,6 +158,8 @@ class Net(Composition):
 
         metrics: functions (out, y) -> mean, or names; accuracy for class labels unless given.
         """
+        from deepcore.train import loop
+
         return loop.evaluate(self, X, y, batch_size=batch_size, metrics=metrics)
 
     def summary(self, input_shape: Any, dtype: Any = None) -> Summary:
