@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -117,6 +118,13 @@ class Backend:
         way than the first ones did raises Diverged, and nothing has changed.
         """
         return None
+
+    def together(self) -> AbstractContextManager[None]:
+        """Inside, updates of weights may be put off to its end, and made there in one piece.
+
+        What an op of `ops.update` returns there holds its numbers only when it has been left.
+        """
+        return nullcontext()
 
     def synchronize(self) -> None:
         """Wait until all work that was started is done."""

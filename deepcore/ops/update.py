@@ -57,6 +57,13 @@ def adam(
 
 
 @op
+def gradient_norm(dW: Any, *more: Any) -> Any:
+    """The length of all gradients together, as one vector: a 0-d array, not finite unless all of them are."""
+    squares = [array_namespace(dW).sum(dW * dW) for dW in (dW, *more)]
+    return array_namespace(dW).sqrt(sum(squares[1:], start=squares[0]))
+
+
+@op
 def rmsprop(
     W: Any,
     dW: Any,

@@ -123,6 +123,8 @@ def cases(large: bool) -> list[tuple]:
         ("update.sgd", W, DW, None, 0.1, 0.0, False, 0.0),
         *[("update.adam", W, DW, M, M * M, lr, 0.3, (0.9, 0.99), 1e-8, 0.1, lr) for lr in RATES],
         ("update.adam", W, DW, M, M * M, 0.1, 0.3, (0.9, 0.999), 1e-8, 0.0),
+        ("update.gradient_norm", W),
+        ("update.gradient_norm", normal(9000), *(normal(n, seed=n) for n in range(1, 60))),
         *[
             (f"random.{name}", normal(1), n, (3, -5 & 0xFFFFFFFF), call, start, *least)
             for name, least in (("threefry", ()), ("at_least", (2**23,)))

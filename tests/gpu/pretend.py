@@ -114,7 +114,10 @@ class _Kernel:
 
     def __call__(self, grid, block, arguments):
         for argument in arguments:
-            assert isinstance(argument, DeviceArray | int | float), f"{self.name} takes no {type(argument)}"
+            # of NumPy's arrays CuPy takes those of one element, by value
+            by_value = isinstance(argument, np.ndarray) and argument.dtype.fields and argument.size == 1
+            fits = by_value or isinstance(argument, DeviceArray | int | float)
+            assert fits, f"{self.name} takes no {type(argument)}"
         self.cupy.launches += 1
         self.cupy.launched.add(self.name)
         run = functools.partial(emulation.run, self.functions, self.name, grid, block, arguments)
