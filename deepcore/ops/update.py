@@ -64,6 +64,13 @@ def gradient_norm(dW: Any, *more: Any) -> Any:
 
 
 @op
+def either(first: Any, *arrays: Any) -> tuple[Any, ...]:
+    """The first half of the arrays, or the second.   first: a 0-d bool array, which the host does not read"""
+    half, where = len(arrays) // 2, array_namespace(first).where
+    return tuple(where(first, a, b) for a, b in zip(arrays[:half], arrays[half:], strict=True))
+
+
+@op
 def rmsprop(
     W: Any,
     dW: Any,

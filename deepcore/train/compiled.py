@@ -27,6 +27,7 @@ from deepcore.core.random import Generator, current_generator
 from deepcore.core.record import CURRENT, LastCall, Staged
 from deepcore.core.tree import Tree
 from deepcore.errors import StateError, UnsupportedError
+from deepcore.ops import update
 from deepcore.optim import Optimizer
 from deepcore.train.mixed import LossScale, finite, judged, passes
 from deepcore.train.standing import Move, Standing, layout
@@ -289,12 +290,9 @@ class _Program:
         after = Standing(net, optimizer, self.backend).arrays
         self.moved = [i for i, (old, new) in enumerate(zip(arrays, after, strict=True)) if new is not old]
 
-        def settled(old: Any, new: Any) -> Any:
-            """In its own dtype, and as it was if a label doesn't fit."""
-            xp = array_namespace(new)
-            new = xp.astype(new, old.dtype, copy=False)
-            return new if fit is None else xp.where(fit, new, old)
-
+        moved = [array_namespace(after[i]).astype(after[i], arrays[i].dtype, copy=False) for i in self.moved]
+        if fit is not None:  # all as it was if a label doesn't fit
+            moved = update.either(fit, *moved, *(arrays[i] for i in self.moved))
         if good is not None and fit is not None:
             good = good | ~fit  # a label that doesn't fit says nothing of the scale
         self.in_doubt, self.asks_whether_finite = fit is not None, good is not None
@@ -305,7 +303,7 @@ class _Program:
             *([out] if self.output else []),
             *([fit] if self.in_doubt else []),
             *([good] if self.asks_whether_finite else []),
-            *(settled(arrays[i], after[i]) for i in self.moved),
+            *moved,
         )
 
     def _numbers(self, standing: Standing, row: Any) -> Numbers:

@@ -50,7 +50,8 @@ def _noted(function):
 
     def method(self, *arguments, **options):
         result = function(self, *arguments, **options)
-        _note(lambda: function(self, *arguments, **options), result)
+        if result is not self:  # as astype's is, with copy=False
+            _note(lambda: function(self, *arguments, **options), result)
         return result
 
     return method

@@ -66,6 +66,19 @@ def test_weights_with_other_settings_have_launches_of_their_own(cupy):  # noqa: 
     assert got[-1][1] is None
 
 
+def test_copies_into_what_no_kernel_takes_are_plain(cupy):  # noqa: F811
+    base = cupy.array(np.arange(40, dtype="f4"))
+    new = [cupy.array(-np.arange(9, dtype=d)) for d in ("f4", "f4", "f4", "i8", "f8")]
+    into = [base[:9], base[13:22], base[22:40:2], cupy.array(np.zeros(9, "i8")), cupy.array(np.zeros(9))]
+    launches = cupy.launches
+    update().copy_all(list(zip(into, new, strict=True)))
+    assert (
+        cupy.launches == launches + 2
+    )  # float32 and float64; off the boundary, with steps, of integers: plain
+    assert all(np.array_equal(a, b) for a, b in zip(into, new, strict=True))
+    assert base[9] == 9 and base[12] == 12
+
+
 def test_an_error_inside_launches_nothing(cupy):  # noqa: F811
     (W, dW), *_ = drawn(cupy, 2)
     launches = cupy.launches
@@ -81,12 +94,14 @@ def test_the_tables_layout_is_that_of_the_kernels(cupy):  # noqa: F811
     assert table.fields["first_block"][1] == 64 * update().MOST
 
 
-def test_a_compiled_step_has_one_update(cupy):  # noqa: F811
+def test_a_compiled_step_has_few_launches(cupy):  # noqa: F811
+    """One update of all weights, one choice between them and the old ones; the second graph copies once."""
     step = losses(mlp, dc.optim.AdamW(0.01), "cupy", compiled=True, steps=3)[2]
     (program,) = step._programs.values()
-    for graph in program.function.graphs:
+    for graph, choices in zip(program.function.graphs, (1, 2), strict=True):
         kernels = [work.args[1] for work in graph if isinstance(work, functools.partial)]
-        assert kernels.count("adam_float32") == 1
+        assert kernels.count("adam_float32") == kernels.count("all_fit_int64") == 1
+        assert kernels.count("either_float32") == choices
 
 
 @pytest.mark.parametrize("precision", ["relaxed", "fp16", "bf16"])

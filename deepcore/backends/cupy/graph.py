@@ -21,7 +21,7 @@ from typing import Any
 
 import cupy
 
-from deepcore.backends.cupy import cublaslt
+from deepcore.backends.cupy import cublaslt, update
 from deepcore.errors import UnsupportedError
 
 Leaves = dict[tuple[Any, ...], Any]  # path through dicts and tuples -> array
@@ -106,8 +106,7 @@ class Captured:
                     result = self.function(*_filled(arguments, inputs))
                     results = dict(_leaves(result))
                     if back:
-                        for i, o in self.fed_back.items():
-                            self.inputs[i][...] = results[o]
+                        update.copy_all([(self.inputs[i], results[o]) for i, o in self.fed_back.items()])
                 finally:
                     graph = stream.end_capture()
         except (

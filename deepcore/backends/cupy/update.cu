@@ -83,6 +83,16 @@ __device__ void adam(const Table<T>& table, const A* rate_at, double rate_value,
     store_at(of.new_V, first, n, v);
 }
 
+// new_W = W, or dW where `first` is not null and points to false
+template <class T> __device__ void either(const Table<T>& table, const unsigned char* first_at)
+{
+    long long before;
+    const Arrays<T>& of = arrays_of_block(table, &before);
+    const long long first = first_of_thread_in<T>(before);
+    if (first >= of.n) return;
+    store_at(of.new_W, first, of.n, load_at(!first_at || *first_at ? of.W : of.dW, first, of.n));
+}
+
 // partial[block] = the sum of dW^2 over this block's part, VECTORS vectors for each thread
 const int VECTORS = 8;
 template <class T> __device__ void square_sums(const Table<T>& table, double* partial)
@@ -122,6 +132,7 @@ template <class T> __device__ void norm_of_sums(const double* partial, T* norm, 
     {                                                                                                             \
         adam(table, rate_at, rate, root_at, root, keep_at, keep, b1, b2, eps, weight_decay);                      \
     }                                                                                                             \
+    KERNEL either_##NAME(const Table<T> table, const unsigned char* first_at) { either(table, first_at); }        \
     KERNEL square_sums_##NAME(const Table<T> table, double* partial) { square_sums(table, partial); }             \
     KERNEL norm_of_sums_##NAME(const double* partial, T* norm, long long count)                                   \
     {                                                                                                             \

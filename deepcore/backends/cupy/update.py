@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cupy
@@ -36,7 +36,7 @@ Key = tuple[Any, ...]  # the kernel, the dtype, and the settings, where arrays s
 class _Noted(threading.local):
     """Updates that wait for the end of `together()`, if it runs in this thread."""
 
-    updates: dict[Key, tuple[Callable[[list[Arrays]], None], list[Arrays]]] | None = None
+    updates: dict[Key, tuple[str, list[Arrays], tuple[Any, ...]]] | None = None  # as _launch takes them
 
 
 _noted = _Noted()
@@ -48,8 +48,8 @@ def together() -> Iterator[None]:
     before, _noted.updates = _noted.updates, {}
     try:
         yield
-        for launch, arrays in _noted.updates.values():
-            launch(arrays)
+        for update in _noted.updates.values():
+            _launch(*update)
     finally:
         _noted.updates = before
 
@@ -109,21 +109,53 @@ def gradient_norm(dW: Any, *more: Any) -> Any:
     return norm
 
 
+def either(first: Any, *arrays: Any) -> Any:
+    """The first half of the arrays, or the second: one launch for those of one dtype."""
+    half = len(arrays) // 2
+    pairs = list(zip(arrays[:half], arrays[half:], strict=True))
+    if not all(_serve(a, b) for a, b in pairs):
+        return NotImplemented
+    chosen = [_new(a) for a, _ in pairs]
+    _choose(
+        first,
+        [{"W": aligned(a), "dW": aligned(b), "new_W": c} for (a, b), c in zip(pairs, chosen, strict=True)],
+    )
+    return tuple(chosen)
+
+
+def copy_all(pairs: Sequence[tuple[Any, Any]]) -> None:
+    """into[...] = x for each pair (into, x), in few launches."""
+    plain = []
+    for into, x in pairs:
+        if _serve(into, x) and all(a.flags.c_contiguous and a.data.ptr % 16 == 0 for a in (into, x)):
+            plain.append({"W": x, "dW": x, "new_W": into})
+        else:
+            into[...] = x
+    _choose(NULL, plain)
+
+
+def _choose(first: Any, of_arrays: Sequence[Arrays]) -> None:
+    for name in dict.fromkeys(arrays["W"].dtype.name for arrays in of_arrays):
+        of_dtype = [arrays for arrays in of_arrays if arrays["W"].dtype.name == name]
+        _launch("either", of_dtype, (first,))
+
+
 def _update(name: str, arrays: Arrays, settings: tuple[Any, ...]) -> None:
     """Start an update now, or note it."""
-    dtype = arrays["W"].dtype
-
-    def launch(of_weights: list[Arrays]) -> None:
-        for i in range(0, len(of_weights), MOST):
-            table, blocks = _table(of_weights[i : i + MOST], 1)
-            _, block = flat_launch(1, dtype.itemsize)
-            kernel("update", name, dtype)((blocks,), block, (table, *settings))
-
     if _noted.updates is None:
-        launch([arrays])
+        _launch(name, [arrays], settings)
         return
-    places = tuple(x.data.ptr if isinstance(x, cupy.ndarray) else x for x in settings)
-    _noted.updates.setdefault((name, dtype.name, *sorted(arrays), *places), (launch, []))[1].append(arrays)
+    places = (x.data.ptr if isinstance(x, cupy.ndarray) else x for x in settings)
+    key = name, arrays["W"].dtype.name, *sorted(arrays), *places
+    _noted.updates.setdefault(key, (name, [], settings))[1].append(arrays)
+
+
+def _launch(name: str, of_weights: Sequence[Arrays], settings: tuple[Any, ...]) -> None:
+    dtype = of_weights[0]["W"].dtype
+    for i in range(0, len(of_weights), MOST):
+        table, blocks = _table(of_weights[i : i + MOST], 1)
+        _, block = flat_launch(1, dtype.itemsize)
+        kernel("update", name, dtype)((blocks,), block, (table, *settings))
 
 
 def _table(of_weights: Sequence[Arrays], vectors: int) -> tuple[np.ndarray, int]:
