@@ -75,52 +75,82 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("gpu.jsonl"), help="results, one a line")
     parser.add_argument("--seconds", type=float, default=520, help="stop after so many")
-    parser.add_argument(
-        "--rows-from", type=int, help=argparse.SUPPRESS
-    )  # what the processes of its own are told
-    parser.add_argument("--compile", type=int, help=argparse.SUPPRESS)
+    for part in ("--questions", "--compile", "--rows-from"):  # what the processes of its own are told to do
+        parser.add_argument(part, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
         get_backend("cupy")
-    except BackendUnavailable as error:
-        print(error, file=sys.stderr)
+    except (BackendUnavailable, ImportError) as error:
+        print(f"{error}; deepcore needs array-api-compat and array-api-extra beside CuPy", file=sys.stderr)
         return 1
     end = time.monotonic() + options.seconds
+    if options.questions is not None:
+        return questions()
     if options.compile is not None:
         return compile_kernels(options.compile)
     if options.rows_from is not None:
         return table(options.rows_from, end)
-    rows = []
-    with options.out.open("w") as file:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # the table is printed all the same
+    rows: list[dict[str, Any]] = []
+    try:
+        with options.out.open("w") as file:
+            run(file, end, options.seconds, rows)
+    finally:
+        print("\n" + as_text(rows))
+        for verdict in goals(rows):
+            print(f"{verdict['goal']:75} {verdict['reached']}")
+    return 0
 
-        def write(**result: Any) -> None:
-            file.write(json.dumps(result) + "\n")
-            file.flush()
-            print(result, flush=True)
 
-        def attempt(stage: Callable[..., dict[str, Any]], *arguments: Any) -> None:
-            try:
-                write(**stage(*arguments))
-            except Exception as error:  # the other stages still count
-                write(stage=stage.__name__, error=repr(error)[:500])
+def run(file: Any, end: float, seconds: float, rows: list[dict[str, Any]]) -> None:
+    """All stages, whatever becomes of one; `rows` gets those of the table."""
 
-        attempt(machine)
-        attempt(whether_products_are_captured)
-        attempt(compiled_kernels, min(90.0, options.seconds / 5))
-        attempt(tests, "kernels", ["-m", "gpu", "tests/gpu"], min(170.0, options.seconds / 3))
+    def write(**result: Any) -> None:
+        file.write(json.dumps(result) + "\n")
+        file.flush()
+        print(result, flush=True)
+
+    def attempt(stage: Callable[..., dict[str, Any]], *arguments: Any) -> None:
         try:
-            for row in rows_of_children(end - 0.2 * options.seconds):
-                write(**row)
-                rows.append(row)
-        except Exception as error:
-            write(stage="table", error=repr(error)[:500])
-        attempt(tests, "battery", ["tests/test_battery.py", "-k", "cupy"], end - time.monotonic() - 20)
-        verdicts = list(goals(rows))
-        for verdict in verdicts:
-            write(**verdict)
-    print("\n" + as_text(rows))
-    for verdict in verdicts:
-        print(f"{verdict['goal']:70} {verdict['reached']}")
+            write(**stage(*arguments))
+        except Exception as error:  # the other stages still count
+            write(stage=stage.__name__, error=repr(error)[:500])
+
+    attempt(answers, 60.0)
+    attempt(compiled_kernels, min(90.0, seconds / 5))
+    attempt(tests, "kernels", ["-m", "gpu", "tests/gpu"], min(150.0, seconds / 3))
+    attempt(tests, "memory", ["-m", "gpu", "tests/gpu", "-k", "ten_thousand"], min(40.0, seconds / 10), 1)
+    try:
+        for row in rows_of_children(end - 0.2 * seconds):
+            rows.append(row)
+            write(**row)
+    except Exception as error:
+        write(stage="table", error=repr(error)[:500])
+    attempt(tests, "battery", ["tests/test_battery.py", "-k", "cupy"], end - time.monotonic() - 20, 8)
+    for verdict in goals(rows):
+        write(**verdict)
+
+
+def answers(seconds: float, command: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What a process of its own says of the machine, and of captures: a library's fault may end it."""
+    command = command or (sys.executable, __file__, "--questions", "0")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds)
+        output, error = done.stdout, f"ended with {done.returncode}: {done.stderr[-500:]}"
+        failed = done.returncode != 0
+    except subprocess.TimeoutExpired as late:
+        output, error, failed = (late.stdout or b"").decode(errors="replace"), "silent for too long", True
+    told: dict[str, Any] = {}
+    for line in output.splitlines():
+        with contextlib.suppress(json.JSONDecodeError, TypeError, ValueError):
+            told |= json.loads(line)
+    return told | ({"error": error} if failed else {})
+
+
+def questions() -> int:
+    """The answers, one a line."""
+    for question in (machine, whether_products_are_captured):
+        print(json.dumps(question()), flush=True)
     return 0
 
 
@@ -194,17 +224,13 @@ def compile_kernels(number: int) -> int:
     return 0
 
 
-def tests(name: str, arguments: list[str], seconds: float) -> dict[str, Any]:
-    """What pytest says, in a process of its own, which is interrupted when the time is up."""
+def tests(name: str, arguments: list[str], seconds: float, workers: int = 4) -> dict[str, Any]:
+    """What pytest says, in processes of its own, which are interrupted when the time is up."""
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider"]
     # the conftest.py beside this repository's README imports what only its documentation needs
-    command += [
-        "--confcutdir=tests",
-        "-W",
-        "default",
-        *(["-n", "4"] if find_spec("xdist") else []),
-        *arguments,
-    ]
+    command += ["--confcutdir=tests", "-W", "default", *arguments]
+    if workers > 1 and find_spec("xdist"):
+        command += ["-n", str(workers)]
     start = time.monotonic()
     child = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"

@@ -163,9 +163,18 @@ def test_tests_that_take_too_long_say_what_they_have_found(bench, tmp_path):
     assert any("test_slow.py" in line for line in told["failures"])
 
 
+def test_a_crash_at_the_first_question_is_told(bench):
+    child = """import os; print('{"gpu": "H100"}', flush=True); os.abort()"""
+    told = bench.answers(20.0, (sys.executable, "-c", child))
+    assert told["gpu"] == "H100" and told["error"].startswith("ended with -6")
+    told = bench.answers(2.0, (sys.executable, "-c", "import time; time.sleep(60)"))
+    assert told == {"error": "silent for too long"}
+
+
 def test_a_stage_that_fails_does_not_end_the_run(bench, monkeypatch, tmp_path, capsys):
     """Whatever the machine lacks, there is a table, and a word on each goal."""
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "out.jsonl"), "--seconds", "5"])
+    monkeypatch.setattr(bench, "answers", broken)
     monkeypatch.setattr(bench, "compiled_kernels", broken)
     monkeypatch.setattr(bench, "tests", broken)
     row = {"work": "cross_entropy", "shape": [8192, 32000], "dtype": "bfloat16", "% of limit": 91.0}

@@ -4,6 +4,7 @@ Everything else that deepcore promises is tested on CuPy by the battery (tests/b
 itself where it works.
 """
 
+import os
 import pickle
 
 import numpy as np
@@ -176,7 +177,8 @@ def test_ten_thousand_captured_steps_need_no_more_memory():
     for _ in range(10_000):
         loss = step(X, y)
     assert np.isfinite(float(loss)) and pool.total_bytes() == before[0]
-    assert before[1] - cupy.cuda.runtime.memGetInfo()[0] < 1 << 22
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # else other processes use the same GPU
+        assert before[1] - cupy.cuda.runtime.memGetInfo()[0] < 1 << 22
 
 
 def test_views_of_one_memory():
