@@ -115,7 +115,8 @@ class Backend:
         `function` takes arrays and returns a tuple of arrays, changes nothing else, and keeps no number from
         call to call. It may be run on stand-ins for arrays, at the first call; later calls bring arrays of
         the same shapes, dtypes and strides. One that finds out, on the host, that the numbers ask for another
-        way than the first ones did raises Diverged, and nothing has changed.
+        way than the first ones did raises Diverged, and nothing has changed. One with a true attribute
+        `takes_host_arrays` takes arrays of NumPy's too, which nobody changes afterwards.
         """
         return None
 

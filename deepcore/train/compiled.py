@@ -257,7 +257,9 @@ class _Program:
             self.called = self._put(called.view(np.int32), standing)
 
     def _put(self, host: np.ndarray, standing: Standing) -> Any:
-        """The same as an array of the net's library, where the net is."""
+        """The same as an array of the net's library, where the net is, unless the program sends it itself."""
+        if getattr(self.function, "takes_host_arrays", False):
+            return host
         return self.backend.asarray(host, device=self.backend.device(standing.arrays[0]))
 
     def pure_step(self, X: Any, y: Any, row: Any, called: Any, *arrays: Any) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ GPU. Every new array lies between margins that nobody may write to, and holds Na
 """
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import sys
@@ -71,12 +72,28 @@ def _read(function):
     return method
 
 
+class Memory:
+    """Where an array lies, as CuPy's MemoryPointer has it."""
+
+    def __init__(self, array):
+        self.array, self.ptr = array, array.ctypes.data
+
+    def copy_from_device_async(self, source, size):
+        assert size == self.array.nbytes == source.array.nbytes
+        _do(lambda: ctypes.memmove(self.array.ctypes.data, source.array.ctypes.data, size))
+
+    def copy_from_host_async(self, pointer, size):
+        assert Tape.running is None, "the current stream is capturing, so H2D transfers are disallowed"
+        assert size == self.array.nbytes
+        ctypes.memmove(self.array.ctypes.data, pointer, size)
+
+
 class DeviceArray(np.ndarray):
     """An array with CuPy's `data.ptr`, whose operations are noted while a stream is being captured."""
 
     @property
     def data(self):
-        return types.SimpleNamespace(ptr=self.ctypes.data)
+        return Memory(self)
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
         inputs = [x.view(np.ndarray) if isinstance(x, DeviceArray) else x for x in inputs]
