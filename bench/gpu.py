@@ -150,7 +150,11 @@ def answers(seconds: float, command: tuple[str, ...] = ()) -> dict[str, Any]:
 def questions() -> int:
     """The answers, one a line."""
     for question in (machine, whether_products_are_captured):
-        print(json.dumps(question()), flush=True)
+        try:
+            answer = question()
+        except Exception as error:
+            answer = {f"{question.__name__} failed": repr(error)[:500]}
+        print(json.dumps(answer), flush=True)
     return 0
 
 

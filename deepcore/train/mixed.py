@@ -16,7 +16,7 @@ import warnings
 from typing import Any
 
 from deepcore.backends.registry import array_namespace, backend_of
-from deepcore.backends.select import is_floating, is_narrow, quietly
+from deepcore.backends.select import dtype_name, is_floating, is_narrow, quietly
 from deepcore.core.function import first_weight
 from deepcore.core.layer import Layer
 from deepcore.core.net import Composition
@@ -187,7 +187,7 @@ def check_precision(net: Any, precision: Any, who: str) -> None:
     if is_narrow(W):
         raise DTypeError(
             f"{who}: precision {precision!r} wants weights of 32 bits, which steps in 16 bits can move; "
-            f'these are {W.dtype} already; make the layers with dtype="float32", or leave precision out'
+            f'these are {dtype_name(W)} already; make the layers with dtype="float32", or leave precision out'
         )
     try:
         backend_of(W).dtype(DTYPES[precision])

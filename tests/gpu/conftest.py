@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 OPTION = "--kernels-page"
-DTYPES = ("float16", "bfloat16", "float32", "float64", "int32")
+DTYPES = ("float16", "bfloat16", "float32", "float64", "int32", "int64")
 
 
 class Found(NamedTuple):
@@ -52,7 +52,7 @@ def gather(reports: Iterable[Any]) -> Found:
                 op, dtype, cases, error = value
                 found.emulated[op][dtype] = cases, error
         if "planted" in report.nodeid:
-            found.planted.append(re.sub(r".*::test_", "", report.nodeid))
+            found.planted.append(re.sub(r".*::test_", "", report.nodeid).replace("--]", "]"))
     return found
 
 

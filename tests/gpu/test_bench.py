@@ -163,6 +163,12 @@ def test_tests_that_take_too_long_say_what_they_have_found(bench, tmp_path):
     assert any("test_slow.py" in line for line in told["failures"])
 
 
+def test_each_question_is_asked_whatever_the_others_raise(bench, capsys):
+    assert bench.questions() == 0  # the stand-in has no properties of a GPU
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert "machine failed" in first and second["answer"] == "yes"
+
+
 def test_a_crash_at_the_first_question_is_told(bench):
     child = """import os; print('{"gpu": "H100"}', flush=True); os.abort()"""
     told = bench.answers(20.0, (sys.executable, "-c", child))
