@@ -728,7 +728,7 @@ def mask(n: int) -> Work:
     def torch(like: Any) -> Callable[[], Any]:
         import torch
 
-        out = torch.empty(n, dtype=torch.bool, device="cuda")
+        out = torch.empty(n, dtype=torch.bool, device=like.device)
         return lambda: out.bernoulli_(0.5)
 
     like = lambda seed: (cupy.zeros(1, "float32"),)
@@ -742,7 +742,7 @@ def embedding(n: int, d: int, words: int) -> Work:
     def torch(index: Any, rows: Any) -> Callable[[], Any]:
         import torch
 
-        out = torch.zeros(words, d, device="cuda")
+        out = torch.zeros(words, d, device=rows.device)
         return lambda: out.zero_().index_add_(0, index, rows)
 
     def draw(seed: int) -> Any:
@@ -861,15 +861,13 @@ def torch_step(sizes: tuple[int, ...], X: Any, y: Any, way: str, dtype: str) -> 
     import torch
     from torch import nn
 
-    pairs = pairwise(sizes)
-    model = nn.Sequential(*[f for i, o in pairs for f in (nn.Linear(i, o), nn.ReLU())][:-1]).cuda()
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True, capturable=True)
+    pairs, mixed, in_graph = pairwise(sizes), dtype == "bfloat16", way == "graph"
+    model = nn.Sequential(*[f for i, o in pairs for f in (nn.Linear(i, o), nn.ReLU())][:-1]).to(X.device)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True, capturable=in_graph)
     loss = nn.CrossEntropyLoss()
 
     def forward(X: Any, y: Any) -> Any:
-        with torch.autocast(
-            "cuda", torch.bfloat16, enabled=dtype == "bfloat16", cache_enabled=way != "graph"
-        ):
+        with torch.autocast(X.device.type, torch.bfloat16, enabled=mixed, cache_enabled=not in_graph):
             return loss(model(X), y)
 
     if way == "compile":
@@ -882,7 +880,7 @@ def torch_step(sizes: tuple[int, ...], X: Any, y: Any, way: str, dtype: str) -> 
         optimizer.step()
         return L
 
-    if way != "graph":
+    if not in_graph:
         return call
     static_X, static_y = X.clone(), y.clone()
     replay = graph_of_torch([lambda: call(static_X, static_y)] * 1)

@@ -74,6 +74,7 @@ def small(bench):
     yield from bench.softmax(2, 9, "float32")
     yield from bench.pooling((2, 3, 4, 4), "float32")
     yield bench.convolution((2, 3, 4, 4), 5, "float32")
+    yield bench.step(4, (6, 5, 3), "bfloat16")
     yield bench.step(4, (6, 5, 3))
 
 
@@ -98,6 +99,21 @@ def test_the_first_question_is_asked(bench, cupy):  # noqa: F811
 def test_all_works_can_be_made(bench):
     names = {work.name for work in bench.works()}
     assert {"cross_entropy", "adam", "group_norm_backward", "linear", "step 784-128-10"} <= names
+
+
+def test_torchs_side_of_each_work_runs(bench, monkeypatch):
+    """On the CPU, where torch computes the same."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(bench, "find_spec", importlib.util.find_spec)
+    monkeypatch.setattr(bench, "to_torch", lambda x: torch.from_numpy(np.array(x)))
+    compared = 0
+    for work in small(bench):
+        if "torch" in work.variants:
+            made = work.make(0)
+            call = work.variants["torch"](made)
+            call(), call()  # the second as the timed ones, after what the first has left
+            compared += 1
+    assert compared >= 15
 
 
 def test_rows_of_tf32_are_in_tf32_and_no_others(bench, cupy):  # noqa: F811
