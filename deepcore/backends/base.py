@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -114,9 +115,17 @@ class Backend:
         `function` takes arrays and returns a tuple of arrays, changes nothing else, and keeps no number from
         call to call. It may be run on stand-ins for arrays, at the first call; later calls bring arrays of
         the same shapes, dtypes and strides. One that finds out, on the host, that the numbers ask for another
-        way than the first ones did raises Diverged, and nothing has changed.
+        way than the first ones did raises Diverged, and nothing has changed. One with a true attribute
+        `takes_host_arrays` takes arrays of NumPy's too, which nobody changes afterwards.
         """
         return None
+
+    def together(self) -> AbstractContextManager[None]:
+        """Inside, updates of weights may be put off to its end, and made there in one piece.
+
+        What an op of `ops.update` returns there holds its numbers only when it has been left.
+        """
+        return nullcontext()
 
     def synchronize(self) -> None:
         """Wait until all work that was started is done."""

@@ -57,6 +57,20 @@ def adam(
 
 
 @op
+def gradient_norm(dW: Any, *more: Any) -> Any:
+    """The length of all gradients together, as one vector: a 0-d array, not finite unless all of them are."""
+    squares = [array_namespace(dW).sum(dW * dW) for dW in (dW, *more)]
+    return array_namespace(dW).sqrt(sum(squares[1:], start=squares[0]))
+
+
+@op
+def either(first: Any, *arrays: Any) -> tuple[Any, ...]:
+    """The first half of the arrays, or the second.   first: a 0-d bool array, which the host does not read"""
+    half, where = len(arrays) // 2, array_namespace(first).where
+    return tuple(where(first, a, b) for a, b in zip(arrays[:half], arrays[half:], strict=True))
+
+
+@op
 def rmsprop(
     W: Any,
     dW: Any,

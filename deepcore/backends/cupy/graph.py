@@ -21,7 +21,7 @@ from typing import Any
 
 import cupy
 
-from deepcore.backends.cupy import cublaslt
+from deepcore.backends.cupy import cublaslt, update
 from deepcore.errors import UnsupportedError
 
 Leaves = dict[tuple[Any, ...], Any]  # path through dicts and tuples -> array
@@ -31,8 +31,11 @@ class Captured:
     """function(*arguments) for one set of shapes: dicts and tuples of arrays, nested, in and out.
 
     why_not: why it isn't captured, or None. Arrays that come out and go into the next call belong to the
-    graphs: the call after that one changes them. All others are new.
+    graphs: the call after that one changes them. All others are new. An array that goes in may be NumPy's, if
+    nobody changes it afterwards: the same one again is not sent again.
     """
+
+    takes_host_arrays = True
 
     def __init__(self, function: Callable[..., Any]):
         self.function = function
@@ -46,12 +49,13 @@ class Captured:
         self.fed_back: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # path of an input -> of the result it was
         self.given: Leaves = {}  # the last call's results, until it is known which are fed back
         self.shape_of_result: Any = None
+        self.sent: Leaves = {}  # the arrays of the host that the inputs hold
         self.kept: list[Any] = []  # memory that the graphs use, and that somebody else may give up
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns, in the order of the current stream."""
         if self.why_not is not None:
-            return self.function(*arguments)
+            return self.function(*_sent(arguments))
         if not self.warm:
             self.warm = True
             result = self._as_it_is(arguments)
@@ -62,9 +66,9 @@ class Captured:
             self.fed_back = {i: o for i, x in leaves.items() for o, y in self.given.items() if x is y}
             self.given = {}
         if not self.graphs:
-            self.inputs = {path: array.copy() for path, array in leaves.items()}
+            self.inputs = {path: _sent(array).copy() for path, array in leaves.items()}
             if not self._capture(arguments, self.inputs, back=False):
-                return self.function(*arguments)
+                return self.function(*_sent(arguments))
         turn, ours = 0, [leaves[i] is self.results[0][o] for i, o in self.fed_back.items()]
         if any(ours):
             if not all(ours):  # a weight was replaced; a graph would overwrite the others, still in use
@@ -73,17 +77,28 @@ class Captured:
             if len(self.graphs) == 1:
                 inputs = self.inputs | {i: self.results[0][o] for i, o in self.fed_back.items()}
                 if not self._capture(arguments, inputs, back=True):
-                    return self.function(*arguments)
+                    return self.function(*_sent(arguments))
         for path, array in leaves.items():
             there = self.inputs[path]
             if array is not there and not (turn == 1 and path in self.fed_back):
-                there[...] = array
+                self._fill(path, there, array)
         self.graphs[turn].launch()
         return self._given_out(turn)
 
     def _as_it_is(self, arguments: Any) -> Any:
         with self._aside():
-            return self.function(*arguments)
+            return self.function(*_sent(arguments))
+
+    def _fill(self, path: tuple[Any, ...], there: Any, array: Any) -> None:
+        """there[...] = array, by one call of the driver where that will do: a kernel costs the host more."""
+        if not isinstance(array, cupy.ndarray):
+            if self.sent.get(path) is not array:
+                self.sent[path] = array
+                there.data.copy_from_host_async(array.ctypes.data, array.nbytes)
+        elif array.flags.c_contiguous and there.flags.c_contiguous:
+            there.data.copy_from_device_async(array.data, array.nbytes)
+        else:
+            there[...] = array
 
     def _given_out(self, turn: int) -> Any:
         """The results: those that are fed back where they lie, copies of the others."""
@@ -106,8 +121,7 @@ class Captured:
                     result = self.function(*_filled(arguments, inputs))
                     results = dict(_leaves(result))
                     if back:
-                        for i, o in self.fed_back.items():
-                            self.inputs[i][...] = results[o]
+                        update.copy_all([(self.inputs[i], results[o]) for i, o in self.fed_back.items()])
                 finally:
                     graph = stream.end_capture()
         except (
@@ -163,6 +177,11 @@ def _nothing_sent() -> Iterator[None]:
         yield
     finally:
         cupy.cuda.set_pinned_memory_allocator(usual)
+
+
+def _sent(tree: Any) -> Any:
+    """A tree of the same form with all arrays on the device."""
+    return _filled(tree, {path: cupy.asarray(x) for path, x in _leaves(tree)})
 
 
 def _leaves(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:

@@ -1,6 +1,6 @@
 """The affine map on CuPy, where cuBLAS is the limit.
 
-In float32 cuBLAS rounds nothing to TF32, unless the variable CUPY_TF32 is 1.
+In float32 nothing is rounded to TF32, unless precision is "relaxed" or the variable CUPY_TF32 is 1.
 """
 
 from __future__ import annotations
