@@ -34,7 +34,7 @@ def predict(net: Composition, X: Any, batch_size: int | None = None) -> Any:
 
 
 def probabilities(net: Composition, Y: Any) -> Any:
-    """The outputs Y (n, c, ...) of a net as probabilities of c classes: as they are if a Softmax made them."""
+    """Outputs Y (n, c, ...) of a net as probabilities of c classes: Y itself if a Softmax made it."""
     return Y if isinstance(_last(net), Softmax) else softmax.softmax(Y, axis=1)
 
 
