@@ -53,7 +53,7 @@ def lstm_backward(dH: Any, dC: Any, gates: Any, T: Any, C: Any) -> tuple[Any, An
     dA = dB = (dI I (1 - I), dF F (1 - F), dG (1 - G^2), dO O (1 - O)). Returns dA, dC.
     """
     xp = array_namespace(dH)
-    I, F, G, O = _parts(gates, 4)
+    I, F, G, O = (gates[k, ...] for k in range(4))
     dC = dC + dH * O * (1 - T * T)
     di, df = dC * G * I * (1 - I), dC * C * F * (1 - F)
     dg, do = dC * I * (1 - G * G), dH * T * O * (1 - O)
@@ -89,9 +89,9 @@ def gru_backward(dH: Any, H_new: Any, gates: Any, B_n: Any, H: Any) -> tuple[Any
 
 
 def _parts(A: Any, G: int) -> list[Any]:
-    """(n, G h) -> G times (n, h)"""
-    h = A.shape[1] // G
-    return [A[:, k * h : (k + 1) * h] for k in range(G)]
+    """(..., G h) -> G times (..., h)"""
+    h = A.shape[-1] // G
+    return [A[..., k * h : (k + 1) * h] for k in range(G)]
 
 
 @op
@@ -101,7 +101,7 @@ def lstm_run(
     """The LSTM over all steps. Returns Y, the last H' and C'; and what the gradient needs of each step.
 
     X: (n, t, i), t > 0   H, C: (n, h), the first state   reverse: whether time runs backwards   Y: (n, t, h)
-    These are the gates (t, n, 4 h) and T, H, C (t, n, h), in the order that the steps are made.
+    These are the gates (4, t, n, h) and T, H, C (t, n, h), in the order that the steps are made.
     """
     xp = array_namespace(X)
     A = linear(X, W_ih, b_ih)  # of all steps at once
@@ -111,8 +111,9 @@ def lstm_run(
         H, C, gates, T = lstm(A[:, step, :], linear(H, W_hh, b_hh), H, C)
         Hs.append(H)
         tape.append((gates, T, *before))
-    parts = (xp.stack(list(part), axis=0) for part in zip(*tape, strict=True))
-    return (_in_time(Hs, reverse), H, C, *parts)
+    gates, *parts = (xp.stack(list(part), axis=0) for part in zip(*tape, strict=True))
+    gates = xp.stack(_parts(gates, 4), axis=0)  # (t, n, 4 h) -> (4, t, n, h)
+    return (_in_time(Hs, reverse), H, C, gates, *parts)
 
 
 @op
@@ -135,7 +136,7 @@ def lstm_run_backward(
     """
     dAs = []
     for k, step in zip(range(T.shape[0] - 1, -1, -1), _steps(X, not reverse), strict=True):
-        dA, dC = lstm_backward(dH + dY[:, step, :], dC, gates[k, ...], T[k, ...], C[k, ...])
+        dA, dC = lstm_backward(dH + dY[:, step, :], dC, gates[:, k, ...], T[k, ...], C[k, ...])
         dH = dA @ W_hh.T
         dAs.append(dA)
     dX, dW_ih, db = linear_backward(_in_time(dAs, not reverse), X, W_ih)
