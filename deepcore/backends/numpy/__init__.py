@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from deepcore.backends.base import Backend, import_optional
-from deepcore.backends.numpy import fast
+from deepcore.backends.numpy import fast, threads
 from deepcore.errors import DTypeError
+
+threads.wait_briefly()
 
 
 class NumpyBackend(Backend):
