@@ -103,8 +103,8 @@ def measure(backend: str, op: str, size: str, effort: Effort) -> Measurement:
     )
 
     def calls(*arguments: Any) -> dict[str, Callable[[], Any]]:
-        found = [("reference", OPS[op].reference), *(("native", kernel) for kernel in own.tiers(*op.split(".")))]
-        bound = [(name, lambda f=f: f(*arguments)) for name, f in found]
+        native = [("native", kernel) for kernel in own.tiers(*op.split("."))]
+        bound = [(name, lambda f=f: f(*arguments)) for name, f in [("reference", OPS[op].reference), *native]]
         served = [(name, call) for name, call in bound if call() is not NotImplemented]
         return dict(reversed(served))  # of several tiers, the one that is tried first
 

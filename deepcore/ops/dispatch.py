@@ -17,7 +17,7 @@ OPS: dict[str, Any] = {}  # every op by name: the tests compare each native kern
 
 
 class _KernelsOfType(dict[type, tuple[Callable[..., Any], ...]]):
-    """Array type -> the kernels of one op, looked up when the type is first met. The last is the reference."""
+    """Array type -> the kernels of one op, its reference last, looked up when the type is first met."""
 
     def __init__(self, reference: Callable[..., Any], family: str):
         self.reference, self.family = reference, family
