@@ -105,7 +105,13 @@ class CompiledStep:
     def check(self) -> None:
         """Raise LabelError if a label of a compiled step was out of range. Waits for the steps so far."""
         doubts, self._doubts = self._doubts, []
-        bad = [doubt for doubt in doubts if not bool(doubt[0])]
+        if not doubts:
+            return
+        flags = [fit for fit, *_ in doubts]
+        fits = select.to_numpy(
+            array_namespace(flags[0]).stack(flags)
+        )  # one look at the device, not one for each
+        bad = [doubt for doubt, fit in zip(doubts, fits, strict=True) if not fit]
         for _, _, _, paths in bad:  # those steps changed nothing, so they don't count
             self.optimizer.progress["steps"] -= 1
             for path in paths:
