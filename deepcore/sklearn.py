@@ -15,7 +15,7 @@ import numpy as np
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.metrics import accuracy_score, r2_score
-    from sklearn.utils import check_random_state
+    from sklearn.utils import check_array, check_random_state
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError as error:
@@ -26,12 +26,12 @@ from deepcore.backends.registry import array_namespace, backend_of, is_array
 from deepcore.backends.select import dtype_name, is_floating, put, to_numpy, use_backend
 from deepcore.core.function import Function
 from deepcore.core.random import Generator, drawing_from
-from deepcore.errors import DTypeError, ShapeError
+from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.layers.linear import Linear
 from deepcore.losses import CrossEntropyLoss, MSELoss
 from deepcore.net import Net
-from deepcore.ops import softmax
 from deepcore.optim import Adam
+from deepcore.train.predict import probabilities
 
 
 class _Estimator(BaseEstimator):
@@ -87,6 +87,11 @@ class _Estimator(BaseEstimator):
 
     def _default_net(self, n_features: int, n_outputs: int, dtype: str) -> Net:
         """Linear and ReLU in turn, the last Linear without."""
+        if isinstance(self.hidden, str) or not hasattr(self.hidden, "__iter__"):
+            who = type(self).__name__
+            raise ArgumentError(
+                f"{who}: hidden must be the sizes of the layers, such as (100,), got {self.hidden!r}"
+            )
         sizes = [n_features, *self.hidden, n_outputs]
         layers: list[Function] = []
         for i, o in itertools.pairwise(sizes):
@@ -178,9 +183,12 @@ class NetClassifier(ClassifierMixin, _Estimator):
         return self
 
     def predict_proba(self, X: Any) -> Any:
-        """The probability of each class, in the order of classes_: (n, classes)."""
+        """The probability of each class, in the order of classes_: (n, classes).
+
+        It is the softmax of the net's output, or that output itself if a net of make_net ends with a Softmax.
+        """
         X = self._features(X)
-        return softmax.softmax(self.net_.predict(X))
+        return probabilities(self.net_, self.net_.predict(X))
 
     def predict(self, X: Any) -> Any:
         """The class of each sample: (n,)."""
@@ -231,7 +239,7 @@ class NetRegressor(RegressorMixin, _Estimator):
         """
         if _elsewhere(X):
             X = _checked(self, X, reset=True)
-            y = to_numpy(y)
+            y = check_array(to_numpy(y), ensure_2d=False)
         else:
             X, y = validate_data(self, X, y, dtype=_FLOATS, multi_output=True, y_numeric=True)
         self._flat = y.ndim == 1

@@ -98,6 +98,32 @@ def test_the_dtype_of_X_decides(dtype):
     assert model.predict(X.astype(dtype)).dtype == dtype
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_probabilities_of_a_net_that_ends_with_a_softmax(nested):
+    """They are its output, whose softmax would be something else."""
+    X, y = moons(50)
+
+    def make(i, o):
+        layers = [dc.Linear(i, o, dtype="float64"), dc.Softmax()]
+        return dc.Net([dc.Sequential(*layers)] if nested else layers)
+
+    model = NetClassifier(make_net=make, epochs=1).fit(X, y)
+    assert np.array_equal(model.predict_proba(X), model.net_.predict(X))
+
+
+def test_what_hidden_must_be():
+    for wrong in (10, "100", None):
+        with pytest.raises(dc.ArgumentError, match=r"NetClassifier: hidden must be the sizes of the layers"):
+            NetClassifier(hidden=wrong).fit(*moons(20))
+
+
+def test_targets_of_another_library_must_be_finite():
+    strict = pytest.importorskip("array_api_strict", reason="needs array-api-strict")
+    X = strict.ones((4, 1), dtype=strict.float32)
+    with pytest.raises(ValueError, match="NaN"):
+        NetRegressor(epochs=1).fit(X, X[:, 0] * float("nan"))
+
+
 def test_several_targets():
     X, Y = make_regression(100, 5, n_targets=2, random_state=0)
     Y = Y / Y.std(axis=0)

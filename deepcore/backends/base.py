@@ -141,8 +141,13 @@ class Backend:
             if block is not None:
                 block()
 
+    def tiers(self, family: str, name: str) -> list[Callable[..., Any]]:
+        """This library's own versions of an op, in the order in which they are tried."""
+        kernel = self.kernel(family, name)
+        return [] if kernel is None else [kernel]
+
     def kernel(self, family: str, name: str) -> Any:
-        """This library's own version of an op, or None."""
+        """The version of an op that stands in the module of its family, or None."""
         if self.kernels is None:
             return None
         module = import_optional(f"{self.kernels}.{family}")

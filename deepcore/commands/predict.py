@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import numpy as np
 
 import deepcore as dc
-from deepcore import CrossEntropyLoss, MultiMarginLoss, Net, NLLLoss, Softmax
+from deepcore import CrossEntropyLoss, MultiMarginLoss, Net, NLLLoss
 from deepcore.backends.select import dtype_name, is_floating
 from deepcore.commands.nets import load_net
 from deepcore.commands.train import check_folder
@@ -22,7 +22,7 @@ from deepcore.data.prepare import scale_images
 from deepcore.data.samples import read_samples
 from deepcore.errors import ArgumentError
 from deepcore.io.safetensors import replacing
-from deepcore.ops import softmax
+from deepcore.train.predict import probabilities
 
 FORMS = ("labels", "probabilities", "raw")
 _BATCH = 256
@@ -77,8 +77,8 @@ def _results(net: Net, X: np.ndarray, form: str, batch_size: int) -> Iterator[np
             raise ArgumentError("the net has several outputs; only one can be written")
         if form == "labels":
             Y = dc.array_namespace(Y).argmax(_with_classes(Y, form), axis=1)
-        elif form == "probabilities" and not isinstance(_last(net), Softmax):
-            Y = softmax.softmax(_with_classes(Y, form), axis=1)
+        elif form == "probabilities":
+            Y = probabilities(net, _with_classes(Y, form))
         yield dc.to_numpy(Y)
 
 
@@ -92,10 +92,6 @@ def _as_wanted(net: Net, X: np.ndarray, dtype: str) -> np.ndarray:
     if X.ndim == 3 and type(first).__name__.endswith("2D"):
         X = X[:, None]  # (n, h, w) -> (n, 1, h, w)
     return X.astype(dtype)
-
-
-def _last(net: Net) -> Any:
-    return net.layers[-1] if net.layers else None
 
 
 def _with_classes(Y: Any, form: str) -> Any:

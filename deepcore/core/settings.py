@@ -30,6 +30,18 @@ def to_number(
     return number
 
 
+def to_finite(value: Any, who: str, name: str, zero: bool = True) -> float:
+    """A setting of 0 or more, or above 0, as a Python number. Raises ArgumentError, for inf and NaN too."""
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < math.inf or (number == 0 and not zero):
+        wanted = "a finite number, 0 or more" if zero else "a finite number above 0"
+        raise ArgumentError(f"{who}: {name} must be {wanted}, got {value!r}")
+    return number
+
+
 def to_whole(value: Any, who: str, name: str) -> int:
     """A setting as a Python int. Raises ArgumentError for what is no whole number."""
     try:

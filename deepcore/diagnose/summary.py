@@ -204,8 +204,8 @@ def _watch(f: Function, found: list[str]) -> None:
     """From now on, note the shapes of all that calls of f return."""
     cls = type(f)
 
-    def call(self: Function, *inputs: Any) -> Any:
-        Y = cls.__call__(self, *inputs)
+    def call(self: Function, *inputs: Any, **named: Any) -> Any:
+        Y = cls.__call__(self, *inputs, **named)
         found.append(", ".join(map(_shape_text, Y if isinstance(Y, tuple) else (Y,))))
         return Y
 

@@ -133,10 +133,10 @@ class _Watcher:
         """A subclass whose calls are noted. While a call runs, the Function has its own class again."""
         watcher = self
 
-        def noted(f: Any, *inputs: Any) -> Any:
+        def noted(f: Any, *inputs: Any, **named: Any) -> Any:
             call = watcher._begin(f, inputs)
             with _Running(watcher, call, cls):
-                call.output = cls.__call__(f, *inputs)
+                call.output = cls.__call__(f, *inputs, **named)
                 call.inputs = f._last.record.inputs  # as they were cast
                 if watcher.local:
                     call.local = _local(call)

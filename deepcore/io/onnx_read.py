@@ -97,9 +97,9 @@ class _Attributes:
         value = self.left.pop(name, default)
         return value.decode() if isinstance(value, bytes) else value
 
-    def require(self, **wanted: Any) -> None:
-        """Raise UnsupportedError unless these are as wanted, or left out."""
-        for name, value in wanted.items():
+    def require(self, **defaults: Any) -> None:
+        """Raise UnsupportedError unless these are left out, or are ONNX's own defaults."""
+        for name, value in defaults.items():
             got = self.take(name, value)
             same = np.allclose(got, value) if isinstance(value, float) else got == value
             if not same:
@@ -245,6 +245,13 @@ class _Reader:
             raise UnsupportedError(f"the shape of {name!r} can't be told")
         return len(shape)
 
+    def check_alike(self, names: Sequence[str]) -> None:
+        """Raise UnsupportedError for activations that differ in shape, which ONNX would broadcast."""
+        known = [shape[1:] for name in names if (shape := self.shapes.get(name))]
+        sizes = [{size for size in axis if size is not None} for axis in zip(*known, strict=False)]
+        if len(set(map(len, known))) > 1 or any(len(axis) > 1 for axis in sizes):
+            raise UnsupportedError("inputs of several shapes, which would be broadcast, can't be mapped")
+
     def alone(self, name: str) -> Function | None:
         """The last step, if it made this, and nothing else takes it."""
         last = self.steps[-1] if self.steps else None
@@ -294,16 +301,6 @@ def _as(kind: str, **attributes: Any) -> Callable[..., Any]:
     return read
 
 
-def _only(kind: str, **wanted: Any) -> Callable[..., Any]:
-    """A class that is the operator with these attributes only."""
-
-    def read(r: _Reader, node: Any, names: list[str], a: _Attributes) -> Any:
-        a.require(**wanted)
-        return _make(kind), names[0]
-
-    return read
-
-
 def _own_function(r: _Reader, node: Any, names: list[str], a: _Attributes) -> Any:
     """A layer that `save_onnx` wrote as a function in the model, with its description."""
     function = r.functions.get(node.op_type)
@@ -322,7 +319,9 @@ def _linear(W: np.ndarray, b: np.ndarray | None) -> Function:
     if W.ndim != 2 or 0 in W.shape:
         raise UnsupportedError(f"a matrix of shape {W.shape}")
     if b is not None:
-        b = np.broadcast_to(b, (1, W.shape[1])) if b.size == 1 else b
+        if b.size not in (1, W.shape[1]) or b.shape[-1:] not in ((), (b.size,)):
+            raise UnsupportedError(f"a bias of shape {b.shape} can't be mapped: one for each output can")
+        b = np.broadcast_to(b.reshape(-1), (1, W.shape[1]))
     weights = {"W": W} if b is None else {"W": W, "b": b}
     return _make("Linear", *W.shape, bias=b is not None, weights=weights)
 
@@ -344,13 +343,14 @@ def _matmul(r: _Reader, node: Any, names: list[str], a: _Attributes) -> Any:
 def _add(r: _Reader, node: Any, names: list[str], a: _Attributes) -> Any:
     constant = [name for name in names if name in r.constants]
     if not constant:
+        r.check_alike(names)
         return (Sum(), *names) if len(names) > 1 else names[0]
     (name,) = set(names) - set(constant)
     b, before = r.constants[constant[0]], r.alone(name)
     if type(before) is not type(_make("Linear", 1, 1)) or before.bias or len(names) != 2:  # type: ignore[union-attr]
         raise UnsupportedError("the sum with a constant can't be mapped, but behind MatMul, as its bias")
-    if b.size not in (1, before.out_dim) or b.shape[-1:] not in ((), (1,), (before.out_dim,)):  # type: ignore[union-attr]
-        raise UnsupportedError(f"a bias of shape {b.shape}")
+    if b.ndim > 2 and b.ndim > r.rank(name):
+        raise UnsupportedError(f"a bias of shape {b.shape} gives the output more axes than its input has")
     _, taken, _ = r.steps.pop()
     return _linear(before.weight["W"], b), *taken  # type: ignore[union-attr]
 
@@ -531,12 +531,22 @@ def _prelu(r: _Reader, node: Any, names: list[str], a: _Attributes) -> Any:
 
 def _clip(r: _Reader, node: Any, names: list[str], a: _Attributes) -> Any:
     low, high = r.optional(names, 1, "min"), r.optional(names, 2, "max")
-    limits = [-math.inf if low is None else float(low), math.inf if high is None else float(high)]
+    limits = [
+        -math.inf if low is None else float(low.item()),
+        math.inf if high is None else float(high.item()),
+    ]
     if limits == [0, 6] and "ReLU6" in registry():
         return _make("ReLU6"), names[0]
     if limits == [0, math.inf]:
         return _make("ReLU"), names[0]
     return _make("HardTanh", *limits), names[0]
+
+
+def _hard_sigmoid(r: _Reader, node: Any, names: list[str], a: _Attributes) -> Any:
+    alpha, beta = a.take("alpha", 0.2), a.take("beta", 0.5)
+    if not np.allclose((alpha, beta), (1 / 6, 0.5)):
+        raise UnsupportedError(f"alpha={alpha} and beta={beta} can't be mapped, only 1/6 and 0.5")
+    return _make("HardSigmoid"), names[0]
 
 
 def _shrink(r: _Reader, node: Any, names: list[str], a: _Attributes) -> Any:
@@ -562,6 +572,7 @@ def _selu(r: _Reader, node: Any, names: list[str], a: _Attributes) -> Any:
 def _product(r: _Reader, node: Any, names: list[str], a: _Attributes) -> Any:
     if any(name in r.constants for name in names):
         raise UnsupportedError("the product with a constant can't be mapped")
+    r.check_alike(names)
     return Product(), *names
 
 
@@ -582,7 +593,7 @@ _READERS: dict[str, Callable[[_Reader, Any, list[str], _Attributes], Any]] = {
     "Gemm": _gemm,
     "GlobalAveragePool": _global_pool("Avg"),
     "GlobalMaxPool": _global_pool("Max"),
-    "HardSigmoid": _only("HardSigmoid", alpha=1 / 6, beta=0.5),
+    "HardSigmoid": _hard_sigmoid,
     "HardSwish": _as("HardSwish"),
     "Identity": lambda r, node, names, a: names[0],
     "InstanceNormalization": _instance_norm,

@@ -10,6 +10,7 @@ import base64
 import dis
 import inspect
 import io
+import math
 import os
 import types
 from collections.abc import Callable, Sequence
@@ -209,6 +210,8 @@ class _Writer:
             return f"({', '.join(self.shown(item, tables) for item in x)}{',' * (len(x) == 1)})"
         if callable(x):
             return f"np.{x.__name__}" if getattr(np, x.__name__, None) is x else self.use(x)
+        if isinstance(x, float) and not math.isfinite(x):
+            return f'float("{x}")'
         return repr(x)
 
     def use(self, formula: Any) -> str:

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from deepcore.core.layer import check_rate
+from deepcore.core.settings import to_finite, to_whole
 from deepcore.errors import ArgumentError, MissingDataError
 from deepcore.io.state import load_state_dict, state_dict
 
@@ -107,13 +108,7 @@ class _Monitor(Callback):
     """
 
     def __init__(self, monitor: str = "val_loss", mode: str = "auto"):
-        who = type(self).__name__
-        if mode not in ("auto", "min", "max"):
-            raise ArgumentError(f'{who}: mode must be "auto", "min" or "max", got {mode!r}')
-        if mode == "auto":
-            mode = next((mode for end, mode in _BEST.items() if monitor.endswith(end)), "")
-        if not mode:
-            raise ArgumentError(f'{who}: is a good {monitor} small or large? Say mode="min" or mode="max"')
+        mode = _mode(type(self).__name__, monitor, mode)
         self.monitor = monitor
         self.mode = mode
         self._start()
@@ -148,6 +143,21 @@ class _Monitor(Callback):
             return False
         self.best, self.best_epoch = number, run.epoch
         return True
+
+
+def _mode(who: str, monitor: str, mode: str) -> str:
+    """The mode, "min" or "max"; "auto" goes by the name. Raises ArgumentError where that doesn't tell."""
+    if not isinstance(monitor, str):
+        raise ArgumentError(
+            f'{who}: monitor must be the name of a number, such as "val_loss", got {monitor!r}'
+        )
+    if mode not in ("auto", "min", "max"):
+        raise ArgumentError(f'{who}: mode must be "auto", "min" or "max", got {mode!r}')
+    if mode == "auto":
+        mode = next((mode for end, mode in _BEST.items() if monitor.endswith(end)), "")
+    if not mode:
+        raise ArgumentError(f'{who}: is a good {monitor} small or large? Say mode="min" or mode="max"')
+    return mode
 
 
 _WEIGHTS = "weights/"  # before the paths of the best weights in the state of EarlyStopping
@@ -198,12 +208,8 @@ class EarlyStopping(_Monitor):
             raise ArgumentError(
                 f"EarlyStopping: patience must be a whole number of 1 or more, got {patience!r}"
             )
-        if not 0 <= min_delta < math.inf:
-            raise ArgumentError(
-                f"EarlyStopping: min_delta must be a finite number, 0 or more, got {min_delta!r}"
-            )
         self.patience = int(patience)
-        self.min_delta = float(min_delta)
+        self.min_delta = to_finite(min_delta, "EarlyStopping", "min_delta")
         self.restore_best = bool(restore_best)
 
     def _start(self) -> None:
@@ -282,7 +288,8 @@ class BestCheckpoint(_Monitor):
 class ReduceOnPlateau(Callback):
     """lr <- factor lr when a number of the epochs has not become better for more than `patience` of them.
 
-    monitor: "val_loss", "loss", or another name in `history`.   mode: "min" if less is better, else "max"
+    monitor: "val_loss", "loss", or another name in `history`
+    mode: "min" if less is better, else "max"; "auto" knows losses and accuracies
     threshold: by how much a number must be better than the best: by threshold best for threshold_mode
     "rel", by threshold for "abs".
     cooldown: epochs after a reduction in which none is counted.   min_lr: the rate goes no lower
@@ -301,7 +308,7 @@ class ReduceOnPlateau(Callback):
     def __init__(
         self,
         monitor: str = "val_loss",
-        mode: str = "min",
+        mode: str = "auto",
         factor: float = 0.1,
         patience: int = 10,
         threshold: float = 1e-4,
@@ -310,22 +317,17 @@ class ReduceOnPlateau(Callback):
         min_lr: float = 0.0,
         eps: float = 1e-8,
     ):
-        if mode not in ("min", "max"):
-            raise ArgumentError(f'ReduceOnPlateau: mode must be "min" or "max", got {mode!r}')
+        who = "ReduceOnPlateau"
+        mode = _mode(who, monitor, mode)
         if threshold_mode not in ("rel", "abs"):
-            raise ArgumentError(
-                f'ReduceOnPlateau: threshold_mode must be "rel" or "abs", got {threshold_mode!r}'
-            )
-        if not 0 < factor < 1:
-            raise ArgumentError(f"ReduceOnPlateau: factor must be 0 < factor < 1, got {factor}")
-        at_least_zero = {
-            "patience": patience, "threshold": threshold, "cooldown": cooldown, "min_lr": min_lr, "eps": eps
-        }  # fmt: skip
-        for name, value in at_least_zero.items():
-            if not 0 <= value < math.inf:
-                raise ArgumentError(
-                    f"ReduceOnPlateau: {name} must be a finite number, 0 or more, got {value}"
-                )
+            raise ArgumentError(f'{who}: threshold_mode must be "rel" or "abs", got {threshold_mode!r}')
+        if not to_finite(factor, who, "factor", zero=False) < 1:
+            raise ArgumentError(f"{who}: factor must be 0 < factor < 1, got {factor}")
+        for name, value in {"threshold": threshold, "min_lr": min_lr, "eps": eps}.items():
+            to_finite(value, who, name)
+        for name, value in {"patience": patience, "cooldown": cooldown}.items():
+            if to_whole(value, who, name) < 0:
+                raise ArgumentError(f"{who}: {name} must be a whole number of 0 or more, got {value!r}")
         self.monitor = monitor
         self.mode = mode
         self.factor = factor

@@ -16,12 +16,14 @@ from deepcore.core.net import Composition
 from deepcore.core.parameters import functions
 from deepcore.core.random import Generator, check_seed, current_generator
 from deepcore.core.record import CURRENT, Staged
+from deepcore.core.settings import to_finite
 from deepcore.data.batches import Arrays, check_batch_size, take_rows
 from deepcore.errors import ArgumentError, DataError, DeepcoreError, DTypeError, StateError, UnsupportedError
 from deepcore.ops import random
 from deepcore.optim import SGD, Optimizer
 from deepcore.train.callbacks import Callback, History, Run
 from deepcore.train.compiled import compiler, why_not
+from deepcore.train.metrics import named_metrics
 from deepcore.train.mixed import DTYPES, LossScale, check_precision
 from deepcore.train.predict import at_home, predict
 from deepcore.train.progress import Progress, is_watched
@@ -67,9 +69,10 @@ def fit(
         raise UnsupportedError("fit: parallel is not there yet; leave it out")
     _check_count("epochs", epochs, least=0)
     _check_count("accumulate", accumulate, least=1)
-    if clip_norm is not None and not 0 < clip_norm < math.inf:
-        raise ArgumentError(f"fit: clip_norm must be a finite number above 0, got {clip_norm}")
+    if clip_norm is not None:
+        clip_norm = to_finite(clip_norm, "fit", "clip_norm", zero=False)
     _check_kinds(optimizer, schedule, callbacks, step)
+    metrics = named_metrics(metrics)
     source = Source(X, y, check_batch_size(batch_size), shuffle)
     weights = None
     if sample_weight is not None or class_weight is not None:
@@ -160,7 +163,7 @@ def evaluate(
     """The loss and the metrics over X and y; see Net.evaluate."""
     _require_loss(net, "evaluate")
     source = Source(X, y, check_batch_size(batch_size), shuffle=False)
-    tally = Tally(metrics, net.loss_fn, exact=True)
+    tally = Tally(named_metrics(metrics), net.loss_fn, exact=True)
     before = CURRENT.thread
     CURRENT.thread = before.but(inference=before.inference + 1)
     try:
@@ -179,6 +182,8 @@ def _checked_validation(net: Composition, data: Any) -> tuple[Any, Any]:
         raise ArgumentError(f"fit: validation_data must be a pair (X, y), got {type(data).__name__}")
     try:
         arrays = Arrays(*data)
+        if arrays.y is None:
+            raise DataError("y is missing: pass (X, y)")
         out = predict(net, take_rows(arrays.X, slice(1)))
         net.loss_fn.check_targets(arrays.y, tuple(out.shape))  # type: ignore[union-attr]
     except DeepcoreError as error:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from deepcore.backends.registry import array_namespace
+import numpy as np
+
+from deepcore.backends.registry import array_namespace, is_array
 from deepcore.backends.select import is_floating
-from deepcore.errors import ArgumentError
+from deepcore.errors import ArgumentError, DTypeError
 from deepcore.ops import labels as index_labels
 
 Metric = Callable[[Any, Any], Any]
@@ -47,27 +49,50 @@ def class_labels(out: Any, y: Any) -> bool:
 
 
 _NAMED: dict[str, Metric] = {"accuracy": accuracy}
+_TAKEN = ("loss", "lr", "epoch", "step")  # names of other numbers in a history, or in a log of it
 
 
 def named_metrics(
-    metrics: Iterable[str | Metric] | Mapping[str, Metric] | None, labels: bool
-) -> dict[str, Metric]:
-    """Name -> metric. None: accuracy if the targets are class labels, else no metric.
+    metrics: Iterable[str | Metric] | Mapping[str, str | Metric] | None,
+) -> dict[str, Metric] | None:
+    """Name -> metric. None stays: it means accuracy if the targets are class labels, else no metric.
 
-    Raises ArgumentError for an unknown name.
+    Raises ArgumentError for an unknown name, two metrics of one name, and a name that another number has.
     """
     if metrics is None:
-        return dict(_NAMED) if labels else {}
-    if callable(metrics):
+        return None
+    if callable(metrics) or isinstance(metrics, str):
         metrics = [metrics]
-    if isinstance(metrics, Mapping):
-        return {str(name): metric for name, metric in metrics.items()}
+    if not isinstance(metrics, Iterable):
+        raise ArgumentError(f"metrics: wanted functions (out, y) -> mean, or names, got {metrics!r}")
+    named = (
+        metrics.items() if isinstance(metrics, Mapping) else ((_name(metric), metric) for metric in metrics)
+    )
     chosen: dict[str, Metric] = {}
-    for metric in [metrics] if isinstance(metrics, str) else metrics:
-        if not isinstance(metric, str):
-            chosen[getattr(metric, "__name__", repr(metric))] = metric
-        elif metric in _NAMED:
-            chosen[metric] = _NAMED[metric]
-        else:
+    for name, metric in named:
+        if not callable(metric) and metric not in _NAMED:
             raise ArgumentError(f"metrics: wanted a function or one of {', '.join(_NAMED)}, got {metric!r}")
+        if name in chosen or name in _TAKEN or str(name).startswith("val_"):
+            fault = "two of them are called" if name in chosen else "no metric can be called"
+            raise ArgumentError(
+                f"metrics: {fault} {name!r}; name them in a dict: metrics={{'worst': function}}"
+            )
+        chosen[str(name)] = metric if callable(metric) else _NAMED[metric]
     return chosen
+
+
+def default_metrics(out: Any, y: Any) -> dict[str, Metric]:
+    """Accuracy if y are class labels."""
+    return dict(_NAMED) if class_labels(out, y) else {}
+
+
+def one_number(name: str, value: Any) -> Any:
+    """What a metric has returned. Raises DTypeError unless it is a single number."""
+    if getattr(value, "ndim", 0) or not (is_array(value) or isinstance(value, int | float | np.generic)):
+        got = f"an array of shape {tuple(value.shape)}" if is_array(value) else repr(value)
+        raise DTypeError(f"metrics: {name} must return one number for a batch, its mean, got {got:.100}")
+    return value
+
+
+def _name(metric: Any) -> str:
+    return metric if isinstance(metric, str) else getattr(metric, "__name__", repr(metric))

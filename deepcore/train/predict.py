@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from deepcore.activations import Softmax
 from deepcore.backends.registry import array_namespace
+from deepcore.core.containers import Sequential
 from deepcore.core.function import first_weight
 from deepcore.core.net import Composition
 from deepcore.core.record import CURRENT
 from deepcore.data.batches import Arrays, beside, check_batch_size, whole
+from deepcore.ops import softmax
 
 
 def predict(net: Composition, X: Any, batch_size: int | None = None) -> Any:
@@ -30,6 +33,11 @@ def predict(net: Composition, X: Any, batch_size: int | None = None) -> Any:
         CURRENT.thread = before
 
 
+def probabilities(net: Composition, Y: Any) -> Any:
+    """Outputs Y (n, c, ...) of a net as probabilities of c classes: Y itself if a Softmax made it."""
+    return Y if isinstance(_last(net), Softmax) else softmax.softmax(Y, axis=1)
+
+
 def at_home(net: Composition, X: Any) -> Any:
     """X where the net's weights live."""
     W = first_weight(net)
@@ -40,8 +48,14 @@ def _joined(parts: Sequence[Any], axis: int = 0) -> Any:
     return array_namespace(parts[0]).concat(list(parts), axis=axis)
 
 
-def _sample_axes(f: Any) -> tuple[int, ...]:
+def _sample_axes(net: Composition) -> tuple[int, ...]:
     """Which axis of each output counts the samples: as the last Function says, if it isn't the first one."""
-    while inner := getattr(f, "layers", None) or getattr(f, "functions", None):
-        f = inner[-1]
-    return getattr(f, "sample_axes", ())
+    return getattr(_last(net), "sample_axes", ())
+
+
+def _last(net: Composition) -> Any:
+    """The Function that makes the output: the last one, and in containers of a row the last one there."""
+    f: Any = net
+    while row := f.layers if isinstance(f, Composition) else f.functions if isinstance(f, Sequential) else ():
+        f = row[-1]
+    return f

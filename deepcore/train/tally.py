@@ -10,16 +10,15 @@ import numpy as np
 from deepcore.backends.registry import array_namespace
 from deepcore.backends.select import is_floating, to_numpy
 from deepcore.data.batches import take_rows
-from deepcore.train.metrics import class_labels, named_metrics
+from deepcore.train.metrics import default_metrics, one_number
 
 
 class Tally:
     """Means over the samples of an epoch. They stay on the device until they are asked for."""
 
-    def __init__(self, metrics: Any, loss_fn: Any, exact: bool = False):
-        self.wanted = metrics
+    def __init__(self, metrics: dict[str, Any] | None, loss_fn: Any, exact: bool = False):
+        self.metrics = metrics  # by name; None: those that suit the first batch
         self.divisor = loss_fn.divisor if exact else None  # else a batch counts by its samples, which is fast
-        self.metrics: dict[str, Any] | None = None
         self.ignored = getattr(loss_fn, "ignore_index", None)
         self.adds = getattr(loss_fn, "reduction", "mean") == "sum"
         self.sums: dict[str, Any] = {}
@@ -28,14 +27,14 @@ class Tally:
     def add(self, out: Any, targets: Any, loss: Any) -> None:
         labels = not is_floating(targets)
         if self.metrics is None:
-            self.metrics = named_metrics(self.wanted, class_labels(out, targets))
+            self.metrics = default_metrics(out, targets)
         n = out.shape[0] if not isinstance(out, tuple) else out[0].shape[0]
         self.add_loss(loss, n if self.divisor is None else self.divisor(targets, n))
         if self.metrics and labels and self.ignored is not None:
             out, targets, n = self._without_ignored(out, targets, n)
         for name, metric in self.metrics.items():
             if n:
-                self._add(name, metric(out, targets), n)
+                self._add(name, one_number(name, metric(out, targets)), n)
 
     def add_loss(self, loss: Any, n: Any) -> None:
         """The loss of n samples, or each sample's own. n may be a 0-d array, if their weights are counted."""

@@ -31,6 +31,7 @@ from deepcore import (
 )
 from deepcore.core.random import Generator, drawing_from
 from deepcore.diagnose.explain import formula
+from tests.battery import CASES
 from tests.users import Difference, Scale, Square
 
 
@@ -306,6 +307,26 @@ def test_every_class_has_a_formula(cls):
     lines = formula(cls.__new__(cls))
     assert lines and all(line.strip() for line in lines)
     assert " = " in " ".join(lines) or cls in SHAPES
+
+
+ALONE = {
+    case.kind.__name__: case for case in CASES if not case.is_loss and len(case.inputs) == 1 and case.batched
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_every_class_can_be_looked_at(name):
+    """explain, summary and doctor of one net for each class of the battery."""
+    case = ALONE[name]
+    net = Net([case.build()], MSELoss())
+    (X,) = case.draw(3)
+    Y = net.predict(X)
+    if isinstance(Y, tuple):
+        pytest.skip("a net of several outputs has no loss")
+    shape = Y.shape if Y.shape[0] != 3 else ("n", *Y.shape[1:])
+    assert net.summary(X.shape[1:]).rows[0].output == str(shape).replace("'n'", "n")
+    assert net.explain(X, np.zeros_like(Y)).steps[0].path == "layers.0"
+    assert not [finding for finding in net.doctor(X, np.zeros_like(Y)) if "raised" in finding.why]
 
 
 def test_without_docstring_and_without_source():

@@ -243,6 +243,12 @@ FOREIGN = {  # nodes, shape of a sample, weights, what the layers are
         {"zero": np.array(0), "axes": np.array([0]), "rest": np.array([-1])},
         "Flatten()",
     ),
+    "Clip by vectors of one": (
+        [node("Clip", "X low high", "Y")],
+        (3,),
+        {"low": np.array([-0.5], "float32"), "high": np.array([0.5], "float32")},
+        "HardTanh(min_val=-0.5, max_val=0.5)",
+    ),
     "what nothing needs": ([node("Erf", "X", "unused"), node("Relu", "X", "Y")], (3,), {}, "ReLU()"),
 }
 
@@ -309,6 +315,42 @@ REFUSED = {
     "moved batch": ([node("Transpose", "X", "Y", perm=[1, 0])], (3,), {}, "moves the batch"),
     "merged batch": ([node("Reshape", "X s", "Y")], (3, 4), {"s": np.array([-1, 4])}, "moves the batch"),
     "constant": ([node("Identity", "b", "Y")], (3,), {"b": b}, "does not depend on its input"),
+    "the default slope": (
+        [node("HardSigmoid", "X", "Y")],
+        (3,),
+        {},
+        "alpha=0.2 and beta=0.5 can't be mapped",
+    ),
+    "a bias for each row": (
+        [node("MatMul", "X S", "H"), node("Add", "H b", "Y")],
+        (4, 4),
+        {"S": draw(4, 4), "b": draw(4, 1)},
+        r"node 1, Add, a bias of shape \(4, 1\) can't be mapped",
+    ),
+    "a bias for each sample": (
+        [node("Gemm", "X S b", "Y")],
+        (4,),
+        {"S": draw(4, 4), "b": draw(4, 1)},
+        r"a bias of shape \(4, 1\)",
+    ),
+    "a bias with more axes": (
+        [node("MatMul", "X S", "H"), node("Add", "H b", "Y")],
+        (4,),
+        {"S": draw(4, 4), "b": draw(1, 1, 4)},
+        "more axes than its input has",
+    ),
+    "a gate for each channel": (
+        [node("GlobalAveragePool", "X", "S"), node("Mul", "X S", "Y")],
+        CHANNELS,
+        {},
+        "node 1, Mul, inputs of several shapes",
+    ),
+    "a sum of several shapes": (
+        [node("GlobalAveragePool", "X", "S"), node("Add", "X S", "Y")],
+        CHANNELS,
+        {},
+        "node 1, Add, inputs of several shapes",
+    ),
 }
 
 

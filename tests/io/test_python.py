@@ -34,6 +34,15 @@ def load(path):
     return names
 
 
+def test_settings_may_be_infinite(tmp_path):
+    bounds = [dc.HardTanh(-np.inf, 0.5), dc.Softplus(threshold=np.inf), dc.Pad1D(1, value=-np.inf)]
+    X = np.array([[[-2.0, 0.25, 30.0]]], "float32")
+    for f in bounds:
+        net = Net([f])
+        net.to_python(tmp_path / "model.py")
+        np.testing.assert_allclose(load(tmp_path / "model.py")["predict"](X), net.predict(X), rtol=1e-6)
+
+
 EXPORTED = [
     case
     for case in CASES

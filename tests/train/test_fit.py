@@ -261,6 +261,51 @@ def test_an_unknown_metric_is_refused_before_anything_is_trained():
     assert unchanged()
 
 
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"loss": largest_error}, "no metric can be called 'loss'; name them in a dict"),
+        ({"val_worst": largest_error}, "no metric can be called 'val_worst'"),
+        ([lambda out, y: 1.0, lambda out, y: 2.0], "two of them are called '<lambda>'"),
+        ({"worst": "f1"}, "wanted a function or one of accuracy, got 'f1'"),
+        (3, "wanted functions .* or names, got 3"),
+    ],
+)
+def test_metrics_that_would_hide_another_number_are_refused(metrics, message):
+    net = small_net()
+    unchanged = kept(net)
+    for use in (lambda: net.fit(*data(), metrics=metrics), lambda: net.evaluate(*data(), metrics=metrics)):
+        with pytest.raises(ArgumentError, match=f"metrics: {message}"):
+            use()
+    assert unchanged()
+
+
+@pytest.mark.parametrize("compile", [True, False])
+@pytest.mark.parametrize(
+    ("value", "got"), [(np.ones(3), r"an array of shape \(3,\)"), ("high", "'high'"), (None, "None")]
+)
+def test_a_metric_that_returns_no_number_is_named(value, got, compile):
+    net = small_net()
+    unchanged = kept(net)
+    with pytest.raises(
+        dc.DTypeError, match=f"metrics: worst must return one number for a batch, .* got {got}"
+    ):
+        net.fit(*data(), metrics={"worst": lambda out, y: value}, compile=compile)
+    assert unchanged()
+
+
+def test_arguments_that_are_no_numbers():
+    net, (X, y) = small_net(), data()
+    with pytest.raises(ArgumentError, match="fit: clip_norm must be a finite number above 0, got '1'"):
+        net.fit(X, y, clip_norm="1")
+    with pytest.raises(DataError, match=r"validation_data, y is missing: pass \(X, y\)"):
+        net.fit(X, y, validation_data=(X, None))
+    with pytest.raises(
+        ArgumentError, match="EarlyStopping: min_delta must be a finite number, 0 or more, got '0'"
+    ):
+        dc.EarlyStopping(min_delta="0")
+
+
 def test_a_loss_for_each_sample_is_reported_as_its_mean():
     net = small_net(loss=CrossEntropyLoss(reduction="none"))
     X, y = data()

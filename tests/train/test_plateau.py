@@ -70,16 +70,35 @@ def test_a_number_that_there_is_not():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mode": "auto"}, "mode must be"),
+        ({"mode": "least"}, "mode must be"),
+        ({"monitor": "val_f1"}, "is a good val_f1 small or large"),
+        ({"monitor": None}, "monitor must be the name of a number"),
         ({"threshold_mode": "relative"}, "threshold_mode must be"),
         ({"factor": 1.0}, "factor must be 0 < factor < 1, got 1.0"),
-        ({"patience": -1}, "patience must be a finite number, 0 or more, got -1"),
+        ({"factor": "0.1"}, "factor must be a finite number above 0, got '0.1'"),
+        ({"patience": -1}, "patience must be a whole number of 0 or more, got -1"),
+        ({"patience": 2.5}, "patience must be a whole number, got 2.5"),
         ({"min_lr": float("nan")}, "min_lr must be"),
     ],
 )
 def test_settings_out_of_range(settings, message):
     with pytest.raises(ArgumentError, match=f"ReduceOnPlateau: {message}"):
         ReduceOnPlateau(**settings)
+
+
+def test_it_lowers_the_rate_when_an_accuracy_no_longer_grows():
+    assert [ReduceOnPlateau(name).mode for name in ("loss", "val_loss", "val_accuracy")] == [
+        "min",
+        "min",
+        "max",
+    ]
+    plateau, run = ReduceOnPlateau("accuracy", patience=0, factor=0.5), run_of(SGD(0.8))
+    plateau.on_fit_start(run)
+    rates = []
+    for run.numbers in ({"accuracy": 0.5}, {"accuracy": 0.6}, {"accuracy": 0.6}, {"accuracy": 0.7}):
+        plateau.on_epoch_end(run)
+        rates.append(run.optimizer.lr)
+    assert rates == [0.8, 0.8, 0.4, 0.4]
 
 
 def test_it_is_public():
