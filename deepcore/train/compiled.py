@@ -8,6 +8,7 @@ stand-in. What comes out becomes current all at once.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import operator
@@ -277,7 +278,8 @@ class _Program:
         net, optimizer = self._copies(standing, arrays)
         self.draws.clear()
         draws = _Draws(self.seed, called, self.slots, self.draws)
-        with self.backend.together():
+        # a rule of the user's own may read what an op has returned
+        with self.backend.together() if is_own(optimizer) else contextlib.nullcontext():
             changes, out, loss, good = _step(
                 net,
                 optimizer,
@@ -373,11 +375,10 @@ def compiler(net: Composition) -> Backend | None:
 
 def why_not(net: Composition, optimizer: Optimizer) -> str | None:
     """Why a step of this net with this optimizer must not be compiled, in words, or None if it may be."""
-    rule = type(optimizer)
-    if not getattr(rule, "traceable", rule.__module__ == Optimizer.__module__):
+    if not getattr(optimizer, "traceable", is_own(optimizer)):
         return (
-            f"{rule.__name__} is an optimizer of your own; if its rule depends on nothing but its arguments, "
-            "say traceable = True in its class"
+            f"{type(optimizer).__name__} is an optimizer of your own; if its rule depends on nothing but its "
+            "arguments, say traceable = True in its class"
         )
     for path, f, _ in walk(net):
         where = f"{path or 'the net'}, {f._who()}"
@@ -389,6 +390,11 @@ def why_not(net: Composition, optimizer: Optimizer) -> str | None:
         if isinstance(f, Layer) and type(f)._update_weights is not Layer._update_weights:
             return f"{where}, has an update rule of its own"
     return None
+
+
+def is_own(optimizer: Optimizer) -> bool:
+    """Whether it is one of deepcore's."""
+    return type(optimizer).__module__ == Optimizer.__module__
 
 
 def _step(
