@@ -9,6 +9,7 @@ from typing import Any
 
 from deepcore.backends.registry import array_namespace
 from deepcore.ops.dispatch import op
+from deepcore.ops.linear import matmul
 
 
 @op
@@ -162,6 +163,6 @@ def newton_schulz(U: Any, coefficients: tuple[float, float, float], eps: float, 
     X = xp.matrix_transpose(U) if tall else U  # the smaller of the two products
     X = X / xp.maximum(xp.sqrt(xp.sum(X * X)), eps)
     for _ in range(steps):
-        G = X @ xp.matrix_transpose(X)
-        X = a * X + (b * G + c * (G @ G)) @ X
+        G = matmul(X, xp.matrix_transpose(X))
+        X = a * X + matmul(b * G + c * matmul(G, G), X)
     return xp.matrix_transpose(X) if tall else X

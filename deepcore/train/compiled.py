@@ -8,6 +8,7 @@ stand-in. What comes out becomes current all at once.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import operator
@@ -105,7 +106,13 @@ class CompiledStep:
     def check(self) -> None:
         """Raise LabelError if a label of a compiled step was out of range. Waits for the steps so far."""
         doubts, self._doubts = self._doubts, []
-        bad = [doubt for doubt in doubts if not bool(doubt[0])]
+        if not doubts:
+            return
+        flags = [fit for fit, *_ in doubts]
+        fits = select.to_numpy(
+            array_namespace(flags[0]).stack(flags)
+        )  # one look at the device, not one for each
+        bad = [doubt for doubt, fit in zip(doubts, fits, strict=True) if not fit]
         for _, _, _, paths in bad:  # those steps changed nothing, so they don't count
             self.optimizer.progress["steps"] -= 1
             for path in paths:
@@ -271,7 +278,8 @@ class _Program:
         net, optimizer = self._copies(standing, arrays)
         self.draws.clear()
         draws = _Draws(self.seed, called, self.slots, self.draws)
-        with self.backend.together():
+        # a rule of the user's own may read what an op has returned
+        with self.backend.together() if is_own(optimizer) else contextlib.nullcontext():
             changes, out, loss, good = _step(
                 net,
                 optimizer,
@@ -367,11 +375,10 @@ def compiler(net: Composition) -> Backend | None:
 
 def why_not(net: Composition, optimizer: Optimizer) -> str | None:
     """Why a step of this net with this optimizer must not be compiled, in words, or None if it may be."""
-    rule = type(optimizer)
-    if not getattr(rule, "traceable", rule.__module__ == Optimizer.__module__):
+    if not getattr(optimizer, "traceable", is_own(optimizer)):
         return (
-            f"{rule.__name__} is an optimizer of your own; if its rule depends on nothing but its arguments, "
-            "say traceable = True in its class"
+            f"{type(optimizer).__name__} is an optimizer of your own; if its rule depends on nothing but its "
+            "arguments, say traceable = True in its class"
         )
     for path, f, _ in walk(net):
         where = f"{path or 'the net'}, {f._who()}"
@@ -383,6 +390,11 @@ def why_not(net: Composition, optimizer: Optimizer) -> str | None:
         if isinstance(f, Layer) and type(f)._update_weights is not Layer._update_weights:
             return f"{where}, has an update rule of its own"
     return None
+
+
+def is_own(optimizer: Optimizer) -> bool:
+    """Whether it is one of deepcore's."""
+    return type(optimizer).__module__ == Optimizer.__module__
 
 
 def _step(

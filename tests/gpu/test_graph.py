@@ -166,7 +166,7 @@ def test_arrays_of_the_host_are_sent_once(cupy):
         X = draw(cupy, 4, 3, seed=t).T  # its rows aren't contiguous
         (product,) = graph(X, rate)
         assert np.array_equal(product, X * rate)
-        sent.append(graph.sent.get((1,)))
+        sent.append(graph.sent.get(1))
     assert graph.why_not is None and sent[-1] is rates[3] and sent[2] is rates[2]
 
 

@@ -16,7 +16,7 @@ from deepcore.ops.dispatch import OPS
 from tests.places import CUPY
 
 from .cases import SUMS_IN_FLOAT32, TOLERANCE, cases, named, normal, results, targets
-from .test_nets import averaging, cnn, losses, mlp
+from .test_nets import attentive, averaging, cnn, losses, mlp
 
 pytestmark = [
     pytest.mark.gpu,
@@ -152,10 +152,11 @@ def test_a_net_trains_there_as_on_numpy_and_comes_back():
         gpu.to("cupy", device=99)
 
 
-@pytest.mark.parametrize("make", [mlp, cnn, averaging])
+@pytest.mark.parametrize("make", [mlp, cnn, averaging, attentive])
 def test_a_compiled_step_is_captured_and_does_what_calls_do(make):
-    wanted, weights, _ = losses(make, dc.optim.AdamW(0.01), "cupy", compiled=False)
-    got, captured, step = losses(make, dc.optim.AdamW(0.01), "cupy", compiled=True)
+    rule = dc.optim.SGD if make is attentive else dc.optim.AdamW  # as in test_nets
+    wanted, weights, _ = losses(make, rule(0.01), "cupy", compiled=False)
+    got, captured, step = losses(make, rule(0.01), "cupy", compiled=True)
     (program,) = step._programs.values()
     assert program.function.why_not is None and len(program.function.graphs) == 2
     np.testing.assert_allclose(got, wanted, rtol=1e-5)

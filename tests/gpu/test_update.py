@@ -104,6 +104,26 @@ def test_a_compiled_step_has_few_launches(cupy):  # noqa: F811
         assert kernels.count("either_float32") == choices
 
 
+class Halfway(dc.optim.AdamW):
+    """Half of AdamW's step: a rule that reads what an op has returned."""
+
+    traceable = True
+
+    def _rule(self, W, dW, memory, numbers, settings):
+        new, memory = super()._rule(W, dW, memory, numbers, settings)
+        return W + 0.5 * (new - W), memory
+
+
+def test_a_rule_of_ones_own_may_read_what_an_op_returns(cupy):  # noqa: F811
+    got, weights, step = losses(mlp, Halfway(0.01), "cupy", compiled=True)
+    wanted, wanted_weights, _ = losses(mlp, Halfway(0.01), "numpy", compiled=False)
+    np.testing.assert_allclose(got, wanted, rtol=2e-5)
+    for path, W in wanted_weights.items():
+        np.testing.assert_allclose(weights[path], W, rtol=1e-4, atol=2e-5, err_msg=path)
+    (program,) = step._programs.values()
+    assert program.function.why_not is None
+
+
 @pytest.mark.parametrize("precision", ["relaxed", "fp16", "bf16"])
 @pytest.mark.parametrize("compile", [False, True])
 def test_mixed_precision_on_cupys_kernels(precision, compile, cupy):  # noqa: F811

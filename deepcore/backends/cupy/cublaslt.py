@@ -233,7 +233,7 @@ def product(A: Any, B: Any, bias: Any = None, activation: str | None = None) -> 
     batch = np.broadcast_shapes(A.shape[:-2], B.shape[:-2]) if A.ndim > 2 or B.ndim > 2 else ()
     Y = cupy.empty((*batch, A.shape[-2], B.shape[-1]), A.dtype)
     if batch:
-        A, B = (cupy.broadcast_to(M, (*batch, *M.shape[-2:])) for M in (A, B))
+        A, B = (_at_equal_distances(cupy.broadcast_to(M, (*batch, *M.shape[-2:]))) for M in (A, B))
     if bias is not None:
         bias = cupy.ascontiguousarray(bias, A.dtype)
     try:
@@ -321,6 +321,14 @@ def _steps(M: Any) -> tuple[bool, int] | None:
         if step >= rows and right % size == 0:
             return True, step
     return None
+
+
+def _at_equal_distances(M: Any) -> Any:
+    """M, or a copy of it, as of the heads of an attention, unless a matrix of it stands for many."""
+    import cupy
+
+    one_for_many = any(stride == 0 < size - 1 for size, stride in zip(M.shape, M.strides, strict=True))
+    return M if one_for_many or _batch_step(M) is not None else cupy.ascontiguousarray(M)
 
 
 def _batch_step(M: Any) -> int | None:

@@ -27,6 +27,11 @@ def linear_backward(dY: Any, X: Any, W: Any, bias: bool = True) -> tuple[Any, An
     return dX, product(rows.T, dY_rows), column_sum(dY_rows) if bias else None
 
 
+def matmul(A: Any, B: Any) -> Any:
+    """A B: cuBLASLt's can be captured in a graph, cupy.matmul can't."""
+    return product(A, B)
+
+
 def product(A: Any, B: Any, bias: Any = None) -> Any:
     """A B + bias: (..., n, k) (..., k, m) and m numbers or none -> (..., n, m). CuPy's if cuBLASLt can't."""
     Y = cublaslt.product(A, B, bias)
