@@ -214,7 +214,7 @@ def join(phases: np.ndarray, padding: Padding, dX: np.ndarray) -> None:
         for i, s, (before, _), size in zip(phase, stride, padding, dX.shape[2:], strict=True):
             start = (i - before) % s
             first = (start + before) // s
-            inside.append(slice(first, first + max(0, -(-(size - start) // s))))
+            inside.append(slice(first, first - (start - size) // s))
             image.append(slice(start, None, s))
         dX[(..., *image)] = phases[(*phase, ..., *inside)].swapaxes(0, 1)
 
@@ -272,7 +272,7 @@ class Columns:
             padded[:m][self.inside] = self.X[images]
             copies[:m] = windows[:m]
             matrix = copies[:m].reshape(m, self.groups, self.height, math.prod(self.room[-len(axes) :]))
-            yield images, [matrix[..., start : start + self.places] for start in starts]
+            yield images, [matrix[..., begin : begin + self.places] for begin in starts]
 
     def matrices(self, W: np.ndarray) -> np.ndarray:
         """(f, c/g, *kernel) -> (products, g, f/g, height)"""

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-_TIMEOUT, _TICKS = "OPENBLAS_THREAD_TIMEOUT", "17"  # 2^17 ticks of the processor's clock
+_TIMEOUT, _TICKS = "OPENBLAS_THREAD_TIMEOUT", "20"  # 2^20 ticks of the processor's clock
 _SPELLINGS = ("scipy_openblas_{}64_", "scipy_openblas_{}", "openblas_{}64_", "openblas_{}")
 
 
@@ -65,9 +65,10 @@ def count() -> int:
 
 
 def wait_briefly() -> None:
-    """Let BLAS's idle threads sleep after some 50 us. Not if the user says how long, or has started threads.
+    """Let BLAS's idle threads sleep after 0.5 ms. Not if the user says how long, or has started threads.
 
     Else they spin for 30 ms, on a core that a part could use: what follows a product takes twice as long.
+    Less than 0.5 ms, and they would sleep between the products of a net, and waking them takes 50 us each.
     OpenBLAS reads the setting when it is loaded; here it reads it once more, and starts its threads anew.
     """
     if _TIMEOUT in os.environ or threading.active_count() > 1:  # who may be in the middle of a product
