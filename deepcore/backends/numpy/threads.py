@@ -43,7 +43,7 @@ def share(part: Callable[[int, int], Any], n: int, least: int = 1) -> list[Any]:
     if parts <= 1:
         return [part(0, n)]
     ends = [n * k // parts for k in range(parts + 1)]
-    with _one_blas_thread():
+    with one_blas_thread():
         others = [
             # in a context of its own, so that np.errstate is the same there
             _pool().submit(contextvars.copy_context().run, part, *ends[k : k + 2])
@@ -115,9 +115,12 @@ _told = _Told()
 
 
 @contextlib.contextmanager
-def _one_blas_thread() -> Iterator[None]:
+def one_blas_thread() -> Iterator[None]:
+    """Inside, BLAS multiplies in the thread that it is called from."""
     blas = _blas()
-    assert blas is not None
+    if blas is None:
+        yield
+        return
     with _told.lock:
         _told.calls += 1
         if _told.calls == 1:

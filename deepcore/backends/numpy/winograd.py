@@ -102,7 +102,7 @@ def convolve(
                 results += b.reshape(f, 1)
             tiles.write(results, Y[images], room)
 
-    threads.share(part, len(X))
+    threads.share(part, len(X), tiles.images)
     return Y
 
 
@@ -123,7 +123,7 @@ def convolve_dW(dY: np.ndarray, X: np.ndarray, padding: Padding) -> np.ndarray:
                 dU += np.matmul(dM, Z.swapaxes(1, 2), out=more)
         return dU.reshape(_D * _D, f * c).T @ _GG  # (f c, 9)
 
-    return sum(threads.share(part, len(X))).reshape(f, c, 3, 3)
+    return sum(threads.share(part, len(X), tiles.images)).reshape(f, c, 3, 3)
 
 
 class Tiles:
