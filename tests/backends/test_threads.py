@@ -25,6 +25,7 @@ def test_all_of_the_work_is_done_once_and_in_order(three, n, least):
     assert parts[0][0] == 0 and parts[-1][1] == n
     assert all(before[1] == after[0] for before, after in itertools.pairwise(parts))
     assert len(parts) == max(1, min(3, n // least))
+    assert threads.total(lambda first, last: last - first, n, least) == n
     assert len(parts) == 1 or min(last - first for first, last in parts) >= least
 
 

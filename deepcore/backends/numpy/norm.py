@@ -78,7 +78,7 @@ def _moments(x: np.ndarray, m: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarr
             total += _sums(D), _sums(D, D)
         return total
 
-    mean_D, mean_square = sum(_share(part, x)) / n
+    mean_D, mean_square = _share(part, x, threads.total) / n
     return mean_D, mean_square
 
 
@@ -252,10 +252,12 @@ def _count(X: np.ndarray) -> int:
     return max(1, X.size // max(1, X.shape[1]))
 
 
-def _share(part: Callable[[list[Block]], Any], x: np.ndarray) -> list[Any]:
-    """What a function of some of x's blocks returns, in each thread."""
+def _share(
+    part: Callable[[list[Block]], Any], x: np.ndarray, share: Callable[..., Any] = threads.share
+) -> Any:
+    """A function of some of x's blocks, in each thread."""
     blocks = list(_blocks(x))
-    return threads.share(lambda first, last: part(blocks[first:last]), len(blocks))
+    return share(lambda first, last: part(blocks[first:last]), len(blocks))
 
 
 def _blocks(x: np.ndarray) -> Iterator[Block]:
@@ -277,7 +279,7 @@ def _sums_of(dy: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             total += _sums(h[block], dy[block]), _sums(dy[block])
         return total
 
-    dgamma, dbeta = sum(_share(part, dy))
+    dgamma, dbeta = _share(part, dy, threads.total)
     return dgamma, dbeta
 
 

@@ -16,6 +16,7 @@ import contextvars
 import ctypes
 import functools
 import importlib
+import operator
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -56,6 +57,11 @@ def share(part: Callable[[int, int], Any], n: int, least: int = 1) -> list[Any]:
     for fault in filter(None, done):
         raise fault
     return [first, *(other.result() for other in others)]
+
+
+def total(part: Callable[[int, int], Any], n: int, least: int = 1) -> Any:
+    """The sum of what `share` returns."""
+    return functools.reduce(operator.add, share(part, n, least))
 
 
 def count() -> int:
