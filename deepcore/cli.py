@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,9 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Returns 0, or 1 if a benchmark failed or the doctor found something, 2 if the user has to change
-    something, 130 if interrupted.
+    something, 130 if interrupted, 141 if nobody reads the output any more.
     """
     parser = _parser()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks the letters of a class name
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as done:  # --help and --version, or an error that argparse has printed
@@ -79,7 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     try:
-        return arguments.run(arguments)
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader has seen enough: head, or a pager that was left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python can flush at its end
+        return 141  # as of a program that SIGPIPE has ended
     except (DeepcoreError, OSError) as error:
         print(f"deepcore {arguments.command}: {error}", file=sys.stderr)
         return 2

@@ -392,10 +392,18 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """Raise ArgumentError for an ending that no picture has, UnsupportedError without matplotlib."""
+    known = _figure(1, 1).canvas.get_supported_filetypes()
+    ending = os.path.splitext(path)[1].removeprefix(".")
+    if ending and ending.lower() not in known:
+        raise ArgumentError(
+            f"{os.fspath(path)}: no picture can have the ending .{ending}; take .png, .svg or .pdf"
+        )
+
+
 def _saved(figure: Any, path: str | os.PathLike[str] | None) -> Any:
     if path is not None:
-        try:
-            figure.savefig(path, dpi=150, bbox_inches="tight")
-        except ValueError as error:  # an ending that matplotlib does not know
-            raise ArgumentError(f"{path}: {error}") from error
+        check_picture(path)
+        figure.savefig(path, dpi=150, bbox_inches="tight")
     return figure

@@ -18,7 +18,7 @@ from deepcore.data.sets import DataSet, load
 from deepcore.errors import ArgumentError, UnsupportedError
 from deepcore.io.net_file import save as save_net
 from deepcore.io.safetensors import check_place
-from deepcore.plots import decision_boundary, draw_boundary
+from deepcore.plots import check_picture, decision_boundary, draw_boundary
 from deepcore.train.resume import Beginning, beginning
 
 _MOMENTUM = 0.9
@@ -125,6 +125,8 @@ def _check_files(asked: Settings, picture: Path | None) -> None:
             raise ArgumentError(f"{taken[path]}: {option} goes to {str(path)!r} too; name another file")
         check_place(option, path)
         taken[path] = option
+    if asked.picture:
+        check_picture(asked.picture)
 
 
 # ---- data and net
