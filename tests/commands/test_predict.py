@@ -12,7 +12,6 @@ import deepcore as dc
 from deepcore import CrossEntropyLoss, Embedding, Flatten, Linear, Net, Softmax
 from deepcore.io.net_file import save
 
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
