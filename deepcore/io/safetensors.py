@@ -302,11 +302,15 @@ def _read_header(file: BufferedReader) -> tuple[dict[str, Any], int]:
     start = file.read(8)
     if len(start) < 8:
         raise CheckpointError(f"no safetensors file: it has {size} bytes, and the shortest one has 10")
+    if start[:2] == b"PK":
+        raise CheckpointError(
+            "it is a zip archive, as torch's .pt files are, which deepcore.io.load_torch reads"
+        )
     (length,) = struct.unpack("<Q", start)
     if length > size - 8:
         raise CheckpointError(
-            f"the header should have {length:,} bytes, the file has {size:,}; "
-            "it is cut short or no safetensors file"
+            "it is no safetensors file, or cut short: "
+            f"the header should have {length:,} bytes, and the file has {size:,}"
         )
     if length > _MAX_HEADER:
         raise CheckpointError(f"the header has {length:,} bytes, and may have {_MAX_HEADER:,}")
