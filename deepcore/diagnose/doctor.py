@@ -92,6 +92,8 @@ def _after_the_pass(seen: Pass, data: Arrays) -> Iterator[Finding]:
         return
     if single and isinstance(net.loss_fn, CrossEntropyLoss):
         yield from net_checks.softmax_twice(root)
+    if single:
+        yield from net_checks.another_loss(root, net.loss_fn)
     yield from net_checks.linear_in_a_row(root)
     if data.n == 1 and seen.error is None:
         yield from net_checks.single_sample(net)
