@@ -334,7 +334,8 @@ class TestInfo:
 class TestBench:
     def test_what_is_asked_for_is_timed(self, here):
         done = as_a_module("bench", "--backend", "numpy", "--op", "linear", "sigmoid", "--quick")
-        assert done.returncode == 0 and done.stderr == ""
+        assert done.returncode == 0
+        assert not [line for line in done.stderr.splitlines() if not line.startswith("deepcore: compiling")]
         blocks = done.stdout.split("\n\n")[1:]
         assert [block.split()[0] for block in blocks] == ["linear.linear", "activation.sigmoid"]
         assert not list(here.iterdir())
