@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from deepcore.errors import DataError, UnsupportedError
+from deepcore.errors import DataError, MissingDataError, UnsupportedError
+from deepcore.shapes import to_tuple
 
 Size = int | tuple[int, int] | None
 CHANNELS = {"L": 1, "RGB": 3}
@@ -30,6 +31,8 @@ def read_folder(folder: Path, size: Size = None) -> tuple:
 
 def find_images(folder: Path) -> tuple[list[Path], np.ndarray, tuple[str, ...]]:
     """The files of a folder of class folders, the label of each, and the names of the classes."""
+    if not folder.is_dir():
+        raise MissingDataError(f"there is no folder {str(folder)!r}")
     class_folders = sorted(x for x in _visible(folder) if x.is_dir())
     if len(class_folders) < 2:
         raise DataError(
@@ -57,7 +60,8 @@ def read_images(files: Sequence[Path], size: Size = None) -> np.ndarray:
 
 def common_form(files: Sequence[Path], size: Size = None) -> tuple[str, tuple[int, int]]:
     """Pillow's mode, "L" if all images are grey, else "RGB"; and their (height, width), or the given one."""
-    size = (size, size) if isinstance(size, int) else size
+    if size is not None:
+        size = to_tuple(size, 2, "images", "size", least=1)
     heads = [_head(file) for file in files]
     mode = "L" if all(grey for grey, _ in heads) else "RGB"
     if size is None:

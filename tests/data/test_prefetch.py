@@ -326,3 +326,23 @@ def test_ragged_lists_are_refused_in_words():
             dc.DataError, match="X: the samples differ in length or shape; pad the short ones"
         ):
             use([[1.0, 2.0], [1.0]])
+
+
+def test_a_mask_is_not_lost():
+    made, y = dc.Net([dc.Linear(2, 2)], dc.CrossEntropyLoss()), np.array([0, 1])
+    X = np.ma.masked_array(np.ones((2, 2), "float32"), mask=[[0, 1], [0, 0]])
+    for use in (lambda: made.predict(X), lambda: made.fit(X, y), lambda: made.evaluate(X, y)):
+        with pytest.raises(dc.DTypeError, match="X: its mask would be lost; say what the masked numbers are"):
+            use()
+
+
+@pytest.mark.parametrize("size", [0, -3, 4.5, "8", (4, 4, 4)])
+def test_sizes_that_no_image_has(size, tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        image.new("L", (4, 4)).save(tmp_path / name / "a.png")
+    with pytest.raises(dc.ShapeError, match="images: size must be"):
+        ImageFolder(tmp_path, size=size)
+    with pytest.raises(dc.MissingDataError, match="there is no folder '.*absent'"):
+        ImageFolder(tmp_path / "absent")
