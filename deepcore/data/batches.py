@@ -77,6 +77,8 @@ def _as_rows(x: Any, name: str) -> Any:
 
 
 def _from_sequence(x: Any, name: str) -> np.ndarray:
+    if hasattr(x, "collect"):  # of polars, and others that put their work off
+        raise DTypeError(f"{name}: a {type(x).__name__} has yet to be computed; pass {name}.collect()")
     if np.ma.is_masked(x):
         raise DTypeError(f"{name}: its mask would be lost; say what the masked numbers are: x.filled(0)")
     try:

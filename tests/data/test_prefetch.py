@@ -346,3 +346,12 @@ def test_sizes_that_no_image_has(size, tmp_path):
         ImageFolder(tmp_path, size=size)
     with pytest.raises(dc.MissingDataError, match="there is no folder '.*absent'"):
         ImageFolder(tmp_path / "absent")
+
+
+def test_a_frame_that_is_yet_to_be_computed():
+    class LazyFrame:
+        def collect(self):
+            raise AssertionError("that is for the user to call")
+
+    with pytest.raises(dc.DTypeError, match=r"X: a LazyFrame has yet to be computed; pass X.collect\(\)"):
+        Net([Linear(2, 2)], CrossEntropyLoss()).fit(LazyFrame(), np.array([0]))
