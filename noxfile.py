@@ -73,7 +73,8 @@ def conformance(session: nox.Session) -> None:
 def kernels(session: nox.Session) -> None:
     """The CUDA kernels with no GPU: compiled by NVRTC, with the registers that each uses, and run by g++."""
     session.install("-e", ".[test,kernels]")
-    session.run("pytest", "-rP", "tests/gpu", "-m", "not gpu", *session.posargs)
+    page = "--kernels-page=bench/results/kernels-cuda.md"
+    session.run("pytest", "tests/gpu", "-m", "not gpu", page, *session.posargs)
 
 
 @nox.session

@@ -3,29 +3,38 @@
     python bench/gpu.py --out gpu.jsonl
 
 First whether a product by cuBLASLt can be captured in a CUDA graph, on which all compiled steps hang; then
-the tests that need a GPU; then a table; then the battery on CuPy: under nine minutes in all (--seconds). Each
-line of the file is one result, written as soon as it is known. Needs CuPy; torch is compared if it is there.
+all kernels are compiled, by several processes; then the tests that need a GPU, a table, and the battery on
+CuPy: under nine minutes in all (--seconds). Each line of the file is one result, written as soon as it is
+known; at the end come the table and what it says of each goal. Needs CuPy; torch is compared if it is there.
+
+Nothing that goes wrong ends it. Tests and table run in processes of their own. One that crashes, or is
+silent for too long, costs the row that it was at, and another goes on with the next row.
 
 Times are CUDA events' around calls that take turns (kernel, reference, torch, kernel, ...), over random
 data in several sets of buffers, so that nothing is in the cache from the call before: medians, with the
 spread between the 10th and the 90th percentile. "graph": the same calls captured in one CUDA graph, where
 the host costs nothing. The limit is a copy of as many bytes as the work must move at least, or a large
 product of as many operations, at the speeds of the same run, whichever takes longer. Products of float32 are
-in float32, not TF32, on both sides.
+in float32, not TF32, on both sides, but in rows of "tf32".
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import queue
+import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +43,17 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from deepcore.backends import select  # noqa: E402
+from deepcore.backends.cupy.kernels import FAMILIES, _module  # noqa: E402
 from deepcore.backends.registry import get_backend  # noqa: E402
 from deepcore.errors import BackendUnavailable  # noqa: E402
 from deepcore.ops.dispatch import OPS  # noqa: E402
 
 MOST_SETS = 8
 ENOUGH = 256 << 20  # bytes of buffers: several times the largest cache
+MOST_SECONDS = 1.0  # for the measurements of one variant of a row
+SILENCE = 75.0  # seconds that a row may take: torch.compile is slow
+COMPILERS = min(os.cpu_count() or 1, 8)  # processes that compile kernels
 Calls = list[Callable[[], Any]]  # one for each set of buffers
 
 
@@ -61,29 +75,86 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("gpu.jsonl"), help="results, one a line")
     parser.add_argument("--seconds", type=float, default=520, help="stop after so many")
+    for part in ("--questions", "--compile", "--rows-from"):  # what the processes of its own are told to do
+        parser.add_argument(part, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
         get_backend("cupy")
-    except BackendUnavailable as error:
-        print(error, file=sys.stderr)
+    except (BackendUnavailable, ImportError) as error:
+        print(f"{error}; deepcore needs array-api-compat and array-api-extra beside CuPy", file=sys.stderr)
         return 1
     end = time.monotonic() + options.seconds
-    with options.out.open("w") as file:
+    if options.questions is not None:
+        return questions()
+    if options.compile is not None:
+        return compile_kernels(options.compile)
+    if options.rows_from is not None:
+        return table(options.rows_from, end)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # the table is printed all the same
+    rows: list[dict[str, Any]] = []
+    try:
+        with options.out.open("w") as file:
+            run(file, end, options.seconds, rows)
+    finally:
+        print("\n" + as_text(rows))
+        for verdict in goals(rows):
+            print(f"{verdict['goal']:75} {verdict['reached']}")
+    return 0
 
-        def write(**result: Any) -> None:
-            file.write(json.dumps(result) + "\n")
-            file.flush()
-            print(result, flush=True)
 
-        write(**machine())
-        write(**whether_products_are_captured())
-        write(**tests("kernels", ["-m", "gpu", "tests/gpu"], min(200.0, options.seconds / 2)))
-        rows = []
-        for row in table(end - 0.35 * options.seconds):
-            write(**row)
+def run(file: Any, end: float, seconds: float, rows: list[dict[str, Any]]) -> None:
+    """All stages, whatever becomes of one; `rows` gets those of the table."""
+
+    def write(**result: Any) -> None:
+        file.write(json.dumps(result) + "\n")
+        file.flush()
+        print(result, flush=True)
+
+    def attempt(stage: Callable[..., dict[str, Any]], *arguments: Any) -> None:
+        try:
+            write(**stage(*arguments))
+        except Exception as error:  # the other stages still count
+            write(stage=stage.__name__, error=repr(error)[:500])
+
+    attempt(answers, 60.0)
+    attempt(compiled_kernels, min(90.0, seconds / 5))
+    attempt(tests, "kernels", ["-m", "gpu", "tests/gpu"], min(150.0, seconds / 3))
+    attempt(tests, "memory", ["-m", "gpu", "tests/gpu", "-k", "ten_thousand"], min(40.0, seconds / 10), 1)
+    try:
+        for row in rows_of_children(end - 0.2 * seconds):
             rows.append(row)
-        write(**tests("battery", ["tests/test_battery.py", "-k", "cupy"], end - time.monotonic()))
-    print("\n" + as_text(rows))
+            write(**row)
+    except Exception as error:
+        write(stage="table", error=repr(error)[:500])
+    attempt(tests, "battery", ["tests/test_battery.py", "-k", "cupy"], end - time.monotonic() - 20, 8)
+    for verdict in goals(rows):
+        write(**verdict)
+
+
+def answers(seconds: float, command: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What a process of its own says of the machine, and of captures: a library's fault may end it."""
+    command = command or (sys.executable, __file__, "--questions", "0")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds)
+        output, error = done.stdout, f"ended with {done.returncode}: {done.stderr[-500:]}"
+        failed = done.returncode != 0
+    except subprocess.TimeoutExpired as late:
+        output, error, failed = (late.stdout or b"").decode(errors="replace"), "silent for too long", True
+    told: dict[str, Any] = {}
+    for line in output.splitlines():
+        with contextlib.suppress(json.JSONDecodeError, TypeError, ValueError):
+            told |= json.loads(line)
+    return told | ({"error": error} if failed else {})
+
+
+def questions() -> int:
+    """The answers, one a line."""
+    for question in (machine, whether_products_are_captured):
+        try:
+            answer = question()
+        except Exception as error:
+            answer = {f"{question.__name__} failed": repr(error)[:500]}
+        print(json.dumps(answer), flush=True)
     return 0
 
 
@@ -132,42 +203,143 @@ def whether_products_are_captured() -> dict[str, Any]:
         return question | {"answer": f"no: {error!r}"[:500]}
 
 
-def tests(name: str, arguments: list[str], seconds: float) -> dict[str, Any]:
-    """pytest's last lines, in a process of its own."""
-    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *arguments]
+def compiled_kernels(seconds: float) -> dict[str, Any]:
+    """All kernels, compiled by several processes at once into CuPy's cache on the disk."""
     start = time.monotonic()
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=max(seconds, 1))
-        status, output = done.returncode, done.stdout + done.stderr
-    except subprocess.TimeoutExpired as error:
-        status, output = "out of time", (error.stdout or b"").decode()
-    lines = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR", "E  "))]
+    command = [sys.executable, __file__, "--compile"]
+    children = [subprocess.Popen([*command, str(k)], stderr=subprocess.PIPE) for k in range(COMPILERS)]
+    said = []
+    for child in children:
+        try:
+            _, error = child.communicate(timeout=max(start + seconds - time.monotonic(), 0.1))
+            if child.returncode:
+                said.append(error.decode(errors="replace")[-300:])
+        except subprocess.TimeoutExpired:
+            child.kill()
+            said.append("out of time")
+    return {"stage": "compile kernels", "seconds": round(time.monotonic() - start, 1), "errors": said}
+
+
+def compile_kernels(number: int) -> int:
+    """The share of one of them."""
+    modules = [(family, dtype) for family, dtypes in FAMILIES.items() for dtype in dtypes]
+    for family, dtype in modules[number::COMPILERS]:
+        _module(family, dtype).compile()
+    return 0
+
+
+def tests(name: str, arguments: list[str], seconds: float, workers: int = 4) -> dict[str, Any]:
+    """What pytest says, in processes of its own, which are interrupted when the time is up."""
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider"]
+    # the conftest.py beside this repository's README imports what only its documentation needs
+    command += ["--confcutdir=tests", "-W", "default", *arguments]
+    if workers > 1 and find_spec("xdist"):
+        command += ["-n", str(workers)]
+    start = time.monotonic()
+    child = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    output, status = "", None
+    for patience in (max(seconds, 1), 15.0):
+        try:
+            output, _ = child.communicate(timeout=patience)
+            status = status or child.returncode
+            break
+        except subprocess.TimeoutExpired:
+            status = "out of time"
+            child.send_signal(signal.SIGINT)  # pytest then says what it has found so far
+    else:
+        child.kill()
+        output, _ = child.communicate()
+    lines = output.splitlines()
     return {
         "tests": name,
         "status": status,
         "seconds": round(time.monotonic() - start, 1),
-        "last": (output.splitlines() or [""])[-1],
-        "failures": lines[:60],
+        "last": next((line for line in reversed(lines) if "passed" in line or "failed" in line), lines[-1:]),
+        "failures": [line[:300] for line in lines if line.startswith(("FAILED", "ERROR", "E  ", "/"))][:60],
     }
 
 
-def table(end: float) -> Iterator[dict[str, Any]]:
-    """The rows, until the time is up."""
+# ---- the table, by processes that may die
+
+
+def rows_of_children(end: float, command: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+    """The rows, until the time is up: of a process, and where that dies or is silent, of another one.
+
+    command: what prints them from a number on, unless it is this program
+    """
+    command = command or (sys.executable, "-u", __file__, "--rows-from")
+    number, in_vain = 0, 0
+    while time.monotonic() < end and in_vain < 2:
+        child = subprocess.Popen(
+            [*command, str(number), "--seconds", str(end - time.monotonic())],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+        )  # fmt: skip
+        lines: queue.Queue[str | None] = queue.Queue()
+        said: list[str | None] = []
+        threading.Thread(target=_read, args=(child.stdout, lines.put), daemon=True).start()
+        listener = threading.Thread(target=_read, args=(child.stderr, said.append), daemon=True)
+        listener.start()
+        in_vain, died = in_vain + 1, "silent for too long"
+        begun: dict[str, Any] | None = None
+        with contextlib.suppress(queue.Empty):
+            while (line := lines.get(timeout=SILENCE)) is not None:
+                with contextlib.suppress(json.JSONDecodeError):  # else something that a library prints
+                    row = json.loads(line)
+                    begun, in_vain = (row if "begin" in row else None), 0
+                    if begun is None:
+                        yield row
+                        number = max(number, row.get("number", -1) + 1)
+            died = f"ended with {child.wait()}"
+        child.kill()
+        child.wait()
+        if died == "ended with 0":
+            return
+        listener.join(2)
+        words = "".join(filter(None, said))[-600:]
+        if begun is None:  # before the next row, by a GPU that it had lost
+            yield {"work": "start", "error": died, "said": words}
+        else:
+            yield {"work": begun["begin"], "number": begun["number"], "error": died, "said": words}
+            number = begun["number"] + 1
+
+
+def _read(stream: Any, put: Callable[[str | None], None]) -> None:
+    with stream:
+        for line in stream:
+            put(line)
+    put(None)
+
+
+def table(first: int, end: float) -> int:
+    """Print the rows from a number on, each after a line that says that it begins."""
     import cupy
 
-    speeds = {"copy": copy_speed()} | {dtype: product_speed(dtype) for dtype in ("float32", "bfloat16")}
-    yield {"work": "copy", "TB/s": round(speeds["copy"] / 1e12, 3)}
-    for dtype in ("float32", "bfloat16"):
-        yield {"work": "product", "dtype": dtype, "TFLOP/s": round(speeds[dtype] / 1e12, 1)}
-    for work in works():
+    def say(**row: Any) -> None:
+        print(json.dumps(row), flush=True)
+
+    tf32 = "tf32", lambda: product_speed("float32", tf32=True)
+    measured = {dtype: product_speed(dtype) for dtype in ("float32", "bfloat16")} | {tf32[0]: tf32[1]()}
+    speeds = {"copy": copy_speed()} | measured
+    if first == 0:
+        say(work="copy", **{"TB/s": round(speeds["copy"] / 1e12, 3)})
+        for dtype in measured:
+            say(work="product", dtype=dtype, **{"TFLOP/s": round(speeds[dtype] / 1e12, 1)})
+    for number, work in islice(enumerate(works()), first, None):
+        of_row = {"work": work.name, "shape": work.shape, "dtype": work.dtype, "number": number}
         if time.monotonic() > end:
-            yield {"work": work.name, "shape": work.shape, "dtype": work.dtype, "left out": "out of time"}
+            say(**of_row, **{"left out": "out of time"})
             continue
+        say(begin=work.name, number=number)
         try:
-            yield row_of(work, speeds)
+            row = row_of(work, speeds)
         except Exception as error:  # out of memory, say: the other rows still count
-            yield {"work": work.name, "shape": work.shape, "dtype": work.dtype, "error": repr(error)[:300]}
+            row = of_row | {"error": repr(error)[:300]}
         cupy.get_default_memory_pool().free_all_blocks()
+        say(**row, **({} if "number" in row else {"number": number}))
+        cupy.cuda.Device().synchronize()  # raises if this process has lost its GPU: another one goes on
+    return 0
 
 
 def copy_speed() -> float:
@@ -180,11 +352,32 @@ def copy_speed() -> float:
     return 2 * pairs[0][0].nbytes / seconds
 
 
-def product_speed(dtype: str, n: int = 8192) -> float:
+def product_speed(dtype: str, n: int = 8192, tf32: bool = False) -> float:
     """Operations a second of a large product."""
     pairs = [(array(seed, n, n, dtype=dtype), array(seed + 9, n, n, dtype=dtype)) for seed in range(2)]
-    seconds, _ = measure({"product": [lambda a=a, b=b: product(a, b) for a, b in pairs]}, rounds=5)["product"]
+    calls = [lambda a=a, b=b: product(a, b) for a, b in pairs]
+    if tf32:
+        calls = [in_tf32(call) for call in calls]
+    seconds, _ = measure({"product": calls}, rounds=5)["product"]
     return 2 * n**3 / seconds
+
+
+def in_tf32(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The call, where deepcore and torch may both round products of float32 to TF32."""
+    matmul = __import__("torch").backends.cuda.matmul if find_spec("torch") else None
+
+    def within() -> Any:
+        before = select.precision.set("relaxed")
+        try:
+            if matmul is not None:
+                matmul.allow_tf32 = True
+            return call()
+        finally:
+            select.precision.reset(before)
+            if matmul is not None:
+                matmul.allow_tf32 = False
+
+    return within
 
 
 def product(A: Any, B: Any) -> Any:
@@ -216,7 +409,7 @@ def row_of(work: Work, speeds: dict[str, float]) -> dict[str, Any]:
     best = min(
         (row[name] for name in ("deepcore", "deepcore graph", "compiled") if name in row), default=None
     )
-    flops = speeds["bfloat16" if work.dtype == "bfloat16" else "float32"]
+    flops = speeds.get(work.dtype, speeds["float32"])
     row["limit"] = round(max(work.bytes / speeds["copy"], work.flops / flops) * 1e6, 2)
     if best:
         row["% of limit"] = round(100 * row["limit"] / best, 1)
@@ -285,7 +478,8 @@ def measure(variants: dict[str, Calls], rounds: int = 15) -> dict[str, tuple[flo
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, calls in variants.items():
-            times[name].append(seconds(calls, counts[name]))
+            if len(times[name]) < 5 or sum(times[name]) * counts[name] < MOST_SECONDS:
+                times[name].append(seconds(calls, counts[name]))
     result = {}
     for name, values in times.items():
         deciles, median = statistics.quantiles(values, n=10), statistics.median(values)
@@ -301,13 +495,14 @@ def works() -> Iterator[Work]:
     yield from steps()
     for n, C in [(8192, 32000), (8192, 128256), (4096, 1000), (128, 10)]:
         for dtype in ("bfloat16", "float32"):
-            yield cross_entropy(n, C, dtype, compiled=dtype == "bfloat16" and C == 32000)
+            yield cross_entropy(n, C, dtype, compiled=dtype == "bfloat16" and C >= 32000)
     for n, C, dtype in [(8192, 8192, "bfloat16"), (8192, 4096, "float32"), (32768, 768, "bfloat16")]:
         yield from row_norms(n, C, dtype, compiled=C == 8192)
     yield adamw(100_000_000)
     yield adamw(100_000)
+    yield gradient_norm(100_000_000, 40)
     for n, i, o in [(8192, 8192, 8192), (4096, 784, 512), (128, 784, 128)]:
-        for dtype in ("float32", "bfloat16"):
+        for dtype in ("bfloat16", "tf32", "float32"):
             yield from products(n, i, o, dtype)
     yield from batch_norms((256, 64, 56, 56), "bfloat16")
     for n, d, dtype in [(8192, 4096, "float32"), (1_000_000, 64, "float32"), (8192, 4096, "bfloat16")]:
@@ -431,7 +626,17 @@ def row_norms(n: int, C: int, dtype: str, compiled: bool) -> Iterator[Work]:
     arrays = [shape, shape, (n, 1), row]
     yield of_op("norm.group_norm_backward", shape, dtype, arrays, 3 * n * C, backward, compiled=compiled)
     yield of_op("norm.rms_norm", shape, dtype, [shape, row], 3 * n * C, settings=(1e-5,))
-    yield of_op("norm.rms_norm_backward", shape, dtype, arrays, 3 * n * C)
+
+    def rms_backward(dY: Any, H: Any, r: Any, gamma: Any) -> Callable[[], Any]:
+        def call() -> Any:
+            dy, h = dY.float(), H.float()
+            dh = gamma.float() * dy
+            dX = r.float() * (dh - h * (h * dh).mean(-1, keepdim=True))
+            return dX.to(dY.dtype), (h * dy).sum(0, keepdim=True).to(dY.dtype)
+
+        return call
+
+    yield of_op("norm.rms_norm_backward", shape, dtype, arrays, 3 * n * C, rms_backward, compiled=compiled)
 
 
 def batch_norms(shape: tuple[int, ...], dtype: str) -> Iterator[Work]:
@@ -466,8 +671,20 @@ def adamw(n: int) -> Work:
     return of_op("update.adam", (n,), "float32", draw, 7 * n, torch, settings)
 
 
+def gradient_norm(n: int, count: int) -> Work:
+    """The length of so many gradients together."""
+
+    def torch(*gradients: Any) -> Callable[[], Any]:
+        import torch
+
+        return lambda: torch.nn.utils.get_total_norm(gradients)
+
+    shapes = [(n // count,)] * count
+    return of_op("update.gradient_norm", (count, n // count), "float32", shapes, n, torch)
+
+
 def products(n: int, i: int, o: int, dtype: str) -> Iterator[Work]:
-    """Y = X W + b, and dX, dW, db."""
+    """Y = X W + b, and dX, dW, db. dtype: "tf32" for float32 that may be rounded to it"""
 
     def forward(X: Any, W: Any, b: Any) -> Callable[[], Any]:
         import torch
@@ -478,10 +695,19 @@ def products(n: int, i: int, o: int, dtype: str) -> Iterator[Work]:
         return lambda: (dY @ W.T, X.T @ dY, dY.sum(0, keepdim=True))
 
     numbers, flops = n * i + i * o + n * o, 2 * n * i * o
-    shapes = [(n, i), (i, o), (1, o)]
-    yield of_op("linear.linear", (n, i, o), dtype, shapes, numbers, forward, flops=flops)
-    shapes = [(n, o), (n, i), (i, o)]
-    yield of_op("linear.linear_backward", (n, i, o), dtype, shapes, 2 * numbers, backward, flops=2 * flops)
+    for op, shapes, times, torch in [
+        ("linear.linear", [(n, i), (i, o), (1, o)], 1, forward),
+        ("linear.linear_backward", [(n, o), (n, i), (i, o)], 2, backward),
+    ]:
+        numbered = "float32" if dtype == "tf32" else dtype
+        work = of_op(op, (n, i, o), numbered, shapes, times * numbers, torch, flops=times * flops)
+        if dtype == "tf32":
+            work.dtype = dtype
+            work.variants = {
+                name: lambda s, prepare=prepare: in_tf32(prepare(s))
+                for name, prepare in work.variants.items()
+            }
+        yield work
 
 
 def activation(name: str, n: int, dtype: str) -> Work:
@@ -502,7 +728,7 @@ def mask(n: int) -> Work:
     def torch(like: Any) -> Callable[[], Any]:
         import torch
 
-        out = torch.empty(n, dtype=torch.bool, device="cuda")
+        out = torch.empty(n, dtype=torch.bool, device=like.device)
         return lambda: out.bernoulli_(0.5)
 
     like = lambda seed: (cupy.zeros(1, "float32"),)
@@ -516,7 +742,7 @@ def embedding(n: int, d: int, words: int) -> Work:
     def torch(index: Any, rows: Any) -> Callable[[], Any]:
         import torch
 
-        out = torch.zeros(words, d, device="cuda")
+        out = torch.zeros(words, d, device=rows.device)
         return lambda: out.zero_().index_add_(0, index, rows)
 
     def draw(seed: int) -> Any:
@@ -575,22 +801,26 @@ def steps() -> Iterator[Work]:
     yield step(128, (784, 128, 10))
     yield step(256, (784, 512, 512, 10))
     yield step(512, (1024, 2048, 2048, 1000))
+    yield step(4096, (4096, 4096, 4096, 1000), "bfloat16")
 
 
-def step(n: int, sizes: tuple[int, ...]) -> Work:
-    """deepcore: call by call; compiled: one CUDA graph. torch likewise, and by torch.compile."""
+def step(n: int, sizes: tuple[int, ...], dtype: str = "float32") -> Work:
+    """deepcore: call by call; compiled: one CUDA graph. torch likewise, and by torch.compile.
+
+    dtype: "bfloat16" for mixed precision, torch's being its autocast
+    """
     variants: dict[str, Any] = {
-        "deepcore": lambda s: deepcore_step(sizes, *s, compiled=False),
-        "compiled": lambda s: deepcore_step(sizes, *s, compiled=True),
+        "deepcore": lambda s: deepcore_step(sizes, *s, compiled=False, dtype=dtype),
+        "compiled": lambda s: deepcore_step(sizes, *s, compiled=True, dtype=dtype),
     }
     if find_spec("torch"):
         for name, way in (("torch", "eager"), ("torch graph", "graph"), ("torch.compile", "compile")):
-            variants[name] = lambda s, way=way: torch_step(sizes, *map(to_torch, s), way=way)
+            variants[name] = lambda s, way=way: torch_step(sizes, *map(to_torch, s), way=way, dtype=dtype)
     weights = sum(i * o + o for i, o in pairwise(sizes))
     return Work(
         f"step {'-'.join(map(str, sizes))}",
         (n,),
-        "float32",
+        dtype,
         variants,
         lambda seed: (array(seed, n, sizes[0], dtype="float32"), integers(seed, sizes[-1], n)),
         28 * weights + 4 * n * sum(sizes),
@@ -599,15 +829,17 @@ def step(n: int, sizes: tuple[int, ...]) -> Work:
     )
 
 
-def deepcore_step(sizes: tuple[int, ...], X: Any, y: Any, compiled: bool) -> Callable[[], Any]:
+def deepcore_step(sizes: tuple[int, ...], X: Any, y: Any, compiled: bool, dtype: str) -> Callable[[], Any]:
     """A net of its own, and a step on this batch."""
     import deepcore as dc
+    from deepcore.train.mixed import passes
 
     layers = [f for i, o in pairwise(sizes) for f in (dc.Linear(i, o), dc.ReLU())][:-1]
     net = dc.Net(layers, dc.CrossEntropyLoss()).to("cupy", device=0)
     optimizer = dc.optim.AdamW()
+    precision = "bf16" if dtype == "bfloat16" else "float32"
     if compiled:
-        step = net.compile(optimizer)
+        step = net.compile(optimizer, precision)
         for _ in range(4):
             step(X, y)
         for program in step._programs.values():
@@ -616,25 +848,30 @@ def deepcore_step(sizes: tuple[int, ...], X: Any, y: Any, compiled: bool) -> Cal
         return lambda: step(X, y)
 
     def call() -> None:
-        net.loss(net(X), y)
-        net.backward()
+        passed = passes(net, precision)
+        passed.loss(passed(X), y)
+        passed.backward()
         optimizer.step(net)
 
     return call
 
 
-def torch_step(sizes: tuple[int, ...], X: Any, y: Any, way: str) -> Callable[[], Any]:
+def torch_step(sizes: tuple[int, ...], X: Any, y: Any, way: str, dtype: str) -> Callable[[], Any]:
     """The same in torch, with its fused AdamW."""
     import torch
     from torch import nn
 
-    pairs = pairwise(sizes)
-    model = nn.Sequential(*[f for i, o in pairs for f in (nn.Linear(i, o), nn.ReLU())][:-1]).cuda()
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True, capturable=True)
+    pairs, mixed, in_graph = pairwise(sizes), dtype == "bfloat16", way == "graph"
+    model = nn.Sequential(*[f for i, o in pairs for f in (nn.Linear(i, o), nn.ReLU())][:-1]).to(X.device)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True, capturable=in_graph)
     loss = nn.CrossEntropyLoss()
-    forward = (
-        torch.compile(lambda X, y: loss(model(X), y)) if way == "compile" else lambda X, y: loss(model(X), y)
-    )
+
+    def forward(X: Any, y: Any) -> Any:
+        with torch.autocast(X.device.type, torch.bfloat16, enabled=mixed, cache_enabled=not in_graph):
+            return loss(model(X), y)
+
+    if way == "compile":
+        forward = torch.compile(forward)
 
     def call(X: Any = X, y: Any = y) -> Any:
         optimizer.zero_grad(set_to_none=True)
@@ -643,7 +880,7 @@ def torch_step(sizes: tuple[int, ...], X: Any, y: Any, way: str) -> Callable[[],
         optimizer.step()
         return L
 
-    if way != "graph":
+    if not in_graph:
         return call
     static_X, static_y = X.clone(), y.clone()
     replay = graph_of_torch([lambda: call(static_X, static_y)] * 1)
@@ -654,6 +891,45 @@ def torch_step(sizes: tuple[int, ...], X: Any, y: Any, way: str) -> Callable[[],
         replay()
 
     return once
+
+
+# ---- what is wanted
+
+
+def goals(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What the rows say of each goal."""
+    ours, torch = ("deepcore", "deepcore graph", "compiled"), ("torch", "torch graph")
+    by_compiler, large = ("torch.compile",), (8192, 8192, 8192)
+    logits = [(8192, 128256), (8192, 32000)]
+    wanted: list[tuple[str, tuple[int, ...], str, tuple[str, ...], float]] = [
+        *(("cross_entropy", shape, "bfloat16", (), 85) for shape in logits),
+        *(("cross_entropy", shape, "bfloat16", by_compiler, 1.5) for shape in logits),
+        *((f"{name}_norm_backward", (8192, 8192), "bfloat16", by_compiler, 1.3) for name in ("group", "rms")),
+        ("adam", (100_000_000,), "float32", torch, 1.2),
+        *(
+            (name, shape, dtype, torch, 0.95 if shape == large else 1.0)
+            for shape in (large, (4096, 784, 512))
+            for dtype in ("bfloat16", "tf32")
+            for name in ("linear", "linear_backward")
+        ),
+        ("step 784-128-10", (128,), "float32", ("torch",), 5.0),
+        ("step 784-128-10", (128,), "float32", ("torch graph",), 1.0),
+    ]  # fmt: skip
+    for name, shape, dtype, peers, least in wanted:
+        found = [
+            r for r in rows if (r["work"], tuple(r.get("shape", ())), r.get("dtype")) == (name, shape, dtype)
+        ]
+        reached: Any = "not measured"
+        if found and not peers and "% of limit" in found[0]:
+            reached = found[0]["% of limit"]
+        elif found:
+            best = [min((found[0][v] for v in of if v in found[0]), default=None) for of in (ours, peers)]
+            if None not in best:
+                reached = round(best[1] / best[0], 2)
+        what = f"times faster than {' and '.join(peers)}" if peers else "% of the limit"
+        where = f"{name} {'x'.join(map(str, shape))} {dtype}"
+        met = "" if isinstance(reached, str) else " (reached)" if reached >= least else " (missed)"
+        yield {"goal": f"{where}: {least} {what}", "reached": f"{reached}{met}"}
 
 
 def as_text(rows: list[dict[str, Any]]) -> str:

@@ -81,7 +81,9 @@ class Net(Composition):
         seed: of shuffling and dropout; drawn from that of deepcore.seed unless given.
         clip_norm: longest that all gradients together, seen as one vector, may be.
         accumulate: batches whose gradients are averaged for one step.
-        precision: "float32", or "relaxed" where a library has faster kernels that lose a few bits.
+        precision: "float32"; "relaxed" where a library has faster kernels that lose a few bits; "bf16" or
+        "fp16": forward and backward in 16 bits, while weights, loss and optimizer stay as they are. With
+        "fp16" small gradients are scaled up, and a step whose gradients overflow is left out.
         step: your own training step, step(net, X, y) -> loss, which changes the weights itself.
         checkpoint: a file that holds all that going on needs, written after each epoch.
         resume: such a file: go on where it was written, bit for bit; `epochs` is the total.
@@ -122,7 +124,7 @@ class Net(Composition):
             resume=resume,
         )
 
-    def compile(self, optimizer: Any) -> CompiledStep:
+    def compile(self, optimizer: Any, precision: str = "float32") -> CompiledStep:
         """step(X, y) -> loss: forward, loss, backward and update by this optimizer as one program.
 
         Compiled if the net's library can (JAX's and NumPy's can), and if every Function is `traceable`: the
@@ -130,8 +132,8 @@ class Net(Composition):
         the same, on NumPy bit for bit. After it only weights, buffers, optimizer and loss are current: grad,
         cache and gradients() raise StateError. A label out of range changes nothing: NumPy raises LabelError,
         elsewhere the loss is NaN, and `step.check()`, or a later step, raises. An array that a Function keeps
-        elsewhere than in `weight` and `buffer` counts as constant.
-        Raises StateError for a net without a loss.
+        elsewhere than in `weight` and `buffer` counts as constant.   precision: as fit's.
+        Raises StateError for a net without a loss, ArgumentError and DTypeError for the precision.
 
         >>> import numpy as np
         >>> import deepcore as dc
@@ -143,8 +145,10 @@ class Net(Composition):
         array([[1.]], dtype=float32)
         """
         from deepcore.train.compiled import CompiledStep
+        from deepcore.train.mixed import check_precision
 
-        return CompiledStep(self, optimizer)
+        check_precision(self, precision, "compile")
+        return CompiledStep(self, optimizer, precision=precision)
 
     def predict(self, X: Any, batch_size: int | None = None) -> Any:
         """The raw outputs for X in inference mode, as arrays of the net's library; no record is kept.

@@ -93,8 +93,8 @@ class Optimizer:
         self.check_net(net)
         new_state: dict[str, Any] = {}
 
-        def rule(parameter: Parameter, dW: Any) -> Any:
-            path, W = parameter.path, parameter.value
+        def rule(parameter: Parameter, W: Any, dW: Any) -> Any:
+            path = parameter.path
             given = self.numbers(path) if numbers is None else numbers[path]
             W, memory = self._rule(W, dW, self.memory(path, W), given, self.settings_of(path))
             new_state[path] = {"step": self.steps_of(path) + 1, **memory}

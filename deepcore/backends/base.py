@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -114,9 +115,17 @@ class Backend:
         `function` takes arrays and returns a tuple of arrays, changes nothing else, and keeps no number from
         call to call. It may be run on stand-ins for arrays, at the first call; later calls bring arrays of
         the same shapes, dtypes and strides. One that finds out, on the host, that the numbers ask for another
-        way than the first ones did raises Diverged, and nothing has changed.
+        way than the first ones did raises Diverged, and nothing has changed. One with a true attribute
+        `takes_host_arrays` takes arrays of NumPy's too, which nobody changes afterwards.
         """
         return None
+
+    def together(self) -> AbstractContextManager[None]:
+        """Inside, updates of weights may be put off to its end, and made there in one piece.
+
+        What an op of `ops.update` returns there holds its numbers only when it has been left.
+        """
+        return nullcontext()
 
     def synchronize(self) -> None:
         """Wait until all work that was started is done."""
@@ -132,8 +141,13 @@ class Backend:
             if block is not None:
                 block()
 
+    def tiers(self, family: str, name: str) -> list[Callable[..., Any]]:
+        """This library's own versions of an op, in the order in which they are tried."""
+        kernel = self.kernel(family, name)
+        return [] if kernel is None else [kernel]
+
     def kernel(self, family: str, name: str) -> Any:
-        """This library's own version of an op, or None."""
+        """The version of an op that stands in the module of its family, or None."""
         if self.kernels is None:
             return None
         module = import_optional(f"{self.kernels}.{family}")

@@ -24,10 +24,12 @@ from deepcore.errors import BackendFallbackWarning, BackendUnavailable, DTypeErr
 
 _AUTO = ("cupy", "numpy")  # what "auto" tries, in this order
 _HOST = 1  # DLPack's kDLCPU
-FLOATS = ("float16", "bfloat16", "float32", "float64")
+NARROW = ("float16", "bfloat16")
+FLOATS = (*NARROW, "float32", "float64")
 
 _in_context: ContextVar[Backend | None] = ContextVar("deepcore_backend", default=None)
-# "float32", or "relaxed": kernels may lose some digits to be faster (fit sets it)
+# what products of float32 are computed in: "float32", or "relaxed", where kernels may lose some digits to be
+# faster: TF32 on a GPU, larger tiles of Winograd's on a CPU (fit and compiled steps set it)
 precision: ContextVar[str] = ContextVar("deepcore_precision", default="float32")
 _selected: Backend | None = None
 _default_dtype = "float32"
@@ -160,6 +162,11 @@ def holds_floats(x: Any) -> bool:
     return are_floats(type(x), getattr(x, "dtype", None))
 
 
+def is_narrow(x: Any) -> bool:
+    """Whether an array's numbers are floats of 16 bits, in which no long sum should be taken."""
+    return _narrow(type(x), x.dtype)
+
+
 def is_integer(x: Any) -> bool:
     """Whether an array holds integers; bools are none."""
     return _integer(type(x), x.dtype)
@@ -178,6 +185,11 @@ def _integer(kind: type, dtype: Any) -> bool:
 @functools.cache
 def _floating(kind: type, dtype: Any) -> bool:  # `kind`, because dtypes of two libraries may hash alike
     return dtype_name(dtype) in FLOATS
+
+
+@functools.cache
+def _narrow(kind: type, dtype: Any) -> bool:  # not by finfo: NumPy's and CuPy's know no bfloat16
+    return dtype_name(dtype) in NARROW
 
 
 @functools.cache

@@ -111,7 +111,7 @@ class Composition(Function):
         Raises ArgumentError if lr is negative or not finite, StateError before backward.
         """
         lr = check_rate(lr, "update_weights")
-        new_weights(self, lambda parameter, dW: parameter.value - lr * dW, lr).commit()
+        new_weights(self, lambda parameter, W, dW: W - lr * dW, lr).commit()
 
     def parameters(self) -> dict[str, Any]:
         """Path -> weight, such as {"layers.0.W": ...}. A weight that layers share comes once."""

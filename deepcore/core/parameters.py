@@ -32,9 +32,12 @@ class Parameter:
 
     def gradient(self) -> Any:
         """The sum of the gradients that its places got in the last pass, or None."""
-        layer, name = self.places[0]
+        places = self.places
+        layer, name = places[0]
         total = layer.weight_update.get(name)
-        for layer, name in self.places[1:]:
+        if len(places) == 1:  # nearly always
+            return total
+        for layer, name in places[1:]:
             dW = layer.weight_update.get(name)
             total = dW if total is None else total if dW is None else total + dW
         return total
@@ -62,20 +65,19 @@ def find_parameters(root: Function) -> dict[str, Parameter]:
 
 
 def _parameters_of(tree: Tree) -> dict[str, Parameter]:
-    first: dict[int, int] = {}  # by id(array): sound, since the layers hold the arrays meanwhile
-    ties: list[tuple[str, int]] = []  # the name of each weight, and the first one that is the same array
-    views, view_of = False, ""
-    for layer in tree.layers:
-        for name, W in layer.weight.items():
-            view_of = view_of or backend_of(W).view_of
-            ties.append((name, first.setdefault(id(W), len(first))))
-            if getattr(W, view_of, None) is not None:
-                views = True
-    if tree.parameters is None or tree.parameters[0] != ties:
-        tree.parameters = ties, _find_parameters(tree.places)
+    pattern: list[Any] = [name for layer in tree.layers for name in layer.weight]
+    weights = [W for layer in tree.layers for W in layer.weight.values()]
+    ids = [*map(id, weights)]  # sound, since the layers hold the arrays meanwhile
+    if len(set(ids)) < len(ids):
+        first: dict[int, int] = {}
+        pattern += [first.setdefault(one, len(first)) for one in ids]  # which weights are the same array
+    if tree.parameters is None or tree.parameters[0] != pattern:
+        tree.parameters = pattern, _find_parameters(tree.places)
     found = tree.parameters[1]
-    if views:
-        _refuse_views(found)
+    if weights:
+        view_of = backend_of(weights[0]).view_of
+        if [W for W in weights if getattr(W, view_of, None) is not None]:
+            _refuse_views(found)
     return found
 
 
@@ -141,10 +143,12 @@ class Changes:
 
     def set_parameter(self, parameter: Parameter, value: Any) -> None:
         """A new array in every place where a weight stands. Raises StateError for a mere stand-in."""
-        kind, new = type(parameter.value), type(value)
+        places = parameter.places
+        layer, name = places[0]
+        kind, new = type(layer.weight[name]), type(value)
         if new is not kind and not issubclass(new, kind) and not issubclass(kind, new):
             raise _stand_in(parameter.path)
-        for layer, name in parameter.places:
+        for layer, name in places:
             self.live.append(layer.weight)
             self.new.append({name: value})
 
@@ -154,9 +158,9 @@ class Changes:
 
 
 def new_weights(
-    root: Function, rule: Callable[[Parameter, Any], Any], lr: float, scale: Any = None
+    root: Function, rule: Callable[[Parameter, Any, Any], Any], lr: float, scale: Any = None
 ) -> Changes:
-    """rule(parameter, gradient) -> new array, for each trainable weight that the last pass reached.
+    """rule(parameter, W, dW) -> new array, for each trainable weight that the last pass reached.
 
     scale: a factor for all gradients, None for 1. A layer that overrides `_update_weights` uses that
     instead of the rule, with the learning rate lr.
@@ -185,7 +189,7 @@ def new_weights(
         if scale is not None:
             dW = dW * scale
         if type(layer)._update_weights is Layer._update_weights:
-            changes.set_parameter(parameter, rule(parameter, dW))
+            changes.set_parameter(parameter, rule(parameter, W, dW))
         else:
             own.setdefault(layer, {})[name] = parameter, dW
     if parameters and not reached:

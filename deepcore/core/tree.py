@@ -78,9 +78,10 @@ EDITS = _Edits()
 class Tree:
     """All Nodes at or below a root. Looked for once, and kept until the structure of one has changed."""
 
-    __slots__ = ("layers", "nodes", "parameters", "places", "structures", "tables")
+    __slots__ = ("edits", "layers", "nodes", "parameters", "places", "structures", "tables")
 
     def __init__(self, root: Node):
+        self.edits = EDITS.latest  # as of when the structures were looked at
         self.places: list[tuple[str, Any, bool]] = []
         self.structures: dict[Any, _Structure] = {}
         self._add("", root, True, ())
@@ -105,9 +106,12 @@ class Tree:
 
     def holds(self) -> bool:
         """Whether looking again would find the same."""
-        for node, structure in self.structures.items():
-            if node._structure is not structure:
-                return False
+        edits = EDITS.latest
+        if edits != self.edits:
+            for node, structure in self.structures.items():
+                if node._structure is not structure:
+                    return False
+            self.edits = edits
         for table in self.tables:  # noqa: SIM110 - all() of a generator takes twice as long
             if not table.holds():
                 return False
@@ -155,9 +159,11 @@ class _Table:
         self.before = tuple(_items(value)) if watched or self.size <= _SHORT else None
 
     def holds(self) -> bool:
-        size = len(self.value)
+        value = self.value
+        size = len(value)
         if self.before is not None:
-            return size == self.size and all(map(operator.is_, _items(self.value), self.before))
+            items = value if type(value) is list else _items(value)
+            return size == self.size and all(map(operator.is_, items, self.before))
         added = itertools.islice(_items(self.value), self.size, None) if size != self.size else ()
         if size < self.size or any(isinstance(item, Node | list | tuple | dict) for item in added):
             return False

@@ -142,6 +142,20 @@ def _pooled() -> tuple[Any, ...]:
     return _normal(*Y.shape, seed=1), index, _IMAGES, *_POOLING
 
 
+_RUN_FLOPS = 2 * 32 * 32 * 512 * (128 + 128)
+
+
+def _run() -> tuple[Any, ...]:
+    """X, W_ih, W_hh, b_ih, b_hh and a state of an LSTM of 32 samples and steps, 128 -> 128."""
+    weights = (_normal(*shape) / 11 for shape in ((128, 512), (128, 512), (1, 512), (1, 512)))
+    return _normal(32, 32, 128), *weights, *_normal(2, 32, 128, seed=1)
+
+
+def _run_backward() -> tuple[Any, ...]:
+    tape = OPS["recurrent.lstm_run"].reference(*_run())[3:]
+    return _normal(32, 32, 128, seed=2), *_normal(2, 32, 128, seed=3), *_run()[:3], *tape
+
+
 MAIN_OPS = ("linear.linear", "linear.linear_backward", "loss.cross_entropy")
 _LINEAR_SIZES = [(32, 64, 64), (128, 784, 128), (256, 1024, 1024), (1024, 4096, 1024)]
 
@@ -219,6 +233,10 @@ CASES = [
     _native("pool.max_pool_backward", "32x64x32x32", _pooled),
     _native("pool.window_sum", "32x64x32x32", lambda: (_normal(*_IMAGES), (_HALVES, _HALVES))),
     _native("random.threefry", "100000", lambda: (np.empty(0, np.float32), 100_000, (3, 5), 2, 1)),
+    _native("recurrent.lstm_run", "32x32x128->128", lambda: (*_run(), False), _RUN_FLOPS),
+    _native(
+        "recurrent.lstm_run_backward", "32x32x128->128", lambda: (*_run_backward(), False), 2 * _RUN_FLOPS
+    ),
     _native("reduce.column_sum", "4096x1000", lambda: (_normal(4096, 1000),)),
     _native("softmax.softmax", "256x1000", lambda: _rows(1)),
     _native("softmax.softmax_backward", "256x1000", lambda: _rows(1, 2)),

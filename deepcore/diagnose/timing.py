@@ -103,9 +103,10 @@ def measure(backend: str, op: str, size: str, effort: Effort) -> Measurement:
     )
 
     def calls(*arguments: Any) -> dict[str, Callable[[], Any]]:
-        found = {"reference": OPS[op].reference, "native": own.kernel(*op.split("."))}
-        bound = {name: (lambda f=f: f(*arguments)) for name, f in found.items() if f is not None}
-        return {name: call for name, call in bound.items() if call() is not NotImplemented}
+        native = [("native", kernel) for kernel in own.tiers(*op.split("."))]
+        bound = [(name, lambda f=f: f(*arguments)) for name, f in [("reference", OPS[op].reference), *native]]
+        served = [(name, call) for name, call in bound if call() is not NotImplemented]
+        return dict(reversed(served))  # of several tiers, the one that is tried first
 
     return race(case, library, calls, effort)
 

@@ -103,7 +103,10 @@ class BatchNorm(Layer):
         return m
 
     def _average(self, name: str, new: Any) -> Any:
-        return (1 - self.momentum) * self._staged(name) + self.momentum * new
+        old = self._staged(name)
+        if new.dtype != old.dtype:  # in mixed precision
+            new = array_namespace(new).astype(new, old.dtype)
+        return (1 - self.momentum) * old + self.momentum * new
 
     def backward(self, dY: Any) -> Any:
         cache, gamma = self.cache, self.weight["gamma"]

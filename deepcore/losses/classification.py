@@ -57,7 +57,7 @@ class Labelled(Reduced):
         super()._check_output(X)
 
     def _class_weights(self, X: Any) -> Any:
-        weight = self._kept("weight", X)
+        weight = self._kept("weight", X) if "weight" in self.buffer else None
         if weight is not None and tuple(weight.shape) != (X.shape[1],):
             raise ShapeError(
                 f"{type(self).__name__}: weight must have one number a class, ({X.shape[1]},), "

@@ -57,8 +57,8 @@ class Reduced(Loss):
     def _check_inputs(self, record: Record) -> None:
         """Give all floating inputs X's dtype. Raises if they are arrays of two libraries, or none."""
         super()._check_inputs(record)
-        X, *others = record.inputs
-        if len(others) > 1:
+        if len(record.inputs) > 2:
+            X, *others = record.inputs
             record.inputs = (X, *(self._fit_target(X, Y) for Y in others))
 
     def _check_output(self, X: Any) -> None:
@@ -88,7 +88,10 @@ class Reduced(Loss):
 
     def backward(self, *dY: Any) -> Any:
         """The gradient by X. With reduction "none", backward(dY) weighs each sample's loss by dY."""
-        local = {"X": self.cache["dX"]} if "dX" in self.cache else self.grad
+        cache = self.cache
+        if "dX" in cache and not dY:  # nearly always
+            return cache["dX"]
+        local = {"X": cache["dX"]} if "dX" in cache else self.grad
         gradients = tuple(dX * self._beside(dY[0], dX) if dY else dX for dX in local.values())
         return gradients[0] if len(gradients) == 1 else gradients
 

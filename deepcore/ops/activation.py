@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from deepcore.backends.registry import array_namespace
+from deepcore.backends.select import is_narrow
 from deepcore.ops.dispatch import op
 
 
@@ -382,7 +383,7 @@ def _bounded(X: Any) -> Any:
 
 def _at_least_float32(X: Any) -> Any:
     xp = array_namespace(X)
-    return X if xp.finfo(X.dtype).bits >= 32 else xp.astype(X, xp.float32)
+    return xp.astype(X, xp.float32) if is_narrow(X) else X
 
 
 _MILLS = {  # bits of the dtype -> coefficients of T^0, T^1, ...

@@ -11,6 +11,7 @@ from typing import Any
 
 from deepcore.backends.registry import array_namespace, backend_of
 from deepcore.ops.dispatch import op
+from deepcore.ops.linear import matmul
 from deepcore.ops.softmax import softmax, softmax_backward
 
 
@@ -18,13 +19,13 @@ from deepcore.ops.softmax import softmax, softmax_backward
 def attention(Q: Any, K: Any, V: Any, allowed: Any = None) -> tuple[Any, Any]:
     """Y = P V, P = softmax(Q K^T / sqrt(d)) over the allowed keys; 0 where none is. Returns Y, P."""
     xp = array_namespace(Q)
-    S = (Q * (1 / math.sqrt(Q.shape[-1]))) @ K.mT
+    S = matmul(Q * (1 / math.sqrt(Q.shape[-1])), K.mT)
     if allowed is None:
         P = softmax(S)
     else:
         P = softmax(xp.where(allowed, S, -math.inf))  # a row of -inf gives NaN
         P = xp.where(xp.any(allowed, axis=-1, keepdims=True), P, 0)
-    return P @ V, P
+    return matmul(P, V), P
 
 
 @op
@@ -34,8 +35,8 @@ def attention_backward(dY: Any, Q: Any, K: Any, V: Any, P: Any) -> tuple[Any, An
     Where a key isn't allowed P = 0, and so dS = 0. Returns dQ, dK, dV.
     """
     scale = 1 / math.sqrt(Q.shape[-1])
-    dS = softmax_backward(dY @ V.mT, P) * scale
-    return dS @ K, dS.mT @ Q, P.mT @ dY
+    dS = softmax_backward(matmul(dY, V.mT), P) * scale
+    return matmul(dS, K), matmul(dS.mT, Q), matmul(P.mT, dY)
 
 
 def causal_mask(Q: Any, k: int) -> Any:

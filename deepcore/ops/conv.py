@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deepcore.backends.registry import array_namespace, backend_of
+from deepcore.backends.select import is_narrow
 from deepcore.ops.dispatch import op
 from deepcore.ops.reduce import column_sum
 from deepcore.shapes import Padding, conv_output_shape, window_slices
@@ -159,7 +160,7 @@ def add_windows(
     xp = array_namespace(columns)
     padded = [size + lo + hi for size, (lo, hi) in zip(shape[2:], padding, strict=True)]
     device = backend_of(columns).device(columns)
-    wide = xp.float32 if xp.finfo(columns.dtype).bits < 32 else columns.dtype
+    wide = xp.float32 if is_narrow(columns) else columns.dtype
     dX = xp.zeros((*shape[:2], *padded), dtype=wide, device=device)
     for k, place in enumerate(window_slices(kernel, stride, dilation, columns.shape[3:])):
         dX = at(dX)[place].add(xp.astype(columns[:, :, k, ...], wide), xp=xp)

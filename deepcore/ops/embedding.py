@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from deepcore.backends.registry import array_namespace, backend_of
+from deepcore.backends.select import is_narrow
 from deepcore.ops.dispatch import op
 
 
@@ -45,7 +46,7 @@ def scatter_add(index: Any, rows: Any, n: int) -> Any:
     order = xp.argsort(index, stable=True)
     index = xp.take(index, order)
     sorted_rows = xp.take(xp.reshape(rows, (count, d)), order, axis=0)
-    wide = xp.float32 if xp.finfo(rows.dtype).bits < 32 else rows.dtype
+    wide = xp.float32 if is_narrow(rows) else rows.dtype
     sums = segment_sums(index, xp.astype(sorted_rows, wide))
     every = xp.arange(n, dtype=index.dtype, device=device)
     first = xp.searchsorted(index, every, side="left")

@@ -27,6 +27,7 @@ def all_within(y: Any, c: int) -> bool:
     return 0 in y.shape or bool(array_namespace(y).all((i >= 0) & (i < c)))
 
 
+@op
 def all_fit(y: Any, c: int, ignore_index: int | None) -> Any:
     """Whether every label is one of 0 to c - 1 or ignore_index: a 0-d bool array, which nobody waits for."""
     return array_namespace(y).logical_not(array_namespace(y).any(_misfits(y, c, ignore_index)))

@@ -33,6 +33,15 @@ def linear_backward(dY: Any, X: Any, W: Any, bias: bool = True) -> tuple[Any, An
 
 
 @op
+def matmul(A: Any, B: Any) -> Any:
+    """A B, matrix by matrix: a library may have a better way than its own matmul.
+
+    A: (..., n, k)   B: (..., k, m)   -> (..., n, m)
+    """
+    return A @ B
+
+
+@op
 def bilinear(A: Any, B: Any, W: Any, b: Any = None) -> Any:
     """Y = Z W + b, with Z, the products A_i B_j, as rows.
 
@@ -40,7 +49,7 @@ def bilinear(A: Any, B: Any, W: Any, b: Any = None) -> Any:
     """
     xp = array_namespace(A)
     i, j, o = W.shape
-    Y = products(A, B) @ xp.reshape(W, (i * j, o))
+    Y = matmul(products(A, B), xp.reshape(W, (i * j, o)))
     return xp.reshape(Y if b is None else Y + b, (*A.shape[:-1], o))
 
 
@@ -54,10 +63,10 @@ def bilinear_backward(dY: Any, A: Any, B: Any, W: Any, bias: bool = True) -> tup
     i, j, o = W.shape
     n = math.prod(A.shape[:-1])
     dY_rows = row_major(dY, (n, o))
-    dZ = xp.reshape(dY_rows @ xp.reshape(W, (i * j, o)).T, (n, i, j))
-    dA = xp.reshape(dZ @ row_major(B, (n, j, 1)), A.shape)
-    dB = xp.reshape(row_major(A, (n, 1, i)) @ dZ, B.shape)
-    dW = xp.reshape(products(A, B).T @ dY_rows, (i, j, o))
+    dZ = xp.reshape(matmul(dY_rows, xp.reshape(W, (i * j, o)).T), (n, i, j))
+    dA = xp.reshape(matmul(dZ, row_major(B, (n, j, 1))), A.shape)
+    dB = xp.reshape(matmul(row_major(A, (n, 1, i)), dZ), B.shape)
+    dW = xp.reshape(matmul(products(A, B).T, dY_rows), (i, j, o))
     return dA, dB, dW, column_sum(dY_rows) if bias else None
 
 

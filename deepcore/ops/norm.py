@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from deepcore.backends.registry import array_namespace
+from deepcore.backends.select import is_narrow
 from deepcore.ops.dispatch import op
 from deepcore.ops.reduce import column_sum
 
@@ -24,7 +25,7 @@ def in_float32(f: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(f)
     def g(X: Any, *rest: Any) -> Any:
         xp = array_namespace(X)
-        if xp.finfo(X.dtype).bits >= 32:
+        if not is_narrow(X):
             return f(X, *rest)
         Y = f(*(x if isinstance(x, float | int) else xp.astype(x, xp.float32) for x in (X, *rest)))
         return tuple(xp.astype(y, X.dtype) for y in Y) if isinstance(Y, tuple) else xp.astype(Y, X.dtype)

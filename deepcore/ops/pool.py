@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from deepcore.backends.registry import array_namespace, backend_of
+from deepcore.backends.select import is_narrow
 from deepcore.ops.conv import add_windows, pad
 from deepcore.ops.dispatch import op
 from deepcore.shapes import Padding, Windows, pool_output_shape, window_slices, windows_of_places
@@ -110,7 +111,7 @@ def avg_pool_backward(
 def window_sum(X: Any, windows: Sequence[Windows]) -> Any:
     """The sum of each window, 0 if it is empty; of float16 in float32.   (n, c, *sizes) -> (n, c, *out)"""
     xp = array_namespace(X)
-    Y: Any = xp.astype(X, xp.float32) if xp.finfo(X.dtype).bits < 32 else X
+    Y: Any = xp.astype(X, xp.float32) if is_narrow(X) else X
     for axis, along in enumerate(windows, start=2):
         if along == ((0, Y.shape[axis]),):
             Y = xp.sum(Y, axis=axis, keepdims=True)

@@ -2,8 +2,7 @@
 
 n samples, t steps, h numbers of state, G gates in a cell: A, B and their gradients are (n, G h).
 A = X W_ih + b_ih comes from the input, B = H W_hh + b_hh from the state before, and a cell makes the new
-state of the two: rnn (H), lstm (H and C), gru (H). It returns that state, and what its gradient needs beside;
-its gradient takes the gradients of the state, then all that it returned.
+state of the two: rnn (H), lstm (H and C), gru (H). It returns that state, and what its gradient needs beside.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ def rnn_backward(dH: Any, H: Any) -> tuple[Any, Any]:
 
 
 @op
-def lstm(A: Any, B: Any, H: Any, C: Any) -> tuple[Any, Any, Any, Any, Any]:
-    """C' = F C + I G, T = tanh C', H' = O T. Returns H', C', the gates, T, C.
+def lstm(A: Any, B: Any, H: Any, C: Any) -> tuple[Any, Any, Any, Any]:
+    """C' = F C + I G, T = tanh C', H' = O T. Returns H', C', the gates, T.
 
     gates: (n, 4 h) = I F G O, side by side: sigmoid (of G: tanh) of the parts of A + B
     """
@@ -44,24 +43,22 @@ def lstm(A: Any, B: Any, H: Any, C: Any) -> tuple[Any, Any, Any, Any, Any]:
     I, F, G, O = sigmoid(i), sigmoid(f), xp.tanh(g), sigmoid(o)
     C_new = F * C + I * G
     T = xp.tanh(C_new)
-    return O * T, C_new, xp.concat([I, F, G, O], axis=1), T, C
+    return O * T, C_new, xp.concat([I, F, G, O], axis=1), T
 
 
 @op
-def lstm_backward(
-    dH: Any, dC: Any, H_new: Any, C_new: Any, gates: Any, T: Any, C: Any
-) -> tuple[Any, Any, Any]:
+def lstm_backward(dH: Any, dC: Any, gates: Any, T: Any, C: Any) -> tuple[Any, Any]:
     """dC' gets dH' O (1 - T^2); then dI = dC' G, dF = dC' C, dG = dC' I, dO = dH' T, and dC = dC' F.
 
-    dA = dB = (dI I (1 - I), dF F (1 - F), dG (1 - G^2), dO O (1 - O)). Returns dA, dB, dC.
+    dA = dB = (dI I (1 - I), dF F (1 - F), dG (1 - G^2), dO O (1 - O)). Returns dA, dC.
     """
     xp = array_namespace(dH)
-    I, F, G, O = _parts(gates, 4)
+    I, F, G, O = (gates[k, ...] for k in range(4))
     dC = dC + dH * O * (1 - T * T)
     di, df = dC * G * I * (1 - I), dC * C * F * (1 - F)
     dg, do = dC * I * (1 - G * G), dH * T * O * (1 - O)
     dA = xp.concat([di, df, dg, do], axis=1)
-    return dA, dA, dC * F
+    return dA, dC * F
 
 
 @op
@@ -92,59 +89,110 @@ def gru_backward(dH: Any, H_new: Any, gates: Any, B_n: Any, H: Any) -> tuple[Any
 
 
 def _parts(A: Any, G: int) -> list[Any]:
-    """(n, G h) -> G times (n, h)"""
-    h = A.shape[1] // G
-    return [A[:, k * h : (k + 1) * h] for k in range(G)]
+    """(..., G h) -> G times (..., h)"""
+    h = A.shape[-1] // G
+    return [A[..., k * h : (k + 1) * h] for k in range(G)]
+
+
+@op
+def lstm_run(
+    X: Any, W_ih: Any, W_hh: Any, b_ih: Any, b_hh: Any, H: Any, C: Any, reverse: bool = False
+) -> tuple[Any, ...]:
+    """The LSTM over all steps. Returns Y, the last H' and C'; and what the gradient needs of each step.
+
+    X: (n, t, i), t > 0   H, C: (n, h), the first state   reverse: whether time runs backwards   Y: (n, t, h)
+    These are the gates (4, t, n, h) and T, H, C (t, n, h), in the order that the steps are made.
+    """
+    xp = array_namespace(X)
+    A = linear(X, W_ih, b_ih)  # of all steps at once
+    Hs, tape = [], []
+    for step in _steps(X, reverse):
+        before = H, C
+        H, C, gates, T = lstm(A[:, step, :], linear(H, W_hh, b_hh), H, C)
+        Hs.append(H)
+        tape.append((gates, T, *before))
+    gates, *parts = (xp.stack(list(part), axis=0) for part in zip(*tape, strict=True))
+    gates = xp.stack(_parts(gates, 4), axis=0)  # (t, n, 4 h) -> (4, t, n, h)
+    return (_in_time(Hs, reverse), H, C, gates, *parts)
+
+
+@op
+def lstm_run_backward(
+    dY: Any,
+    dH: Any,
+    dC: Any,
+    X: Any,
+    W_ih: Any,
+    W_hh: Any,
+    gates: Any,
+    T: Any,
+    H: Any,
+    C: Any,
+    reverse: bool = False,
+) -> tuple[Any, ...]:
+    """dX, dH and dC of the first state, dW_ih, dW_hh, and db, which both biases have.
+
+    dH, dC: of the last state   gates, T, H, C: what lstm_run returned
+    """
+    dAs = []
+    for k, step in zip(range(T.shape[0] - 1, -1, -1), _steps(X, not reverse), strict=True):
+        dA, dC = lstm_backward(dH + dY[:, step, :], dC, gates[:, k, ...], T[k, ...], C[k, ...])
+        dH = dA @ W_hh.T
+        dAs.append(dA)
+    dX, dW_ih, db = linear_backward(_in_time(dAs, not reverse), X, W_ih)
+    xp = array_namespace(dY)
+    dW_hh = xp.reshape(H, (-1, H.shape[2])).T @ xp.concat(dAs[::-1], axis=0)
+    return dX, dH, dC, dW_ih, dW_hh, db
 
 
 class Cell(NamedTuple):
-    """A cell and its gradient.   gates: G   states: how many arrays its state is"""
+    """A cell and its gradient, for one step, or for a whole run.
+
+    gates: G   states: how many arrays its state is
+    """
 
     gates: int
     states: int
-    forward: Callable[..., Any]
-    backward: Callable[..., Any]
+    forward: Callable[..., Any] | None = None
+    backward: Callable[..., Any] | None = None
+    run: Callable[..., Any] | None = None
+    run_backward: Callable[..., Any] | None = None
 
 
 RNN = Cell(1, 1, rnn, rnn_backward)
-LSTM = Cell(4, 2, lstm, lstm_backward)
+LSTM = Cell(4, 2, run=lstm_run, run_backward=lstm_run_backward)
 GRU = Cell(3, 1, gru, gru_backward)
 
 
 # ---- the loop
 
 
-class Tape(NamedTuple):
-    """What a run over time leaves for its gradient: of each step, in the order they were made."""
-
-    before: list[Any]  # H
-    after: list[Any]  # what the cell returned
-
-
 def recur(
     cell: Cell, X: Any, weights: tuple[Any, ...], state: tuple[Any, ...], reverse: bool = False
-) -> tuple[Any, tuple[Any, ...], Tape]:
-    """Y, which is H after every step, the last state, and the tape.
+) -> tuple[Any, tuple[Any, ...], list[Any]]:
+    """Y, which is H after every step, the last state, and a tape: what the gradient needs of the run.
 
     X: (n, t, i), t > 0   W_ih: (i, G h)   W_hh: (h, G h)   b_ih, b_hh: (1, G h)   state: each (n, h)
     Y: (n, t, h)   reverse: whether time runs backwards
     """
+    if cell.run is not None:
+        Y, *rest = cell.run(X, *weights, *state, reverse)
+        return Y, tuple(rest[: cell.states]), rest[cell.states :]
     W_ih, W_hh, b_ih, b_hh = weights
     A = linear(X, W_ih, b_ih)  # of all steps at once
-    tape = Tape([], [])
+    tape = []  # H before each step, and what the cell returned
     for step in _steps(X, reverse):
-        tape.before.append(state[0])
         after = cell.forward(A[:, step, :], linear(state[0], W_hh, b_hh), *state)
-        tape.after.append(after)
+        tape.append((state[0], after))
         state = after[: cell.states]
-    return _in_time([after[0] for after in tape.after], reverse), state, tape
+    return _in_time([after[0] for _, after in tape], reverse), state, tape
 
 
 def recur_backward(
     cell: Cell,
     dY: Any,
     dState: tuple[Any, ...],
-    tape: Tape,
+    tape: list[Any],
     X: Any,
     weights: tuple[Any, ...],
     reverse: bool = False,
@@ -156,18 +204,22 @@ def recur_backward(
     """
     xp = array_namespace(dY)
     W_ih, W_hh, _, _ = weights
+    if cell.run_backward is not None:
+        dX, *dState, dW_ih, dW_hh, db = cell.run_backward(dY, *dState, X, W_ih, W_hh, *tape, reverse)
+        return dX, tuple(dState), (dW_ih, dW_hh, db, db)
     dAs, dBs = [], []
-    for step, after in zip(_steps(X, not reverse), reversed(tape.after), strict=True):
-        dH, *dC = dState
-        dA, dB, *direct = cell.backward(dH + dY[:, step, :], *dC, *after)
+    (dH,) = dState
+    for step, (_, after) in zip(_steps(X, not reverse), reversed(tape), strict=True):
+        dA, dB, *direct = cell.backward(dH + dY[:, step, :], *after)
         dAs.append(dA)
         dBs.append(dB)
         dH = dB @ W_hh.T
-        dState = (dH, *direct) if cell.states == 2 else ((dH + direct[0] if direct else dH),)
+        if direct:
+            dH = dH + direct[0]
     dX, dW_ih, db_ih = linear_backward(_in_time(dAs, not reverse), X, W_ih)
     dB = xp.concat(dBs, axis=0)  # the last step made comes first
-    dW_hh = xp.concat(tape.before[::-1], axis=0).T @ dB
-    return dX, dState, (dW_ih, dW_hh, db_ih, column_sum(dB))
+    dW_hh = xp.concat([before for before, _ in tape[::-1]], axis=0).T @ dB
+    return dX, (dH,), (dW_ih, dW_hh, db_ih, column_sum(dB))
 
 
 def _steps(X: Any, reverse: bool) -> range:

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from deepcore.backends.registry import array_namespace, backend_of
+from deepcore.backends.select import is_narrow
 from deepcore.ops.dispatch import op
 
 
@@ -68,7 +69,7 @@ def at_top(rows: Any) -> Any:
 def row_major(X: Any) -> Any:
     """X row-major, because sums over a transposed array have other bits, and float16 as float32."""
     xp = array_namespace(X)
-    if xp.finfo(X.dtype).bits < 32:
+    if is_narrow(X):
         X = xp.astype(X, xp.float32)
     return xp.reshape(xp.reshape(X, (math.prod(X.shape),)), X.shape)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from deepcore.backends.registry import array_namespace
 from deepcore.ops.dispatch import op
+from deepcore.ops.linear import matmul
 
 
 @op
@@ -54,6 +55,20 @@ def adam(
     if keep is not None:
         W = keep * W
     return W - rate * (M / (array_namespace(V).sqrt(V) / root + eps)), M, V
+
+
+@op
+def gradient_norm(dW: Any, *more: Any) -> Any:
+    """The length of all gradients together, as one vector: a 0-d array, not finite unless all of them are."""
+    squares = [array_namespace(dW).sum(dW * dW) for dW in (dW, *more)]
+    return array_namespace(dW).sqrt(sum(squares[1:], start=squares[0]))
+
+
+@op
+def either(first: Any, *arrays: Any) -> tuple[Any, ...]:
+    """The first half of the arrays, or the second.   first: a 0-d bool array, which the host does not read"""
+    half, where = len(arrays) // 2, array_namespace(first).where
+    return tuple(where(first, a, b) for a, b in zip(arrays[:half], arrays[half:], strict=True))
 
 
 @op
@@ -148,6 +163,6 @@ def newton_schulz(U: Any, coefficients: tuple[float, float, float], eps: float, 
     X = xp.matrix_transpose(U) if tall else U  # the smaller of the two products
     X = X / xp.maximum(xp.sqrt(xp.sum(X * X)), eps)
     for _ in range(steps):
-        G = X @ xp.matrix_transpose(X)
-        X = a * X + (b * G + c * (G @ G)) @ X
+        G = matmul(X, xp.matrix_transpose(X))
+        X = a * X + matmul(b * G + c * matmul(G, G), X)
     return xp.matrix_transpose(X) if tall else X

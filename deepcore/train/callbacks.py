@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepcore.core.layer import check_rate
 from deepcore.core.settings import to_finite, to_whole
 from deepcore.errors import ArgumentError
 from deepcore.io.architecture import describe
 from deepcore.io.state import load_state_dict, state_dict
+
+if TYPE_CHECKING:
+    from deepcore.train.mixed import LossScale
 
 
 class History:
@@ -38,6 +41,7 @@ class Run:
 
     step, epoch: how many are complete.   loss: the last step's, a 0-d array (float() of it waits for it).
     numbers: the last complete epoch's.   stop: set it to True to end training after this step.
+    loss_scale: of precision "fp16", else None; its `value` is the factor of the coming step.
     """
 
     def __init__(self, net: Any, optimizer: Any, epochs: int, steps_per_epoch: int | None):
@@ -51,6 +55,7 @@ class Run:
         self.numbers: dict[str, float] = {}
         self.history = History()
         self.stop = False
+        self.loss_scale: LossScale | None = None
 
     def end_epoch(self, numbers: dict[str, float]) -> None:
         """Note that an epoch is complete."""

@@ -8,6 +8,7 @@ stand-in. What comes out becomes current all at once.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import operator
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from deepcore.backends import select
 from deepcore.backends.base import Backend, Diverged
 from deepcore.backends.registry import array_namespace, backend_of
 from deepcore.core.function import first_weight
@@ -26,7 +28,9 @@ from deepcore.core.random import Generator, current_generator
 from deepcore.core.record import CURRENT, LastCall, Staged
 from deepcore.core.tree import Tree
 from deepcore.errors import StateError, UnsupportedError
+from deepcore.ops import update
 from deepcore.optim import Optimizer
+from deepcore.train.mixed import LossScale, finite, judged, passes
 from deepcore.train.standing import Move, Standing, layout
 
 Numbers = dict[str, dict[str, Any]]  # path of a weight -> name -> what the optimizer's rule needs to know now
@@ -47,6 +51,7 @@ class CompiledStep:
     checked: whether the caller has checked all labels.   output: whether `changes` gives the net's output too
     patience: how many steps with a batch of one shape are made call by call, before a program is made that
     pays only in the long run.   strict: whether to raise UnsupportedError if a step can't be traced
+    precision: as fit's   loss_scale: of "fp16", a new one unless given; of such a step one number is read
     """
 
     def __init__(
@@ -58,6 +63,8 @@ class CompiledStep:
         output: bool = False,
         patience: int = 0,
         strict: bool = False,
+        precision: str = "float32",
+        loss_scale: LossScale | None = None,
     ):
         if net.loss_fn is None:
             raise StateError(
@@ -70,6 +77,8 @@ class CompiledStep:
         self.output = output
         self.patience = patience
         self.strict = strict
+        self.precision = precision
+        self.loss_scale = LossScale() if precision == "fp16" and loss_scale is None else loss_scale
         self._standing: Standing | None = None  # None: not known, or none that allows a program
         self._programs: dict[Any, _Program] = {}
         self._made: dict[Any, int] = {}  # the shapes of a batch -> the steps made with it call by call
@@ -84,7 +93,11 @@ class CompiledStep:
         isn't compiled, or is on NumPy, raises LabelError at once; of another the loss is NaN, and a later
         step, or `check`, raises.
         """
-        changes, _, loss = self.changes(X, y)
+        before = select.precision.set(self.precision)
+        try:
+            changes, _, loss = self.changes(X, y)
+        finally:
+            select.precision.reset(before)
         changes.commit()
         if len(self._doubts) >= _MOST_DOUBTS:
             self.check()
@@ -93,7 +106,13 @@ class CompiledStep:
     def check(self) -> None:
         """Raise LabelError if a label of a compiled step was out of range. Waits for the steps so far."""
         doubts, self._doubts = self._doubts, []
-        bad = [doubt for doubt in doubts if not bool(doubt[0])]
+        if not doubts:
+            return
+        flags = [fit for fit, *_ in doubts]
+        fits = select.to_numpy(
+            array_namespace(flags[0]).stack(flags)
+        )  # one look at the device, not one for each
+        bad = [doubt for doubt, fit in zip(doubts, fits, strict=True) if not fit]
         for _, _, _, paths in bad:  # those steps changed nothing, so they don't count
             self.optimizer.progress["steps"] -= 1
             for path in paths:
@@ -118,9 +137,25 @@ class CompiledStep:
         except Diverged:
             done = None
         if done is None:
-            done = _step(self.net, self.optimizer, self.scale, X, y, None, checked=self.checked)
+            done = self._call_by_call(X, y)
         _forget_records(self.net, self.net._tree() if standing is None else standing.tree, done[0])
         return done
+
+    def _call_by_call(self, X: Any, y: Any) -> tuple[Changes, Any, Any]:
+        """What `changes` gives, without a program."""
+        scale = self.loss_scale
+        changes, out, loss, good = _step(
+            self.net,
+            self.optimizer,
+            self.scale,
+            X,
+            y,
+            None,
+            self.checked,
+            self.precision,
+            None if scale is None else scale.value,
+        )
+        return changes if scale is None else judged(changes, good, scale), out, loss
 
     def _by_new_program(
         self, standing: Standing | None, X: Any, y: Any, batch: Any
@@ -147,7 +182,7 @@ class CompiledStep:
             if not backend.on_host:
                 raise
             # call by call it raises what it has to, or it can do without a program
-            done = _step(net, optimizer, self.scale, X, y, None, checked=self.checked)
+            done = self._call_by_call(X, y)
             if self.strict:
                 raise UnsupportedError(f"a step can't be compiled: {error}") from error
             self._refuse((net._tree(), batch), error)
@@ -173,9 +208,14 @@ class CompiledStep:
         loss, *new = program.function(X, y, program.row, program.called, *standing.arrays)
         out = new.pop(0) if self.output else None
         fit = new.pop(0) if program.in_doubt else None
+        good = new.pop(0) if program.asks_whether_finite else None
         if move is None:
             move = Move(standing, program.moved)
-        changes = standing.after(move, new)
+        if self.loss_scale is None:
+            changes = standing.after(move, new)
+        else:
+            good = good is None or bool(good)
+            changes = judged(standing.after(move, new) if good else Changes(), good, self.loss_scale)
         if program.draws:
             drawn = {s: generator.calls.get(s, 0) + n for s, n in program.draws.items()}
             changes.set(generator.calls, drawn)
@@ -190,10 +230,12 @@ class _Program:
     def __init__(self, step: CompiledStep, standing: Standing):
         self.net, self.optimizer, self.scale = step.net, step.optimizer, step.scale
         self.checked, self.output = step.checked, step.output
+        self.precision, self.loss_scale = step.precision, step.loss_scale
         self.backend = standing.backend
         # whether nobody can look at numbers: the labels are then judged by the program, too late to raise
         self.blind = not self.backend.on_host
         self.in_doubt = False  # whether it has judged them
+        self.asks_whether_finite = False  # whether it says if the gradients were
         generator = current_generator()
         self.seed = generator.seed
         # stream of random numbers -> where its call number stands; one that appears later starts from 0
@@ -211,6 +253,8 @@ class _Program:
     def set_numbers(self, standing: Standing, generator: Generator) -> None:
         """Make `row` and `called` what they must be for the coming step."""
         numbers = standing.numbers()
+        if self.loss_scale is not None:
+            numbers.append(self.loss_scale.value)
         if numbers != self.numbers:
             self.numbers, self.row = numbers, self._put(np.array(numbers, standing.arrays[0].dtype), standing)
         if self.draws or self.standing:  # it draws, or nobody knows yet
@@ -220,7 +264,9 @@ class _Program:
             self.called = self._put(called.view(np.int32), standing)
 
     def _put(self, host: np.ndarray, standing: Standing) -> Any:
-        """The same as an array of the net's library, where the net is."""
+        """The same as an array of the net's library, where the net is, unless the program sends it itself."""
+        if getattr(self.function, "takes_host_arrays", False):
+            return host
         return self.backend.asarray(host, device=self.backend.device(standing.arrays[0]))
 
     def pure_step(self, X: Any, y: Any, row: Any, called: Any, *arrays: Any) -> tuple[Any, ...]:
@@ -232,17 +278,21 @@ class _Program:
         net, optimizer = self._copies(standing, arrays)
         self.draws.clear()
         draws = _Draws(self.seed, called, self.slots, self.draws)
-        changes, out, loss = _step(
-            net,
-            optimizer,
-            self.scale,
-            X,
-            y,
-            self._numbers(standing, row),
-            self.checked,
-            self.blind,
-            generator=draws,
-        )
+        # a rule of the user's own may read what an op has returned
+        with self.backend.together() if is_own(optimizer) else contextlib.nullcontext():
+            changes, out, loss, good = _step(
+                net,
+                optimizer,
+                self.scale,
+                X,
+                y,
+                self._numbers(standing, row),
+                self.checked,
+                self.precision,
+                None if self.loss_scale is None else row[-1, ...],
+                self.blind,
+                generator=draws,
+            )
         changes.commit()
         fit = None
         if self.blind and not self.checked:
@@ -250,20 +300,20 @@ class _Program:
         after = Standing(net, optimizer, self.backend).arrays
         self.moved = [i for i, (old, new) in enumerate(zip(arrays, after, strict=True)) if new is not old]
 
-        def settled(old: Any, new: Any) -> Any:
-            """In its own dtype, and as it was if a label doesn't fit."""
-            xp = array_namespace(new)
-            new = xp.astype(new, old.dtype, copy=False)
-            return new if fit is None else xp.where(fit, new, old)
-
-        self.in_doubt = fit is not None
+        moved = [array_namespace(after[i]).astype(after[i], arrays[i].dtype, copy=False) for i in self.moved]
+        if fit is not None:  # all as it was if a label doesn't fit
+            moved = update.either(fit, *moved, *(arrays[i] for i in self.moved))
+        if good is not None and fit is not None:
+            good = good | ~fit  # a label that doesn't fit says nothing of the scale
+        self.in_doubt, self.asks_whether_finite = fit is not None, good is not None
         self.out_shape = tuple(out.shape)
         self.standing = None
         return (
             loss if fit is None else array_namespace(loss).where(fit, loss, math.nan),
             *([out] if self.output else []),
             *([fit] if self.in_doubt else []),
-            *(settled(arrays[i], after[i]) for i in self.moved),
+            *([good] if self.asks_whether_finite else []),
+            *moved,
         )
 
     def _numbers(self, standing: Standing, row: Any) -> Numbers:
@@ -325,11 +375,10 @@ def compiler(net: Composition) -> Backend | None:
 
 def why_not(net: Composition, optimizer: Optimizer) -> str | None:
     """Why a step of this net with this optimizer must not be compiled, in words, or None if it may be."""
-    rule = type(optimizer)
-    if not getattr(rule, "traceable", rule.__module__ == Optimizer.__module__):
+    if not getattr(optimizer, "traceable", is_own(optimizer)):
         return (
-            f"{rule.__name__} is an optimizer of your own; if its rule depends on nothing but its arguments, "
-            "say traceable = True in its class"
+            f"{type(optimizer).__name__} is an optimizer of your own; if its rule depends on nothing but its "
+            "arguments, say traceable = True in its class"
         )
     for path, f, _ in walk(net):
         where = f"{path or 'the net'}, {f._who()}"
@@ -343,6 +392,11 @@ def why_not(net: Composition, optimizer: Optimizer) -> str | None:
     return None
 
 
+def is_own(optimizer: Optimizer) -> bool:
+    """Whether it is one of deepcore's."""
+    return type(optimizer).__module__ == Optimizer.__module__
+
+
 def _step(
     net: Composition,
     optimizer: Optimizer,
@@ -351,12 +405,15 @@ def _step(
     y: Any,
     numbers: Numbers | None,
     checked: bool,
+    precision: str,
+    loss_scale: Any,
     blind: bool = False,
     **modes: Any,
-) -> tuple[Changes, Any, Any]:
-    """One step, call by call: what it changes, not yet committed; the output; the loss.
+) -> tuple[Changes, Any, Any, Any]:
+    """One step, call by call: what it changes, not yet committed; the output; the loss; whether it is good.
 
     checked: whether the labels have been checked.   blind: whether nobody can look at numbers.
+    loss_scale: a number or a 0-d array, or None without one: then nobody asks whether gradients are finite.
     """
     before = CURRENT.thread
     staged = Staged()
@@ -365,16 +422,18 @@ def _step(
     )
     vars(thread).update(modes)
     try:
-        out = net(X)
+        passed = passes(net, precision, loss_scale)
+        out = passed(X)
         thread.labels_checked = checked or blind
-        loss = net.loss(out, y)
-        net.backward()
+        loss = passed.loss(out, y)
+        passed.backward()
+        good = None if loss_scale is None else finite(net)
         changes = optimizer.changes(net, scale(net), numbers)
     finally:
         CURRENT.thread = before
     for f, buffers in staged.items():
         changes.set(f.buffer, buffers)
-    return changes, out, loss
+    return changes, out, loss, good
 
 
 def _forget_records(net: Composition, tree: Tree, changes: Changes) -> None:

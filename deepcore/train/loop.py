@@ -26,6 +26,7 @@ from deepcore.optim import SGD, Optimizer
 from deepcore.train.callbacks import Callback, History, Run
 from deepcore.train.compiled import compiler, why_not
 from deepcore.train.metrics import named_metrics
+from deepcore.train.mixed import DTYPES, LossScale, check_precision
 from deepcore.train.predict import at_home, predict
 from deepcore.train.progress import Progress, is_watched
 from deepcore.train.source import Source
@@ -65,7 +66,9 @@ def fit(
     """Train a net; see Net.fit."""
     if step is None:
         _require_loss(net, "fit")
-    _check_precision(precision, parallel)
+    check_precision(net, precision, "fit")
+    if parallel is not None:
+        raise UnsupportedError("fit: parallel is not there yet; leave it out")
     _check_count("epochs", epochs, least=0)
     _check_count("accumulate", accumulate, least=1)
     if clip_norm is not None:
@@ -84,6 +87,10 @@ def fit(
         raise ArgumentError(
             "fit: step makes the whole step itself, so sample_weight, class_weight, accumulate and clip_norm "
             "have no effect; see to them in step, and leave them out here"
+        )
+    if step is not None and precision in DTYPES:
+        raise ArgumentError(
+            f"fit: step makes the whole step itself, so precision {precision!r} has no effect; leave it out"
         )
     why_by_hand = _why_by_hand(net, optimizer or SGD(), accumulate, callbacks, weights, step)
     compiled = _whether_compiled(net, compile, why_by_hand)
@@ -105,10 +112,13 @@ def fit(
         optimizer = SGD() if optimizer is None else optimizer
         generator = Generator(_draw_seed() if seed is None else check_seed(seed))
     run = Run(net, optimizer, epochs, source.count and math.ceil(source.count / accumulate))
+    run.loss_scale = LossScale() if precision == "fp16" else None
     if start is not None:
         run.epoch, run.step, run.history.history = start.epoch, start.step, start.history
+        if run.loss_scale is not None and start.loss_scale is not None:
+            run.loss_scale.state = start.loss_scale
     net.history = run.history  # type: ignore[attr-defined]
-    make_step = Step(run, source, schedule, clip_norm, compiled, weights, step)
+    make_step = Step(run, source, schedule, clip_norm, compiled, weights, step, precision)
     callbacks = [*([Progress()] if _shows(progress) else []), *callbacks]
 
     _call(callbacks, "on_fit_start", run)
@@ -216,17 +226,6 @@ def _whether_compiled(net: Composition, wanted: Any, why_by_hand: str | None) ->
 
         logging.getLogger("deepcore").debug("fit makes its steps call by call: %s", why_by_hand)
     return False if why_by_hand else wanted
-
-
-def _check_precision(precision: Any, parallel: Any) -> None:
-    if precision not in ("float32", "relaxed", "bf16", "fp16"):
-        raise ArgumentError(
-            f'fit: precision must be "float32", "relaxed", "bf16" or "fp16", got {precision!r}'
-        )
-    if precision in ("bf16", "fp16"):
-        raise UnsupportedError(f'fit: precision {precision!r} is not there yet; use "float32"')
-    if parallel is not None:
-        raise UnsupportedError("fit: parallel is not there yet; leave it out")
 
 
 def _check_kinds(optimizer: Any, schedule: Any, callbacks: Any, step: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ class Start(NamedTuple):
     epoch: int
     step: int
     history: dict[str, list[float]]
+    loss_scale: dict[str, Any] | None
     callbacks: list[tuple[str, dict[str, Any]]]
 
 
@@ -53,6 +55,8 @@ def keep(
         "data": data,
         _CALLBACKS: described,
     }
+    if run.loss_scale is not None:
+        progress["loss scale"] = run.loss_scale.state
     checkpoint.write(path, run.net, run.optimizer, schedule, generator, progress, {}, arrays)
 
 
@@ -110,9 +114,10 @@ def resumed(
         schedule = schedule if schedule is not None else checkpoint.load_schedule(content)
         history = {name: [float(x) for x in numbers] for name, numbers in progress["history"].items()}
         epoch, step, states = int(progress["epoch"]), int(progress["step"]), _states(progress, arrays)
+        scale = _loss_scale(progress)
         checkpoint.load_net(net, content, arrays)
         checkpoint.load_optimizer(optimizer, net, content, arrays)
-        return Start(optimizer, schedule, random, epoch, step, history, states)
+        return Start(optimizer, schedule, random, epoch, step, history, scale, states)
     except DeepcoreError as error:
         error.inside(str(path))
         raise
@@ -142,6 +147,16 @@ def _progress(content: dict[str, Any]) -> dict[str, Any]:
             "fit(checkpoint=) did not write it; take its parts with deepcore.load_checkpoint(path)"
         )
     return progress
+
+
+def _loss_scale(progress: dict[str, Any]) -> dict[str, Any] | None:
+    """The state of the factor of precision "fp16"; None in a checkpoint of another precision."""
+    if "loss scale" not in progress:
+        return None
+    value, good = float(progress["loss scale"]["value"]), int(progress["loss scale"]["good"])
+    if not (1 <= value < math.inf and good >= 0):
+        raise ValueError(f"a loss scale of {value} after {good} good steps")
+    return {"value": value, "good": good}
 
 
 def _states(progress: dict[str, Any], arrays: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from deepcore.backends.registry import array_namespace, backend_of, is_array
+from deepcore.backends.registry import backend_of, is_array
 from deepcore.core.function import first_weight
 from deepcore.core.net import Composition
-from deepcore.core.parameters import Changes, find_parameters
+from deepcore.core.parameters import Changes
 from deepcore.core.record import CURRENT
 from deepcore.data.batches import beside
 from deepcore.errors import DTypeError
 from deepcore.train.callbacks import Run
 from deepcore.train.compiled import CompiledStep
+from deepcore.train.mixed import clip_factor, finite, judged, passes
 from deepcore.train.predict import at_home, predict
 from deepcore.train.source import Source
 from deepcore.train.tally import Tally
@@ -36,11 +37,13 @@ class Step:
         compiled: bool | str,
         weights: Weights | None,
         own: Callable[[Any, Any, Any], Any] | None,
+        precision: str,
     ):
         self.run = run
         self.source = source
         self.schedule = schedule
         self.clip_norm = None if clip_norm is None else float(clip_norm)
+        self.precision = precision
         self.compiled = None
         if compiled:
             lazily = compiled == "auto" and backend_of(first_weight(run.net)).on_host
@@ -52,6 +55,8 @@ class Step:
                 output=True,
                 patience=_PATIENCE if lazily else 0,
                 strict=compiled != "auto",
+                precision=precision,
+                loss_scale=run.loss_scale,
             )
         self.sample: tuple[int, ...] = ()  # the shape of the output for one sample
         self.weights = weights
@@ -71,27 +76,28 @@ class Step:
 
     def _call_by_call(self, group: list[Batch], tally: Tally) -> tuple[Changes, Any]:
         run, net = self.run, self.run.net
-        loss = None
+        loss, scale = None, run.loss_scale
+        passed = passes(net, self.precision, None if scale is None else scale.value)
         n = sum(Xb.shape[0] for Xb, _, _ in group)
         for index, (Xb, yb, wb) in enumerate(group):
-            out = net(at_home(net, Xb))
+            out = passed(at_home(net, Xb))
             targets = self.source.targets(net.loss_fn, yb, tuple(out.shape), out)
             # in a mean each batch counts by its samples, so that the last may be smaller
             share = Xb.shape[0] / n if _averages(net.loss_fn) else 1
             if self.weights is None:
-                loss = loss_of_checked(net.loss, out, targets)
-                dY = None if len(group) == 1 else net.loss_gradient() * share
+                loss = loss_of_checked(passed.loss, out, targets)
+                dY = None if len(group) == 1 else passed.loss_gradient() * share
             else:
                 w = self.weights.factors(out, targets, wb)
                 loss = loss_of_checked(self.weights.loss, out, targets, w)
                 dY = self.weights.loss.backward() * share
             tally.add(out, targets, loss)
-            net.backward(dY, accumulate=index > 0)
+            passed.backward(dY, accumulate=index > 0)
         self._set_rate()
         changes = run.optimizer.changes(net, self._scale(net))
         for f, buffers in CURRENT.thread.staged.items():
             changes.set(f.buffer, buffers)
-        return changes, loss
+        return changes if scale is None else judged(changes, finite(net), scale), loss
 
     def _by_the_user(self, own: Callable[..., Any], group: list[Batch], tally: Tally) -> tuple[Changes, Any]:
         """The user's own step has changed the weights when it returns."""
@@ -126,18 +132,7 @@ class Step:
 
     def _scale(self, net: Composition) -> Any:
         """The factor that makes all gradients together, as one vector, at most clip_norm long."""
-        if self.clip_norm is None:
-            return None
-        squares = [
-            array_namespace(dW).sum(dW * dW)
-            for p in find_parameters(net).values()
-            if p.trainable and (dW := p.gradient()) is not None
-        ]
-        if not squares:
-            return None
-        xp = array_namespace(squares[0])
-        norm = xp.sqrt(sum(squares[1:], start=squares[0]))
-        return xp.minimum(self.clip_norm / (norm + 1e-6), xp.ones_like(norm))
+        return None if self.clip_norm is None else clip_factor(net, self.clip_norm)
 
 
 def loss_of_checked(loss: Callable[..., Any], *arguments: Any) -> Any:

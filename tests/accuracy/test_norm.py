@@ -127,6 +127,16 @@ def test_batch_norm(_, place, offset, shape):
     np.testing.assert_allclose(place.back(f.running_var).ravel(), var.ravel() * n / (n - 1), rtol=5e-7)
 
 
+def test_batch_norm_whose_first_samples_are_far_from_the_others():
+    """A mean of some samples is what the others are measured from."""
+    X = np.random.default_rng(0).standard_normal((100, 8, 40, 40), "float32")
+    X[20:] += 1e5
+    right, _, _ = standardised(X, (0, 2, 3))
+    ones = np.ones((1, 8, 1, 1), "float32")
+    Y, *_ = norm.batch_norm(X, ones, 0 * ones, 1e-5)
+    assert np.abs(Y - right).max() <= 2e-6
+
+
 @places
 def test_means_over_more_than_a_million_rows(_, place):
     """2e-7, where np.mean over axis 0 adds row after row: a sum of columns, and BatchNorm's own mean."""

@@ -41,7 +41,14 @@ def cases(large: bool) -> list[tuple]:
         *([(129, 10), (33, 1003), (8, 4101), (3, 50257), (2, 128256)] * large),
     ]
     layers = [(1, 1, 1), (7, 5, 3), *([(129, 784, 128), (512, 1025, 1000)] * large)]
-    columns = [(1, 1), (7, 4), (300, 3), (31, 300), *([(100003, 17), (31, 4096), (4096, 1000)] * large)]
+    columns = [
+        (1, 1),
+        (7, 4),
+        (300, 3),
+        (31, 300),
+        (5000, 3),
+        *([(100003, 17), (31, 4096), (4096, 1000)] * large),
+    ]
     images = [(2, 4, 3, 3), (1, 6, 5), (9, 2), (5, 12, 8), *([(32, 64, 28, 28), (4, 6, 7, 5, 3)] * large)]
     lines = [(1, 1), (5, 3), (9, 16), (30, 64), (3, 1003), *([(64, 8192), (4097, 768), (3, 50257)] * large)]
     return [
@@ -66,12 +73,21 @@ def cases(large: bool) -> list[tuple]:
         ],
         ("loss.cross_entropy", normal(9, 5), targets(9, 5, ignore=False), None, None),
         *[
+            ("labels.all_fit", np.asarray(y, dtype), 5, ignored)
+            for y in ([0, 4] * 700, [0] * 699 + [5], [3, -1], [3, -100], [7, 7])
+            for dtype in ("int64", "int16")
+            for ignored in (None, -100, 7)
+        ],
+        ("labels.all_fit", np.asarray([3, 2**64 - 100], "uint64"), 5, -100),
+        *[
             ("linear.linear", normal(n, i), normal(i, o, seed=1), b)
             for n, i, o in layers
             for b in (normal(1, o), None)
         ],
         ("linear.linear", normal(5), normal(5, 3), normal(1, 3)),
         ("linear.linear", normal(2, 4, 5), normal(5, 3), normal(1, 3)),
+        ("linear.matmul", normal(7, 5), normal(5, 3)),
+        ("linear.matmul", normal(2, 3, 4, 5).swapaxes(1, 2), normal(4, 2, 5, 2).swapaxes(0, 1)),
         *[("linear.linear_backward", normal(n, o), normal(n, i), normal(i, o, seed=1)) for n, i, o in layers],
         ("linear.linear_backward", normal(2, 4, 3), normal(2, 4, 5), normal(5, 3)),
         *[("reduce.column_sum", normal(*shape)) for shape in columns],
@@ -123,6 +139,9 @@ def cases(large: bool) -> list[tuple]:
         ("update.sgd", W, DW, None, 0.1, 0.0, False, 0.0),
         *[("update.adam", W, DW, M, M * M, lr, 0.3, (0.9, 0.99), 1e-8, 0.1, lr) for lr in RATES],
         ("update.adam", W, DW, M, M * M, 0.1, 0.3, (0.9, 0.999), 1e-8, 0.0),
+        *[("update.either", np.asarray(first), W, M, DW, 2 * M) for first in (True, False)],
+        ("update.gradient_norm", W),
+        ("update.gradient_norm", normal(9000), *(normal(n, seed=n) for n in range(1, 60))),
         *[
             (f"random.{name}", normal(1), n, (3, -5 & 0xFFFFFFFF), call, start, *least)
             for name, least in (("threefry", ()), ("at_least", (2**23,)))

@@ -85,6 +85,8 @@ def run(library: ctypes.CDLL, kernel: str, grid, block, arguments, seed: int = 0
 
 
 def _value(argument):
+    if isinstance(argument, np.ndarray) and argument.dtype.fields:  # a struct, which goes by value
+        return (ctypes.c_char * argument.nbytes).from_buffer_copy(argument)
     if isinstance(argument, np.ndarray):
         return ctypes.c_void_p(argument.ctypes.data)
     return (ctypes.c_double if isinstance(argument, float) else ctypes.c_longlong)(argument)

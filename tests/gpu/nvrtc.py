@@ -15,6 +15,7 @@ class Kernel(NamedTuple):
 
     registers: int
     spilled: int  # bytes stored and loaded, for want of registers
+    stack: int  # bytes of a thread's own memory, where what is indexed at run time lies
 
 
 class CompileError(AssertionError):
@@ -77,7 +78,8 @@ def _kernels(log: str) -> dict[str, Kernel]:
     kernels = {}
     for part in log.split("Compiling entry function")[1:]:
         name = re.search(r"'(\w+)'", part)[1]
+        stack = re.search(r"(\d+) bytes stack frame", part)
         spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", part)
         registers = re.search(r"Used (\d+) registers", part)
-        kernels[name] = Kernel(int(registers[1]), int(spills[1]) + int(spills[2]))
+        kernels[name] = Kernel(int(registers[1]), int(spills[1]) + int(spills[2]), int(stack[1]))
     return kernels

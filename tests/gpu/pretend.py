@@ -5,6 +5,7 @@ GPU. Every new array lies between margins that nobody may write to, and holds Na
 """
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import sys
@@ -50,7 +51,8 @@ def _noted(function):
 
     def method(self, *arguments, **options):
         result = function(self, *arguments, **options)
-        _note(lambda: function(self, *arguments, **options), result)
+        if result is not self:  # as astype's is, with copy=False
+            _note(lambda: function(self, *arguments, **options), result)
         return result
 
     return method
@@ -70,12 +72,28 @@ def _read(function):
     return method
 
 
+class Memory:
+    """Where an array lies, as CuPy's MemoryPointer has it."""
+
+    def __init__(self, array):
+        self.array, self.ptr = array, array.ctypes.data
+
+    def copy_from_device_async(self, source, size):
+        assert size == self.array.nbytes == source.array.nbytes
+        _do(lambda: ctypes.memmove(self.array.ctypes.data, source.array.ctypes.data, size))
+
+    def copy_from_host_async(self, pointer, size):
+        assert Tape.running is None, "the current stream is capturing, so H2D transfers are disallowed"
+        assert size == self.array.nbytes
+        ctypes.memmove(self.array.ctypes.data, pointer, size)
+
+
 class DeviceArray(np.ndarray):
     """An array with CuPy's `data.ptr`, whose operations are noted while a stream is being captured."""
 
     @property
     def data(self):
-        return types.SimpleNamespace(ptr=self.ctypes.data)
+        return Memory(self)
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
         inputs = [x.view(np.ndarray) if isinstance(x, DeviceArray) else x for x in inputs]
@@ -114,7 +132,10 @@ class _Kernel:
 
     def __call__(self, grid, block, arguments):
         for argument in arguments:
-            assert isinstance(argument, DeviceArray | int | float), f"{self.name} takes no {type(argument)}"
+            # of NumPy's arrays CuPy takes those of one element, by value
+            by_value = isinstance(argument, np.ndarray) and argument.dtype.fields and argument.size == 1
+            fits = by_value or isinstance(argument, DeviceArray | int | float)
+            assert fits, f"{self.name} takes no {type(argument)}"
         self.cupy.launches += 1
         self.cupy.launched.add(self.name)
         run = functools.partial(emulation.run, self.functions, self.name, grid, block, arguments)

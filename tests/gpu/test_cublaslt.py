@@ -102,6 +102,9 @@ def test_equal_distances_make_one_call(cupy):
     assert len(cupy.cublaslt.products) == 1
     module().product(draw(cupy, 2, 3, 3, 4), draw(cupy, 3, 4, 5))
     assert len(cupy.cublaslt.products) == 3
+    heads = draw(cupy, 2, 6, 3, 4).swapaxes(1, 2)  # (n, t, h, d) -> (n, h, t, d)
+    close(module().product(heads, heads.mT), heads @ heads.mT)
+    assert len(cupy.cublaslt.products) == 4
 
 
 def test_stream_and_workspace_go_with_each_call(cupy):

@@ -159,6 +159,17 @@ def test_a_workspace_outlives_the_thread_that_made_it(cupy):
     assert used in {workspace.data.ptr for workspace in graph.kept}
 
 
+def test_arrays_of_the_host_are_sent_once(cupy):
+    graph, sent = captured(lambda X, s: (X * s,)), []
+    rates = [np.full((), rate, "float32") for rate in (1, 1, 2, 3)]
+    for t, rate in enumerate([rates[0], rates[1], rates[2], rates[2], rates[3]]):
+        X = draw(cupy, 4, 3, seed=t).T  # its rows aren't contiguous
+        (product,) = graph(X, rate)
+        assert np.array_equal(product, X * rate)
+        sent.append(graph.sent.get(1))
+    assert graph.why_not is None and sent[-1] is rates[3] and sent[2] is rates[2]
+
+
 def test_a_function_without_state(cupy):
     graph = captured(lambda X, s: (X * s, {"twice": X + X}))
     for t in range(4):

@@ -121,6 +121,10 @@ def words():
     return [dc.Embedding(7, 6), dc.RMSNorm(6), dc.Flatten(), dc.Linear(24, 3)]
 
 
+def attentive():
+    return [dc.Reshape((4, 4)), dc.TransformerBlock(4, 2, causal=True), dc.Flatten(), dc.Linear(16, 3)]
+
+
 def losses(make, optimizer, place, compiled, steps=7):
     dc.seed(0)
     net = dc.Net(make(), dc.CrossEntropyLoss()).to(place)
@@ -149,8 +153,10 @@ def losses(make, optimizer, place, compiled, steps=7):
         (cnn, lambda: dc.optim.SGD(0.1, momentum=0.9)),
         (averaging, lambda: dc.optim.SGD(0.1)),
         (words, lambda: dc.optim.Adam(0.01)),
+        (attentive, lambda: dc.optim.SGD(0.1)),  # the gradient of b_k is 0 but for rounding: no Adam
+        (mlp, lambda: dc.optim.Muon(0.01)),
     ],
-    ids=["mlp", "cnn", "averaging", "words"],
+    ids=["mlp", "cnn", "averaging", "words", "attentive", "muon"],
 )
 def test_a_net_trains_as_on_numpy(make, optimizer, compiled, cupy):
     got, weights, step = losses(make, optimizer(), "cupy", compiled)

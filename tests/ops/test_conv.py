@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
+from deepcore.backends.numpy import threads, winograd
 from deepcore.errors import ShapeError
 from deepcore.ops import conv as ops
 
@@ -129,6 +130,47 @@ def test_many_blocks_of_images():
     native = forward_and_backward(X, W, b, geometry)
     for A, B in zip(native, forward_and_backward(X, W, b, geometry, reference=True), strict=True):
         close(A, B, 1e-12)
+
+
+@pytest.mark.parametrize("images", [0, 1, 5, 14])
+@pytest.mark.parametrize("sizes", [(8, 8), (9, 14), (19, 6)], ids=str)
+@pytest.mark.parametrize("pads", [((1, 1), (1, 1)), ((0, 0), (2, 1)), ((3, 0), (0, 2))], ids=str)
+def test_winograd_is_the_same_sum(images, sizes, pads, monkeypatch):
+    """Tiles that stick out, images that fill no block, any padding; in one thread and in several."""
+    X, W, b, (stride, _, *rest) = arrays((images, 32, *sizes), (48, 3, 3), 1, (0, 0), 1, 1)
+    geometry = (stride, pads, *rest)
+    exact = forward_and_backward(X, W, b, geometry)
+    used = []
+    for name in ("convolve", "convolve_dW"):
+        f = getattr(winograd, name)
+        monkeypatch.setattr(winograd, name, lambda *a, f=f, **k: [f(*a, **k), used.append(f)][0])
+    for count in (1, 3):
+        monkeypatch.setattr(threads, "count", lambda count=count: count)
+        ours = forward_and_backward(*(A.astype(np.float32) for A in (X, W, b)), geometry)
+        for A, B in zip(ours, exact, strict=True):
+            close(A, B, 3e-6)
+    direct_dX = pads[0][0] > 2  # as a convolution dY would need padding below 0
+    assert len(used) == 2 * ((1 if images else 0) + (1 if direct_dX else 2))
+
+
+def test_winograd_spreads_what_is_not_finite():
+    X, W, _, geometry = arrays((1, 32, 12, 12), (32, 3, 3), 1, (1, 1), 1, 1, dtype=np.float32)
+    X[0, 3, 5, 5] = np.inf
+    Y = ops.conv(X, W, None, *geometry)
+    assert not np.any(np.isfinite(Y[:, :, 4:7, 4:7]))
+    assert np.all(np.isfinite(Y[:, :, 8:, 8:]))
+
+
+@pytest.mark.parametrize("case", [p.values for p in CASES], ids=[p.id for p in CASES])
+def test_threads_give_what_one_gives(case, monkeypatch):
+    from deepcore.backends.numpy import conv as native
+
+    X, W, b, geometry = arrays(*case)
+    one = forward_and_backward(X, W, b, geometry)
+    monkeypatch.setattr(native, "_SHARE", 1)
+    monkeypatch.setattr(threads, "count", lambda: 2)
+    for A, B in zip(forward_and_backward(X, W, b, geometry), one, strict=True):
+        close(A, B, 1e-13)
 
 
 @pytest.mark.parametrize("device", DEVICES)

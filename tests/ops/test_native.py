@@ -37,6 +37,10 @@ W_LARGE, G_LARGE = normal(300, 301), normal(300, 301, seed=1)  # more than a blo
 GAMMA, BETA = normal(1, 4, 1, 1, seed=5), normal(1, 4, 1, 1, seed=6)
 _, H, R, MEAN, VAR = OPS["norm.batch_norm"].reference(IMAGES, GAMMA, BETA, 1e-5)
 
+RUN = normal(5, 3, 4), normal(4, 8), normal(2, 8), normal(1, 8), normal(1, 8, seed=1), *normal(2, 5, 2)
+TAPE = OPS["recurrent.lstm_run"].reference(*RUN)[3:]
+RUN_BACKWARD = normal(5, 3, 2), *normal(2, 5, 2, seed=1), *RUN[:3], *TAPE
+
 CASES = [  # op, arguments
     *[("activation.relu", x) for x in (X, np.array([[np.nan, np.inf]], "float32"))],
     *[("activation.relu_backward", *xs) for xs in ((G, X), (normal(40, 30), normal(40, 30, seed=1)))],
@@ -82,6 +86,8 @@ CASES = [  # op, arguments
     ("pool.max_pool_backward", POOLED, INDEX, IMAGES.shape, *POOLING),
     *[("pool.window_sum", IMAGES, windows) for windows in WINDOWS],
     ("random.threefry", np.empty(0), 9, (3, 5), 2, 1),
+    *[("recurrent.lstm_run", *RUN, reverse) for reverse in (False, True)],
+    *[("recurrent.lstm_run_backward", *RUN_BACKWARD, reverse) for reverse in (False, True)],
     *[("reduce.column_sum", normal(n, 3)) for n in (1000, 9, 0)],
     ("update.adam", W_LARGE, G_LARGE, G_LARGE, abs(G_LARGE), 1e-3, 0.03, (0.9, 0.999), 1e-8, 0.1, 0.99),
     ("update.adam", W_LARGE, G_LARGE, G_LARGE, abs(G_LARGE), 1e-3, 0.03, (0.9, 0.999), 1e-8, 0.0),

@@ -140,7 +140,6 @@ def test_accumulated_batches_weigh_as_one():
         ({"class_weight": {5: 1.0}}, ArgumentError, "names class 5; the classes are 0 to 2"),
         ({"class_weight": {0: np.nan}}, ArgumentError, "class_weight must be finite"),
         ({"precision": "int8"}, ArgumentError, "precision must be"),
-        ({"precision": "bf16"}, dc.UnsupportedError, "not there yet"),
         ({"step": 3}, dc.DTypeError, r"step\(net, X, y\) -> loss"),
         ({"step": lambda net, X, y: 1.0}, dc.DTypeError, "must return the loss, a 0-d array"),
     ],

@@ -9,6 +9,7 @@ import functools
 import importlib
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import Any
 
@@ -27,6 +28,11 @@ class CupyBackend(Backend):
     New arrays, and the results of an operation, lie on CuPy's *current* device: to work on another GPU
     than the first, put the work into `with cupy.cuda.Device(1):`, as always in CuPy.
     bfloat16 needs the package ml_dtypes; CuPy itself computes little in it.
+
+    A call only starts its kernels. An error that one of them meets on the GPU is raised by a later call, the
+    first that waits: reading a number, `synchronize`. CUDA_LAUNCH_BLOCKING=1 makes every call wait.
+    Where memory runs out, CuPy's OutOfMemoryError, a MemoryError, says how much was wanted, and nothing has
+    changed.
     """
 
     name = "cupy"
@@ -78,7 +84,7 @@ class CupyBackend(Backend):
         return [
             "products of float32 in TF32 (CUPY_TF32=1)" if tf32 else "products of float32 in float32",
             "cuBLASLt" if cublaslt else "no cuBLASLt: products by CuPy, and no step is captured in a graph",
-            "cuDNN" if find_spec("cudnn") else "no cuDNN: convolution by im2col",
+            f"{'cuDNN, but not yet called' if find_spec('cudnn') else 'no cuDNN'}: convolution by im2col",
         ]
 
     def memory_owner(self, x: Any) -> Any:
@@ -93,6 +99,10 @@ class CupyBackend(Backend):
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A CUDA graph; the function itself where that can't be captured."""
         return importlib.import_module("deepcore.backends.cupy.graph").Captured(function)
+
+    def together(self) -> AbstractContextManager[None]:
+        """One launch for all weights that move by the same rule."""
+        return importlib.import_module("deepcore.backends.cupy.update").together()
 
     def synchronize(self) -> None:
         self.xp.cuda.Device().synchronize()

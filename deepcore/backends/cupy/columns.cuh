@@ -45,8 +45,8 @@ static __device__ double* sums_of_threads()
 }
 
 // partial (Q, slices, W): Q sums over each slice's rows, where add(row, sums) adds one row's terms.
-template <int Q, class T, class F>
-__device__ void column_sums(const Columns<T>& columns, double* partial, F add)
+template <int Q, class T, class P, class F>
+__device__ void column_sums(const Columns<T>& columns, P* partial, F add)
 {
     constexpr int V = Columns<T>::V;
     double sums[Q][V] = {};
@@ -62,7 +62,7 @@ __device__ void column_sums(const Columns<T>& columns, double* partial, F add)
             double sum = 0;
             for (int y = 0; y < blockDim.y; ++y) sum += shared[y * width + c];
             const long long w = columns.tile * width + c;
-            if (w < columns.W) partial[(q * columns.slices + columns.slice) * columns.W + w] = sum;
+            if (w < columns.W) partial[(q * columns.slices + columns.slice) * columns.W + w] = narrow<P>(sum);
         }
         __syncthreads();  // all have read before the next sum is written
     }

@@ -7,7 +7,8 @@ cuBLASLt counts in column-major order, where a row-major matrix is its own trans
 is given Y^T = B^T A^T: B first, then A, and a bias runs along the rows of Y^T, a number for each column of Y.
 
 What a call needs is planned once for each set of shapes, strides, dtype, alignment and epilogue, and kept. In
-float32 nothing is rounded to TF32 unless the variable CUPY_TF32 is 1, as in CuPy itself.
+float32 nothing is rounded to TF32 unless the precision is "relaxed" (fit, Net.compile), or the variable
+CUPY_TF32 is 1, as in CuPy itself.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from deepcore.backends import select
 
 WORKSPACE = 32 << 20  # bytes; what NVIDIA recommends for Hopper
 _MOST_PLANS = 1024
@@ -230,7 +233,7 @@ def product(A: Any, B: Any, bias: Any = None, activation: str | None = None) -> 
     batch = np.broadcast_shapes(A.shape[:-2], B.shape[:-2]) if A.ndim > 2 or B.ndim > 2 else ()
     Y = cupy.empty((*batch, A.shape[-2], B.shape[-1]), A.dtype)
     if batch:
-        A, B = (cupy.broadcast_to(M, (*batch, *M.shape[-2:])) for M in (A, B))
+        A, B = (_at_equal_distances(cupy.broadcast_to(M, (*batch, *M.shape[-2:]))) for M in (A, B))
     if bias is not None:
         bias = cupy.ascontiguousarray(bias, A.dtype)
     try:
@@ -251,7 +254,7 @@ def _fill(library: Any, A: Any, B: Any, bias: Any, activation: str | None, Y: An
 
     a, b = (_operand(M, step) for M, step in zip((A, B), steps, strict=True))
     y = _operand(Y, Y.shape[-2] * Y.shape[-1])
-    tf32 = A.dtype.name == "float32" and os.environ.get("CUPY_TF32") == "1"
+    tf32 = A.dtype.name == "float32" and rounds_to_tf32()
     batch = math.prod(Y.shape[:-2])
     problem = Problem(a, b, y, batch, A.dtype.name, bias is not None, activation, tf32)
     device, stream = cupy.cuda.Device().id, cupy.cuda.get_current_stream().ptr
@@ -264,6 +267,11 @@ def _fill(library: Any, A: Any, B: Any, bias: Any, activation: str | None, Y: An
     plan.run(
         A.data.ptr, B.data.ptr, 0 if bias is None else bias.data.ptr, Y.data.ptr, workspace.data.ptr, stream
     )
+
+
+def rounds_to_tf32() -> bool:
+    """Whether products of float32 may be computed in TF32, whose numbers have 11 significant bits."""
+    return select.precision.get() == "relaxed" or os.environ.get("CUPY_TF32") == "1"
 
 
 def workspaces() -> list[Any]:
@@ -313,6 +321,14 @@ def _steps(M: Any) -> tuple[bool, int] | None:
         if step >= rows and right % size == 0:
             return True, step
     return None
+
+
+def _at_equal_distances(M: Any) -> Any:
+    """M, or a copy of it, as of the heads of an attention, unless a matrix of it stands for many."""
+    import cupy
+
+    one_for_many = any(stride == 0 < size - 1 for size, stride in zip(M.shape, M.strides, strict=True))
+    return M if one_for_many or _batch_step(M) is not None else cupy.ascontiguousarray(M)
 
 
 def _batch_step(M: Any) -> int | None:

@@ -21,80 +21,95 @@ from typing import Any
 
 import cupy
 
-from deepcore.backends.cupy import cublaslt
+from deepcore.backends.cupy import cublaslt, update
 from deepcore.errors import UnsupportedError
-
-Leaves = dict[tuple[Any, ...], Any]  # path through dicts and tuples -> array
 
 
 class Captured:
     """function(*arguments) for one set of shapes: dicts and tuples of arrays, nested, in and out.
 
     why_not: why it isn't captured, or None. Arrays that come out and go into the next call belong to the
-    graphs: the call after that one changes them. All others are new.
+    graphs: the call after that one changes them. All others are new. An array that goes in may be NumPy's, if
+    nobody changes it afterwards: the same one again is not sent again.
     """
+
+    takes_host_arrays = True
 
     def __init__(self, function: Callable[..., Any]):
         self.function = function
         self.why_not: str | None = None
         self.pool = cupy.cuda.MemoryPool()
         self.warm = False
-        self.inputs: Leaves = {}
+        self.inputs: list[Any] = []  # the leaves of the arguments, by number
         # the one that reads the inputs; the one that reads the first one's results
         self.graphs: list[Any] = []
-        self.results: list[Leaves] = []  # of each graph
-        self.fed_back: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # path of an input -> of the result it was
-        self.given: Leaves = {}  # the last call's results, until it is known which are fed back
-        self.shape_of_result: Any = None
+        self.results: list[list[Any]] = []  # of each graph, the leaves of what the function returned
+        self.fed_back: dict[int, int] = {}  # an input -> the result that it was
+        self.given: list[Any] = []  # the last call's results, until it is known which are fed back
+        self.form_of_result: Any = None
+        self.sent: dict[int, Any] = {}  # the arrays of the host that the inputs hold
         self.kept: list[Any] = []  # memory that the graphs use, and that somebody else may give up
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns, in the order of the current stream."""
         if self.why_not is not None:
-            return self.function(*arguments)
+            return self.function(*_sent(arguments))
         if not self.warm:
             self.warm = True
             result = self._as_it_is(arguments)
-            self.given = dict(_leaves(result))
+            self.given = _leaves(result)
             return result
-        leaves = dict(_leaves(arguments))
+        leaves = _leaves(arguments)
         if self.given:
-            self.fed_back = {i: o for i, x in leaves.items() for o, y in self.given.items() if x is y}
-            self.given = {}
+            given = list(enumerate(self.given))
+            self.fed_back = {i: o for i, x in enumerate(leaves) for o, y in given if x is y}
+            self.given = []
         if not self.graphs:
-            self.inputs = {path: array.copy() for path, array in leaves.items()}
+            self.inputs = [_sent(array).copy() for array in leaves]
             if not self._capture(arguments, self.inputs, back=False):
-                return self.function(*arguments)
+                return self.function(*_sent(arguments))
         turn, ours = 0, [leaves[i] is self.results[0][o] for i, o in self.fed_back.items()]
         if any(ours):
             if not all(ours):  # a weight was replaced; a graph would overwrite the others, still in use
                 return self._as_it_is(arguments)
             turn = 1
             if len(self.graphs) == 1:
-                inputs = self.inputs | {i: self.results[0][o] for i, o in self.fed_back.items()}
+                inputs = list(self.inputs)
+                for i, o in self.fed_back.items():
+                    inputs[i] = self.results[0][o]
                 if not self._capture(arguments, inputs, back=True):
-                    return self.function(*arguments)
-        for path, array in leaves.items():
-            there = self.inputs[path]
-            if array is not there and not (turn == 1 and path in self.fed_back):
-                there[...] = array
+                    return self.function(*_sent(arguments))
+        for i, (there, array) in enumerate(zip(self.inputs, leaves, strict=True)):
+            if array is not there and not (turn == 1 and i in self.fed_back):
+                self._fill(i, there, array)
         self.graphs[turn].launch()
         return self._given_out(turn)
 
     def _as_it_is(self, arguments: Any) -> Any:
         with self._aside():
-            return self.function(*arguments)
+            return self.function(*_sent(arguments))
+
+    def _fill(self, i: int, there: Any, array: Any) -> None:
+        """there[...] = array, for input i: by one call of the driver, if both are in one piece."""
+        if not isinstance(array, cupy.ndarray):
+            if self.sent.get(i) is not array:
+                self.sent[i] = array
+                there.data.copy_from_host_async(array.ctypes.data, array.nbytes)
+        elif array.flags.c_contiguous and there.flags.c_contiguous:
+            there.data.copy_from_device_async(array.data, array.nbytes)
+        else:
+            there[...] = array
 
     def _given_out(self, turn: int) -> Any:
         """The results: those that are fed back where they lie, copies of the others."""
         results = self.results[0]
         kept = {o: self.inputs[i] if turn == 1 else results[o] for i, o in self.fed_back.items()}
-        outputs = {path: kept[path] if path in kept else x.copy() for path, x in self.results[turn].items()}
+        outputs = [kept[o] if o in kept else x.copy() for o, x in enumerate(self.results[turn])]
         if not self.fed_back:
             self.given = outputs
-        return _filled(self.shape_of_result, outputs)
+        return _filled(self.form_of_result, outputs)
 
-    def _capture(self, arguments: Any, inputs: Leaves, back: bool) -> bool:
+    def _capture(self, arguments: Any, inputs: list[Any], back: bool) -> bool:
         """Capture the function of these arrays. back: results that are fed back go into self.inputs.
 
         False where that is impossible: self.why_not says why.
@@ -104,10 +119,9 @@ class Captured:
                 stream.begin_capture()
                 try:
                     result = self.function(*_filled(arguments, inputs))
-                    results = dict(_leaves(result))
+                    results = _leaves(result)
                     if back:
-                        for i, o in self.fed_back.items():
-                            self.inputs[i][...] = results[o]
+                        update.copy_all([(self.inputs[i], results[o]) for i, o in self.fed_back.items()])
                 finally:
                     graph = stream.end_capture()
         except (
@@ -115,10 +129,10 @@ class Captured:
         ) as error:  # of CUDA, of CuPy, of a library: whatever it is, the function itself still runs
             self.why_not = f"{type(error).__name__}: {error}"
             logging.getLogger("deepcore").debug("a step is not captured in a CUDA graph: %s", self.why_not)
-            self.graphs, self.results, self.inputs = [], [], {}
+            self.graphs, self.results, self.inputs = [], [], []
             return False
         if not back:
-            self.shape_of_result = result
+            self.form_of_result = result
         self.graphs.append(graph)
         self.kept += cublaslt.workspaces()
         self.results.append(results)
@@ -165,22 +179,37 @@ def _nothing_sent() -> Iterator[None]:
         cupy.cuda.set_pinned_memory_allocator(usual)
 
 
-def _leaves(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """The arrays of nested dicts and tuples, by their paths."""
-    branches = (
-        tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, tuple) else None
-    )
-    if branches is None:
-        yield path, tree
-        return
-    for name, branch in branches:
-        yield from _leaves(branch, (*path, name))
+def _sent(tree: Any) -> Any:
+    """A tree of the same form with all arrays on the device."""
+    return _filled(tree, [cupy.asarray(x) for x in _leaves(tree)])
 
 
-def _filled(tree: Any, leaves: Leaves, path: tuple[Any, ...] = ()) -> Any:
+_BRANCHES = frozenset({dict, tuple})
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """The arrays of nested dicts and tuples, in order."""
+    if type(tree) not in _BRANCHES:
+        return [tree]
+    leaves = []
+    for branch in tree.values() if type(tree) is dict else tree:
+        if type(branch) in _BRANCHES:
+            leaves += _leaves(branch)
+        else:
+            leaves.append(branch)
+    return leaves
+
+
+def _filled(tree: Any, leaves: list[Any]) -> Any:
     """A tree of the same form with these arrays."""
-    if isinstance(tree, dict):
-        return {name: _filled(branch, leaves, (*path, name)) for name, branch in tree.items()}
-    if isinstance(tree, tuple):
-        return tuple(_filled(branch, leaves, (*path, i)) for i, branch in enumerate(tree))
-    return leaves[path]
+    if type(tree) is tuple and _BRANCHES.isdisjoint(map(type, tree)):  # nothing in it is nested
+        return tuple(leaves)
+    return _grown(tree, iter(leaves))
+
+
+def _grown(tree: Any, leaves: Iterator[Any]) -> Any:
+    if type(tree) is dict:
+        return {name: _grown(branch, leaves) for name, branch in tree.items()}
+    if type(tree) is tuple:
+        return tuple(_grown(branch, leaves) for branch in tree)
+    return next(leaves)

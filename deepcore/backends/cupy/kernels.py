@@ -18,10 +18,12 @@ CTYPE = {
     "float32": "float",
     "float64": "double",
     "int32": "int",
+    "int64": "int64",
 }
 FAMILIES = {  # each a .cu file -> the dtypes that it is written for
     "softmax": FLOATS,
     "loss": FLOATS,
+    "labels": ("int64",),
     "reduce": FLOATS,
     "norm": FLOATS,
     "activation": FLOATS,

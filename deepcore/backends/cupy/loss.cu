@@ -12,14 +12,6 @@
 // Three launches: label_weights (n labels), cross_entropy (reads X once, or twice where a row is longer than a
 // chunk, and writes dX: 2 n C sizeof(T) bytes at least), sum_losses (n losses).
 
-// The sums of the first `n` values f(i), in double, in the same order each time. One block.
-template <class F> __device__ double block_sum(long long n, F f)
-{
-    double sum = 0;
-    for (long long i = threadIdx.x; i < n; i += blockDim.x) sum += f(i);
-    return row_sum(sum);
-}
-
 // sums[0] = the weights of the labels that are kept, or their number; sums[1] = the weights of all classes
 template <class T>
 __device__ void label_weights(const long long* y, const T* w, double* sums, long long n, long long C, long long ignored)

@@ -7,9 +7,7 @@ from typing import Any
 import cupy
 
 from deepcore.backends.cupy.kernels import NULL, aligned, kernel, row_launch, serves
-
-_ONE_BLOCK = ((1,), (512,))
-_NO_LABEL = -(2**63)
+from deepcore.backends.cupy.labels import NO_LABEL, ONE_BLOCK
 
 
 def cross_entropy(
@@ -28,14 +26,14 @@ def cross_entropy(
     X = aligned(X)
     y = cupy.ascontiguousarray(y, cupy.int64)
     w = NULL if weight is None else cupy.ascontiguousarray(weight, X.dtype)
-    ignored = _NO_LABEL if ignore_index is None else ignore_index
+    ignored = NO_LABEL if ignore_index is None else ignore_index
     mean = int(reduction == "mean")
 
     def launch(name: str, grid_and_block: Any, *arguments: Any) -> None:
         kernel("loss", name, X.dtype)(*grid_and_block, arguments)
 
     sums = cupy.empty(2, cupy.float64)  # the weights of the labels that count, those of all classes
-    launch("label_weights", _ONE_BLOCK, y, w, sums, n, C, ignored)
+    launch("label_weights", ONE_BLOCK, y, w, sums, n, C, ignored)
     dX = cupy.empty_like(X) if gradient else None
     L = cupy.empty(n, cupy.promote_types(X.dtype, cupy.float32))
     launch(
@@ -47,5 +45,5 @@ def cross_entropy(
     if reduction == "none":
         return L.astype(X.dtype, copy=False), dX
     total = cupy.empty((), X.dtype)
-    launch("sum_losses", _ONE_BLOCK, L, sums, total, n, mean)
+    launch("sum_losses", ONE_BLOCK, L, sums, total, n, mean)
     return total, dX

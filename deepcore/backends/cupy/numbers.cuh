@@ -7,6 +7,7 @@
 
 #define KERNEL extern "C" __global__ void __launch_bounds__(512, 1)
 
+using int64 = long long;
 struct float16 { unsigned short bits; };
 struct bfloat16 { unsigned short bits; };
 

@@ -1,10 +1,11 @@
 // Sums over the rows, (n, W) -> (W), in a fixed order: the gradient of a bias.
 //
 // Bytes: n W sizeof(T) read. Two launches: column_sum leaves a sum for each slice of the rows, which
-// channel_totals adds up; of images (N, C, S), over the S places of a channel too.
+// channel_totals adds up; of images (N, C, S), over the S places of a channel too. Few rows are one slice, and one
+// launch.
 
-template <class T>
-__device__ void column_sum(const T* X, double* partial, long long n, long long W, long long tiles, long long slices)
+template <class T, class P>
+__device__ void column_sum(const T* X, P* partial, long long n, long long W, long long tiles, long long slices)
 {
     constexpr int V = Columns<T>::V;
     const Columns<T> columns(n, W, tiles, slices);
@@ -28,6 +29,10 @@ __device__ void channel_totals(const double* partial, T* totals, long long count
                              long long slices)                                                            \
     {                                                                                                     \
         column_sum(X, partial, n, W, tiles, slices);                                                      \
+    }                                                                                                     \
+    KERNEL column_sum_of_few_##NAME(const T* X, T* sums, long long n, long long W, long long tiles)       \
+    {                                                                                                     \
+        column_sum(X, sums, n, W, tiles, 1);                                                              \
     }                                                                                                     \
     KERNEL channel_totals_##NAME(const double* partial, T* totals, long long count, long long C, long long S) \
     {                                                                                                     \

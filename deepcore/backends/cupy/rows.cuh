@@ -111,3 +111,11 @@ template <class A, class Combine> __device__ inline A over_row(A a, A nothing, C
 
 template <class A> __device__ inline A row_sum(A a) { return over_row(a, (A)0, Sum()); }
 template <class A> __device__ inline A row_max(A a) { return over_row(a, -infinity<A>(), Largest()); }
+
+// The sum of the first `n` values f(i), in double, in the same order each time. One block.
+template <class F> __device__ double block_sum(long long n, F f)
+{
+    double sum = 0;
+    for (long long i = threadIdx.x; i < n; i += blockDim.x) sum += f(i);
+    return row_sum(sum);
+}

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from deepcore.backends.base import Backend, import_optional
-from deepcore.backends.numpy import fast
+from deepcore.backends.numpy import fast, threads
 from deepcore.errors import DTypeError
+
+threads.wait_briefly()
 
 
 class NumpyBackend(Backend):
@@ -57,21 +59,10 @@ class NumpyBackend(Backend):
             x = x.base
         return x
 
-    def kernel(self, family: str, name: str) -> Any:
-        """The compiled kernel if there is one, which hands to NumPy's own what it does not do itself."""
-        own, compiled = self.own_kernel(family, name), fast.kernel(family, name)
-        if own is None or compiled is None:
-            return own or compiled
-
-        def either(*arguments: Any, **options: Any) -> Any:
-            Y = compiled(*arguments, **options)
-            return own(*arguments, **options) if Y is NotImplemented else Y
-
-        return either
-
-    def own_kernel(self, family: str, name: str) -> Any:
-        """The kernel of an op in NumPy alone, or None."""
-        return super().kernel(family, name)
+    def tiers(self, family: str, name: str) -> list[Callable[..., Any]]:
+        """The compiled kernel, and that in NumPy alone, as far as there are such."""
+        kernels = fast.kernel(family, name), self.kernel(family, name)
+        return [kernel for kernel in kernels if kernel is not None]
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         from deepcore.backends.numpy.program import Compiled  # it costs an import that few need

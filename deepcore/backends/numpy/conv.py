@@ -6,15 +6,22 @@ A few images at a time, so that BLAS finds their columns still in the cache.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
-from deepcore.shapes import Padding, conv_output_shape, window_slices, window_span
+from deepcore.backends.numpy import threads, winograd
+from deepcore.backends.numpy.memory import empty, empty_like
+from deepcore.backends.numpy.reduce import last_sum
+from deepcore.shapes import Padding, conv_output_shape, window_span
 
 _BLOCK = 1 << 19  # bytes of columns at a time: well inside a core's second-level cache
+_ADDED = 1 << 21  # where they are added: more at a time, in fewer calls
+_SHARE = 1 << 21  # bytes of columns that are worth a thread
 
 
 def quiet(kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,16 +55,23 @@ def conv(
 ) -> np.ndarray:
     """Y = W columns(X) + b."""
     n, f, *out = conv_output_shape(X.shape, W.shape, stride, padding, dilation, groups)
-    Y = np.empty((n, f, *out), X.dtype)
+    Y = empty((n, f, *out), X.dtype)
+    if winograd.suits(X.dtype, W.shape, stride, dilation, groups, out):
+        return winograd.convolve(X, W, b, padding, Y)
     columns = Columns(X, W.shape, stride, padding, dilation, groups)
     first, *others = columns.matrices(W)
-    for images, (columns_first, *columns_others) in columns.blocks():
-        Y_block = Y[images].reshape(-1, groups, f // groups, math.prod(out))
-        np.matmul(first, columns_first, out=Y_block)
-        for A, columns_A in zip(others, columns_others, strict=True):
-            Y_block += A @ columns_A
-        if b is not None:
-            Y[images] += b
+
+    def part(start: int, stop: int) -> None:
+        more = empty((columns.step, groups, f // groups, columns.places), X.dtype) if others else None
+        for images, (columns_first, *columns_others) in columns.blocks(start, stop):
+            Y_block = Y[images].reshape(-1, groups, f // groups, columns.places)
+            np.matmul(first, columns_first, out=Y_block)
+            for A, columns_A in zip(others, columns_others, strict=True):
+                Y_block += np.matmul(A, columns_A, out=more[: len(Y_block)])
+            if b is not None:
+                Y[images] += b
+
+    threads.share(part, n, columns.least)
     return Y
 
 
@@ -73,26 +87,35 @@ def conv_dW(
     groups: int,
 ) -> np.ndarray:
     """dW = dY columns(X)^T. Each place within a block keeps a sum of its own; they meet in float64."""
-    f = dY.shape[1]
+    f, out = dY.shape[1], dY.shape[2:]
+    if len(X) and winograd.suits(X.dtype, (f, X.shape[1], *kernel), stride, dilation, groups, out):
+        return winograd.convolve_dW(dY, X, padding)
     columns = Columns(X, (f, X.shape[1] // groups, *kernel), stride, padding, dilation, groups)
-    dW = np.zeros((columns.products, columns.step, groups, f // groups, columns.height), X.dtype)
     dY = np.ascontiguousarray(dY).reshape(-1, groups, f // groups, columns.places)
-    for images, views in columns.blocks():
-        dY_block = dY[images]
-        for dW_row, view in zip(dW, views, strict=True):
-            dW_row[: len(dY_block)] += dY_block @ view.swapaxes(-1, -2)
-    return columns.kernels(dW.sum(axis=1, dtype=np.float64).astype(X.dtype))
+
+    def part(start: int, stop: int) -> np.ndarray:
+        dW = np.zeros((columns.products, columns.step, groups, f // groups, columns.height), X.dtype)
+        more = empty_like(dW[0])
+        for images, views in columns.blocks(start, stop):
+            dY_block = dY[images]
+            for dW_row, view in zip(dW, views, strict=True):
+                product = np.matmul(dY_block, view.swapaxes(-1, -2), out=more[: len(dY_block)])
+                dW_row[: len(dY_block)] += product
+        return dW.sum(axis=1, dtype=np.float64)
+
+    dW = sum(threads.share(part, len(dY), columns.least))
+    return columns.kernels(dW.astype(X.dtype))
 
 
 @quiet
 @float16_in_float32
 def channel_sum(dY: np.ndarray) -> np.ndarray:
-    """In float64, first over the images: rows are added faster than short columns."""
+    """Each channel of an image in float32, then in float64."""
     n, f, *out = dY.shape
-    rows = np.ascontiguousarray(dY).reshape(n, f * math.prod(out))
-    sums = np.add.reduce(rows, axis=0, dtype=np.float64)
-    total = np.add.reduce(sums.reshape(f, math.prod(out)), axis=1).astype(dY.dtype)
-    return total.reshape(1, f, *(1 for _ in out))
+    rows = np.ascontiguousarray(dY).reshape(n, f, math.prod(out))
+    least = -(-_SHARE // max(1, rows[0].nbytes)) if n else 1
+    sums = threads.share(lambda a, b: last_sum(rows[a:b]).sum(axis=0, dtype=np.float64), n, least)
+    return sum(sums).astype(dY.dtype).reshape(1, f, *(1 for _ in out))
 
 
 @quiet
@@ -110,6 +133,8 @@ def conv_dX(
     spans = map(window_span, W.shape[2:], dilation)
     full = [(span - 1 - lo, span - 1 - hi) for span, (lo, hi) in zip(spans, padding, strict=True)]
     f, c = W.shape[:2]
+    if winograd.suits(dY.dtype, W.shape, stride, dilation, groups, shape[2:]) and min(map(min, full)) >= 0:
+        return winograd.convolve(dY, W, None, full, empty(shape, dY.dtype), turned=True)
     # with 8 times as many outputs as inputs, the columns of dY cost more than those of dX
     if set(stride) == {1} and min(map(min, full)) >= 0 and f // groups <= 8 * c:
         return conv(dY, turn_round(W, groups), None, stride, full, dilation, groups)
@@ -132,24 +157,66 @@ def add_columns(
     dilation: Sequence[int],
     groups: int,
 ) -> np.ndarray:
-    """dX = W^T dY, whose columns are added where windows overlap. Works at any stride."""
+    """dX = W^T dY, whose columns are added where windows overlap. Works at any stride.
+
+    The padded image is cut into its phases: for stride 2, its even and odd rows and columns. What all windows
+    have at one position is one phase, moved; and moved means written to another start, as long as dY has as
+    many rows and columns as a phase, with zeros: one long row of numbers for each channel, which is fast.
+    """
     f, out, kernel = W.shape[0], dY.shape[2:], W.shape[2:]
     n, c, *sizes = shape
-    height = W.shape[1] * math.prod(kernel)
-    WT = np.ascontiguousarray(W).reshape(groups, f // groups, height).swapaxes(1, 2)
-    positions = window_slices(kernel, stride, dilation, out)
-    inside, padded_sizes = place_inside(sizes, padding)
-    step = images_per_block(c * len(positions) * math.prod(out) * dY.itemsize)
-    dX = np.empty((n, c, *sizes), dY.dtype)
-    dY = np.ascontiguousarray(dY).reshape(n, groups, f // groups, math.prod(out))
-    for start in range(0, n, step):
-        images = slice(start, min(start + step, n))
-        columns = (WT @ dY[images]).reshape(-1, c, len(positions), *out)
-        padded = np.zeros((columns.shape[0], c, *padded_sizes), dY.dtype)
-        for k, position in enumerate(positions):
-            padded[position] += columns[:, :, k]
-        dX[images] = padded[inside]
+    axes = zip(sizes, padding, stride, strict=True)
+    grid = [-(-(size + sum(pair)) // s) for size, pair, s in axes]
+    count = math.prod(grid)
+    unused = count - out[0] * math.prod(grid[1:])  # numbers of the last image, which are zeros
+    # (f, c/g, *kernel) -> (g, kernel c/g, f/g)
+    WT = np.moveaxis(W.reshape(groups, f // groups, c // groups, -1), (3, 2, 1), (1, 2, 3))
+    WT = np.ascontiguousarray(WT).reshape(groups, -1, f // groups)
+    positions = list(itertools.product(*map(range, kernel)))
+    at = [[i * d for i, d in zip(position, dilation, strict=True)] for position in positions]
+    phase = [tuple(i % s for i, s in zip(p, stride, strict=True)) for p in at]
+    moved = [int(np.ravel_multi_index([i // s for i, s in zip(p, stride, strict=True)], grid)) for p in at]
+    image = WT.shape[1] * groups * count * dY.itemsize  # bytes
+    step, least = images_per_block(image, _ADDED), -(-_SHARE // image)
+    dX = empty((n, c, *sizes), dY.dtype)
+
+    def part(start: int, stop: int) -> None:
+        most = max(1, min(step, stop - start))
+        spread = np.zeros((f, most, *grid), dY.dtype)
+        columns = empty((groups, WT.shape[1], most * count), dY.dtype)
+        planes = empty((*stride, groups, c // groups, most * count + max(moved)), dY.dtype)
+        for first in range(start, stop, most):
+            images = slice(first, min(first + most, stop))
+            m = images.stop - first
+            p = m * count - unused
+            spread[(slice(None), slice(m), *map(slice, out))] = dY[images].swapaxes(0, 1)
+            rows = spread.reshape(groups, f // groups, -1)[..., :p]
+            product = np.matmul(WT, rows, out=columns[..., :p])
+            product = product.reshape(groups, len(positions), c // groups, p, copy=False)
+            planes[...] = 0
+            for k, (number, move) in enumerate(zip(phase, moved, strict=True)):
+                planes[number][..., move : move + p] += product[:, k]
+            whole = planes[..., : m * count].reshape(*stride, c, m, *grid, copy=False)
+            join(whole, padding, dX[images])
+
+    threads.share(part, n, least)
     return dX
+
+
+def join(phases: np.ndarray, padding: Padding, dX: np.ndarray) -> None:
+    """Put images together.   phases: (*stride, c, n, *sizes of a phase) -> dX: (n, c, *sizes)
+
+    Phase i of an axis has each s-th number of the padded image, from number i on.
+    """
+    stride = phases.shape[: len(padding)]
+    for phase in itertools.product(*map(range, stride)):
+        inside, image = [], []
+        for i, s, (before, _), size in zip(phase, stride, padding, dX.shape[2:], strict=True):
+            start = (i - before) % s
+            first = (start + before) // s
+            inside.append(slice(first, first + max(0, -(-(size - start) // s))))
+            image.append(slice(start, None, s))
+        dX[(..., *image)] = phases[(*phase, ..., *inside)].swapaxes(0, 1)
 
 
 class Columns:
@@ -181,27 +248,31 @@ class Columns:
         if stride[0] == 1 and 2 * copies_saved >= sums_added:  # a sum takes half the time of a copy
             copied, extent = [1, *self.kernel[1:]], [self.padded_sizes[0], *out[1:]]
             self.products = self.kernel[0]
-        self.positions = window_slices(copied, stride, dilation, extent)
-        self.height = self.group_channels * len(self.positions)
+        self.height = self.group_channels * math.prod(copied)
         self.places = math.prod(out)
         self.offset = dilation[0] * math.prod(out[1:])  # from one kernel row's windows to the next one's
-        self.room = (c, len(self.positions), *extent)
-        self.step = min(images_per_block(math.prod(self.room) * X.itemsize), max(n, 1))
+        self.room = (c, *copied, *extent)
+        self.steps = (*dilation, *stride)  # from a position, and a place, to the next one
+        image = max(1, math.prod(self.room) * X.itemsize)
+        self.step = min(images_per_block(image), max(n, 1))
+        self.least = -(-_SHARE // image)
 
-    def blocks(self) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[slice, list[np.ndarray]]]:
         """Yield a slice of images, and their `products` matrices, which the next block overwrites."""
-        n, c = self.X.shape[:2]
+        c = self.X.shape[1]
         padded = np.zeros((self.step, c, *self.padded_sizes), self.X.dtype)
-        copies = np.empty((self.step, *self.room), self.X.dtype)
+        copies = empty((self.step, *self.room), self.X.dtype)
+        image, channel, *axes = padded.strides
+        along = (s * size for s, size in zip(self.steps, (*axes, *axes), strict=True))
+        windows = as_strided(padded, copies.shape, (image, channel, *along), writeable=False)
         starts = [i * self.offset for i in range(self.products)]
-        for start in range(0, n, self.step):
-            images = slice(start, min(start + self.step, n))
-            padded, copies = padded[: images.stop - start], copies[: images.stop - start]
-            padded[self.inside] = self.X[images]
-            for k, position in enumerate(self.positions):
-                copies[:, :, k] = padded[position]
-            matrix = copies.reshape(-1, self.groups, self.height, math.prod(self.room[2:]))
-            yield images, [matrix[..., first : first + self.places] for first in starts]
+        for first in range(start, stop, self.step):
+            images = slice(first, min(first + self.step, stop))
+            m = images.stop - first
+            padded[:m][self.inside] = self.X[images]
+            copies[:m] = windows[:m]
+            matrix = copies[:m].reshape(m, self.groups, self.height, math.prod(self.room[-len(axes) :]))
+            yield images, [matrix[..., start : start + self.places] for start in starts]
 
     def matrices(self, W: np.ndarray) -> np.ndarray:
         """(f, c/g, *kernel) -> (products, g, f/g, height)"""
@@ -216,9 +287,9 @@ class Columns:
         return rows.transpose(1, 2, 0, 3).reshape(f, self.group_channels, *self.kernel)
 
 
-def images_per_block(bytes_per_image: int) -> int:
+def images_per_block(bytes_per_image: int, block: int = _BLOCK) -> int:
     """How many images' columns fill a block: at least one."""
-    return max(1, _BLOCK // max(1, bytes_per_image))
+    return max(1, block // max(1, bytes_per_image))
 
 
 def place_inside(sizes: Sequence[int], padding: Padding) -> tuple[tuple[Any, ...], list[int]]:

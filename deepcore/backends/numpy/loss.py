@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from deepcore.backends.numpy import threads
 from deepcore.backends.numpy.memory import empty_like
 from deepcore.backends.numpy.reduce import row_sum
 from deepcore.backends.numpy.softmax import row_blocks, row_starts, row_tops
@@ -71,8 +72,13 @@ def _by_blocks(
     if X.size <= _ONE_BLOCK:
         return losses_of(X, y, n, dX, *settings)
     L = np.empty(len(y), X.dtype)
-    for rows in row_blocks(*X.shape):
-        L[rows] = losses_of(X[rows], y[rows], n, None if dX is None else dX[rows], *settings)
+    blocks = list(row_blocks(*X.shape))
+
+    def part(first: int, last: int) -> None:
+        for rows in blocks[first:last]:
+            L[rows] = losses_of(X[rows], y[rows], n, None if dX is None else dX[rows], *settings)
+
+    threads.share(part, len(blocks))
     return L
 
 

@@ -6,14 +6,17 @@ x: X as (N, C, S), or (N, C) where there is one place; statistics of the channel
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
+from deepcore.backends.numpy import threads
 from deepcore.backends.numpy.memory import empty_like
-from deepcore.backends.numpy.reduce import ONE_THREAD, ones
+from deepcore.backends.numpy.reduce import last_sum
 
-_BLOCK = 65536  # elements
+_BLOCK = 131072  # elements
+Block = tuple[slice, ...]  # what indexes it
 _NEGLIGIBLE = 1e-7  # of 1, the size of H
 _ROWS = 16  # so few are added one after the other in float32
 _quiet = np.errstate(over="ignore", invalid="ignore")  # an overflow shows in the result
@@ -26,37 +29,55 @@ def batch_norm(
     """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2
 
     With D = X - m for a number m near the mean, mean X = m + mean D and var X = mean D^2 - (mean D)^2: D is
-    as small as X varies, so that sums in float32 will do where a channel is far from 0.
+    as small as X varies, so that sums in float32 will do where a channel is far from 0. The mean of the first
+    samples is near enough, as a rule.
     """
     if X.dtype.itemsize < 4:
         return NotImplemented
     x, n = _flat(X), _count(X)
-    total = np.zeros(x.shape[1])
-    for block in _blocks(x):
-        total += _sums(x[block])
-    m = _column(total / n, x).astype(x.dtype)
+    some = x[next(_blocks(x), ...)]
+    m = _column(_sums(some) / _count(some), x).astype(x.dtype)
+    mean_D, mean_square = _moments(x, m, n)
+    if np.any(5 * mean_D * mean_D > 4 * mean_square):  # far from the others: var would lose digits
+        m = (m + _column(mean_D, x)).astype(x.dtype)
+        mean_D, mean_square = _moments(x, m, n)
+
+    var = _column(mean_square - mean_D * mean_D, x)
+    mean = m + _column(mean_D, x)
+    m = mean.astype(x.dtype)
+    r = 1 / np.sqrt(var + epsilon)
+    lost = np.where(np.abs((mean - m) * r) < _NEGLIGIBLE, 0, mean - m).astype(x.dtype)  # by rounding the mean
+    r, exact = r.astype(x.dtype), not lost.any()
+    gamma, beta = gamma.reshape(r.shape), beta.reshape(r.shape)
     H, Y = empty_like(x), empty_like(x)
 
-    mean_D, mean_square = np.zeros(x.shape[1]), np.zeros(x.shape[1])
-    for block in _blocks(x):
-        D = np.subtract(x[block], m, out=H[block])
-        mean_D += _sums(D)
-        mean_square += _sums(D, D)
-    mean_D, mean_square = mean_D / n, mean_square / n
-    var = _column(mean_square - mean_D * mean_D, x)
-    mean_D = _column(mean_D, x)
-    r, lost = (1 / np.sqrt(var + epsilon)).astype(x.dtype), mean_D.astype(x.dtype)
-    gamma, beta = gamma.reshape(r.shape), beta.reshape(r.shape)
+    def part(blocks: list[Block]) -> None:
+        for block in blocks:
+            h = np.subtract(x[block], m, out=H[block])
+            if not exact:
+                h -= lost
+            h *= r
+            y = np.multiply(h, gamma, out=Y[block])
+            y += beta
 
-    for block in _blocks(x):
-        h = H[block]
-        h -= lost
-        h *= r
-        y = np.multiply(h, gamma, out=Y[block])
-        y += beta
+    _share(part, x)
     shape = (1, X.shape[1]) + (1,) * (X.ndim - 2)
-    mean, var = (m + mean_D).astype(x.dtype).reshape(shape), var.astype(x.dtype).reshape(shape)
+    mean, var = mean.astype(x.dtype).reshape(shape), var.astype(x.dtype).reshape(shape)
     return Y.reshape(X.shape), H.reshape(X.shape), r.reshape(shape), mean, var
+
+
+def _moments(x: np.ndarray, m: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The means of D = x - m and of D^2 over each channel, (C,), in float64."""
+
+    def part(blocks: list[Block]) -> np.ndarray:
+        total = np.zeros((2, x.shape[1]))
+        for block in blocks:
+            D = x[block] - m
+            total += _sums(D), _sums(D, D)
+        return total
+
+    mean_D, mean_square = sum(_share(part, x)) / n
+    return mean_D, mean_square
 
 
 @_quiet
@@ -72,11 +93,15 @@ def batch_norm_backward(
     mean_dy = _column(dbeta / n, dy).astype(dy.dtype)
     scale = _column(gamma * r, dy)
     dX = empty_like(dy)
-    for block in _blocks(dy):
-        dx = np.multiply(h[block], mean_hdy, out=dX[block])
-        np.subtract(dy[block], dx, out=dx)
-        dx -= mean_dy
-        dx *= scale
+
+    def part(blocks: list[Block]) -> None:
+        for block in blocks:
+            dx = np.multiply(h[block], mean_hdy, out=dX[block])
+            np.subtract(dy[block], dx, out=dx)
+            dx -= mean_dy
+            dx *= scale
+
+    _share(part, dy)
     return dX.reshape(dY.shape), _like(gamma, dgamma), _like(gamma, dbeta)
 
 
@@ -187,22 +212,11 @@ def rms_norm_backward(
 
 def _mean(*factors: np.ndarray) -> np.ndarray:
     """The mean of each row of a matrix, or of the product of two.   (R, m) -> (R, 1)"""
-    return _row_sums(*factors)[..., None] / max(1, factors[0].shape[1])
-
-
-def _row_sums(A: np.ndarray, B: np.ndarray | None = None) -> np.ndarray:
-    """sum A or sum A B over the last axis.   (..., m) -> (...)
-
-    A scalar product takes a third of the time of np.add.reduce, is as accurate, and needs no array A B.
-    """
-    m = A.shape[-1]
-    if m > ONE_THREAD:
-        return np.add.reduce(A if B is None else A * B, axis=-1)
-    return np.vecdot(A, ones(m, A.dtype) if B is None else B)
+    return last_sum(*factors)[..., None] / max(1, factors[0].shape[1])
 
 
 def _samples(x: np.ndarray, groups: int) -> Iterator[tuple[slice, slice]]:
-    """Whole samples, about 65536 elements at a time, and which rows their groups are."""
+    """Whole samples, about 131072 elements at a time, and which rows their groups are."""
     step = max(1, _BLOCK * len(x) // max(1, x.size))
     for i in range(0, len(x), step):
         samples = slice(i, min(i + step, len(x)))
@@ -231,8 +245,14 @@ def _count(X: np.ndarray) -> int:
     return max(1, X.size // max(1, X.shape[1]))
 
 
-def _blocks(x: np.ndarray) -> Iterator[tuple[slice, ...]]:
-    """Parts of x of about 65536 elements, with all channels."""
+def _share(part: Callable[[list[Block]], Any], x: np.ndarray) -> list[Any]:
+    """What a function of some of x's blocks returns, in each thread."""
+    blocks = list(_blocks(x))
+    return threads.share(lambda first, last: part(blocks[first:last]), len(blocks))
+
+
+def _blocks(x: np.ndarray) -> Iterator[Block]:
+    """Parts of x of about 131072 elements, with all channels."""
     N, C, S = (*x.shape, 1)[:3]
     places = max(256, _BLOCK // max(1, C))
     samples = max(1, _BLOCK // max(1, C * min(S, places)))
@@ -243,10 +263,14 @@ def _blocks(x: np.ndarray) -> Iterator[tuple[slice, ...]]:
 
 def _sums_of(dy: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """sum(h dy) and sum dy, (C,), in float64."""
-    dgamma, dbeta = np.zeros(dy.shape[1]), np.zeros(dy.shape[1])
-    for block in _blocks(dy):
-        dgamma += _sums(h[block], dy[block])
-        dbeta += _sums(dy[block])
+
+    def part(blocks: list[Block]) -> np.ndarray:
+        total = np.zeros((2, dy.shape[1]))
+        for block in blocks:
+            total += _sums(h[block], dy[block]), _sums(dy[block])
+        return total
+
+    dgamma, dbeta = sum(_share(part, dy))
     return dgamma, dbeta
 
 
@@ -255,9 +279,8 @@ def _sums(*factors: np.ndarray) -> np.ndarray:
     A = factors[0]
     one = len(factors) == 1
     if A.ndim == 3:
-        return np.add.reduce(
-            np.einsum("ncs->nc" if one else "ncs,ncs->nc", *factors), axis=0, dtype=np.float64
-        )
+        rows = np.einsum("ncs->nc", A) if one else np.vecdot(*factors)
+        return np.add.reduce(rows, axis=0, dtype=np.float64)
     rows = len(A) // _ROWS
     folded = [B[: _ROWS * rows].reshape(_ROWS, rows, B.shape[1]) for B in factors]
     total = np.add.reduce(np.einsum("kic->ic" if one else "kic,kic->ic", *folded), axis=0, dtype=np.float64)

@@ -27,6 +27,17 @@ def row_sum(X: np.ndarray) -> np.ndarray:
     return np.einsum("ij->i", X)
 
 
+def last_sum(A: np.ndarray, B: np.ndarray | None = None) -> np.ndarray:
+    """sum A or sum A B over the last axis.   (..., m) -> (...)
+
+    A scalar product takes a third of the time of np.add.reduce, is as accurate, and needs no array A B.
+    """
+    m = A.shape[-1]
+    if m > ONE_THREAD:
+        return np.add.reduce(A if B is None else A * B, axis=-1)
+    return np.vecdot(A, ones(m, A.dtype) if B is None else B)
+
+
 @functools.lru_cache(maxsize=8)
 def _row_of_ones(n: int, dtype: np.dtype) -> np.ndarray:
     """(1, n), made once."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from deepcore.backends import registry
-from deepcore.backends.numpy import NumpyBackend, fast
+from deepcore.backends.numpy import NumpyBackend
 from deepcore.errors import UnsupportedError
 
 # their results have as many entries as the numbers say
@@ -258,19 +258,9 @@ class _Tracing(NumpyBackend):
     def to_numpy(self, x: Traced) -> np.ndarray:
         return x.__array__()
 
-    def kernel(self, family: str, name: str) -> Any:
-        """The first kernel of NumPy's that serves the arguments, as one call."""
-        tiers = [fast.kernel(family, name), self.own_kernel(family, name)]
-        kernels = [kernel for kernel in tiers if kernel is not None]
-
-        def noted(*arguments: Any, **options: Any) -> Any:
-            for kernel in kernels:
-                result = note(kernel, *arguments, **options)
-                if result is not NotImplemented:
-                    return result
-            return NotImplemented
-
-        return noted if kernels else None
+    def tiers(self, family: str, name: str) -> list[Callable[..., Any]]:
+        """NumPy's kernels; the one that serves the arguments is noted as one call."""
+        return [functools.partial(note, kernel) for kernel in super().tiers(family, name)]
 
 
 _BACKEND = _Tracing()

@@ -101,8 +101,9 @@ def _sources() -> bytes:
 def served(*arrays: np.ndarray) -> bool:
     """Whether the kernels here serve arrays like these: float32 or float64, all alike, and not small."""
     first = arrays[0]
-    alike = all(x.dtype == first.dtype for x in arrays[1:])
-    return alike and first.dtype in _FLOATS and first.size >= max(WORTH_COMPILED, 1)
+    if first.size < WORTH_COMPILED or not first.size:  # nearly always in a small net, which feels each call
+        return False
+    return first.dtype in _FLOATS and all(x.dtype == first.dtype for x in arrays[1:])
 
 
 def plain(X: np.ndarray) -> np.ndarray:

@@ -1,0 +1,126 @@
+"""Runs over time on NumPy: what doesn't wait for the step before is done for all steps at once.
+
+In the arrays of a run the gates come first, then the steps in the order that they are made: a gate of a step
+is one piece of memory.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deepcore.backends.numpy import threads
+from deepcore.backends.numpy.conv import quiet
+from deepcore.backends.numpy.memory import empty
+from deepcore.backends.numpy.reduce import column_sum
+
+_SHARE = 1 << 19  # numbers of gates that are worth a thread
+
+
+@quiet
+def lstm_run(
+    X: np.ndarray,
+    W_ih: np.ndarray,
+    W_hh: np.ndarray,
+    b_ih: np.ndarray,
+    b_hh: np.ndarray,
+    H: np.ndarray,
+    C: np.ndarray,
+    reverse: bool = False,
+) -> tuple[np.ndarray, ...]:
+    """C' = F C + I G, T = tanh C', H' = O T; gates: sigmoid(A) (of G: tanh A), A = X W_ih + H W_hh + b"""
+    if X.dtype.itemsize < 4:
+        return NotImplemented
+    n, t, i = X.shape
+    h = len(W_hh)
+    gates = empty((4, t, n, h), X.dtype)
+    A = _steps_first(X, reverse).reshape(t * n, i).dot(W_ih)
+    A += b_ih + b_hh
+    A = A.reshape(t, n, 4 * h)
+    Hs, Cs, T = empty((t + 1, n, h), X.dtype), empty((t + 1, n, h), X.dtype), empty((t, n, h), X.dtype)
+    Hs[0], Cs[0] = H, C
+    B, IG = empty((n, 4 * h), X.dtype), empty((n, h), X.dtype)
+    for k in range(t):
+        np.add(_by_gate(A[k]), _by_gate(np.dot(Hs[k], W_hh, out=B)), out=gates[:, k])
+        I, F, G, O = gates[:, k]
+        np.tanh(G, out=G)
+        for S in (gates[:2, k], O):
+            np.negative(S, out=S)
+            np.exp(S, out=S)
+            S += 1
+            np.reciprocal(S, out=S)
+        C = np.multiply(F, Cs[k], out=Cs[k + 1])
+        C += np.multiply(I, G, out=IG)
+        np.multiply(O, np.tanh(C, out=T[k]), out=Hs[k + 1])
+    return _samples_first(Hs[1:], reverse), Hs[t].copy(), Cs[t].copy(), gates, T, Hs[:t], Cs[:t]
+
+
+@quiet
+def lstm_run_backward(
+    dY: np.ndarray,
+    dH: np.ndarray,
+    dC: np.ndarray,
+    X: np.ndarray,
+    W_ih: np.ndarray,
+    W_hh: np.ndarray,
+    gates: np.ndarray,
+    T: np.ndarray,
+    H: np.ndarray,
+    C: np.ndarray,
+    reverse: bool = False,
+) -> tuple[np.ndarray, ...]:
+    """dA = (dC' P_i, dC' P_f, dC' P_g, dH' P_o), where the P come from the forward pass alone."""
+    if X.dtype.itemsize < 4:
+        return NotImplemented
+    t, n, h = T.shape
+    P, Q, dA = empty(gates.shape, X.dtype), empty(T.shape, X.dtype), empty((t, n, 4 * h), X.dtype)
+
+    def part(first: int, last: int) -> None:
+        _local_gradients(*(A[..., first:last, :, :] for A in (gates, T, C, P, Q)))
+
+    threads.share(part, t, -(-_SHARE // max(1, 4 * n * h)))
+    dY, dH, dC = _steps_first(dY, reverse), dH.copy(), dC.copy()
+    through_H = np.empty((n, h), X.dtype)
+    for k in range(t - 1, -1, -1):
+        dH += dY[k]
+        dC += np.multiply(dH, Q[k], out=through_H)
+        by_gate = _by_gate(dA[k])
+        np.multiply(P[:3, k], dC, out=by_gate[:3])
+        np.multiply(P[3, k], dH, out=by_gate[3])
+        np.dot(dA[k], W_hh.T, out=dH)
+        dC *= gates[1, k]
+    dA = dA.reshape(t * n, 4 * h)
+    X = _steps_first(X, reverse)
+    dX = dA.dot(W_ih.T).reshape(X.shape)
+    dW_ih, dW_hh = X.reshape(t * n, X.shape[2]).T.dot(dA), H.reshape(t * n, h).T.dot(dA)
+    return _samples_first(dX, reverse), dH, dC, dW_ih, dW_hh, column_sum(dA)
+
+
+def _local_gradients(gates: np.ndarray, T: np.ndarray, C: np.ndarray, P: np.ndarray, Q: np.ndarray) -> None:
+    """P = (G I (1 - I), C F (1 - F), I (1 - G^2), T O (1 - O)), and Q = O (1 - T^2).   P: (4, t, n, h)"""
+    I, F, G, O = gates
+    P_i, P_f, P_g, P_o = P
+    for S, factor, P_s in ((I, G, P_i), (F, C, P_f), (O, T, P_o)):
+        np.subtract(1, S, out=P_s)
+        P_s *= S
+        P_s *= factor
+    for S, factor, P_s in ((G, I, P_g), (T, O, Q)):
+        np.multiply(S, S, out=P_s)
+        np.subtract(1, P_s, out=P_s)
+        P_s *= factor
+
+
+def _by_gate(W: np.ndarray) -> np.ndarray:
+    """(n, 4 h) -> (4, n, h), a view"""
+    n, width = W.shape
+    return W.reshape(n, 4, width // 4).swapaxes(0, 1)
+
+
+def _steps_first(X: np.ndarray, reverse: bool) -> np.ndarray:
+    """(n, t, d) -> (t, n, d), in the order that the steps are made."""
+    X = X.swapaxes(0, 1)
+    return np.ascontiguousarray(X[::-1] if reverse else X)
+
+
+def _samples_first(Y: np.ndarray, reverse: bool) -> np.ndarray:
+    """The opposite of `_steps_first`."""
+    return np.ascontiguousarray((Y[::-1] if reverse else Y).swapaxes(0, 1))
