@@ -340,7 +340,8 @@ def _judge(net: Any, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray
         raise ShapeError(
             f"a boundary is drawn in the plane: X must be (n, 2) and y (n,), got {X.shape} and {y.shape}"
         )
-    X, y, Z = X.astype("float64"), _labels(y), to_numpy(net.predict(X))
+    X, y = X.astype("float64"), _labels(y)
+    Z = to_numpy(net.predict(X))
     if Z.ndim != 2 or Z.shape[1] < 2 or y.max() >= Z.shape[1]:
         raise ShapeError(
             "a boundary lies between classes: the net must give (n, c), c >= 2 and more than the largest "
