@@ -7,7 +7,6 @@ state of the two: rnn (H), lstm (H and C), gru (H). It returns that state, and w
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from deepcore.backends.registry import array_namespace
@@ -153,10 +152,10 @@ class Cell(NamedTuple):
 
     gates: int
     states: int
-    forward: Callable[..., Any] | None = None
-    backward: Callable[..., Any] | None = None
-    run: Callable[..., Any] | None = None
-    run_backward: Callable[..., Any] | None = None
+    forward: Any = None
+    backward: Any = None
+    run: Any = None
+    run_backward: Any = None
 
 
 RNN = Cell(1, 1, rnn, rnn_backward)
@@ -205,8 +204,8 @@ def recur_backward(
     xp = array_namespace(dY)
     W_ih, W_hh, _, _ = weights
     if cell.run_backward is not None:
-        dX, *dState, dW_ih, dW_hh, db = cell.run_backward(dY, *dState, X, W_ih, W_hh, *tape, reverse)
-        return dX, tuple(dState), (dW_ih, dW_hh, db, db)
+        dX, *dFirst, dW_ih, dW_hh, db = cell.run_backward(dY, *dState, X, W_ih, W_hh, *tape, reverse)
+        return dX, tuple(dFirst), (dW_ih, dW_hh, db, db)
     dAs, dBs = [], []
     (dH,) = dState
     for step, (_, after) in zip(_steps(X, not reverse), reversed(tape), strict=True):

@@ -129,12 +129,12 @@ def test_batch_norm(_, place, offset, shape):
 
 def test_batch_norm_whose_first_samples_are_far_from_the_others():
     """A mean of some samples is what the others are measured from."""
-    X = np.random.default_rng(0).standard_normal((100, 8, 40, 40), "float32")
-    X[20:] += 1e5
+    X = np.random.default_rng(0).standard_normal((1000, 4, 32, 32), "float32")
+    X[4:] += 1e3
     right, _, _ = standardised(X, (0, 2, 3))
-    ones = np.ones((1, 8, 1, 1), "float32")
+    ones = np.ones((1, 4, 1, 1), "float32")
     Y, *_ = norm.batch_norm(X, ones, 0 * ones, 1e-5)
-    assert np.abs(Y - right).max() <= 2e-6
+    assert np.abs(Y - right).max() <= 3e-7 * np.abs(right).max()
 
 
 @places

@@ -137,7 +137,7 @@ def test_many_blocks_of_images():
 @pytest.mark.parametrize("pads", [((1, 1), (1, 1)), ((0, 0), (2, 1)), ((3, 0), (0, 2))], ids=str)
 def test_winograd_is_the_same_sum(images, sizes, pads, monkeypatch):
     """Tiles that stick out, images that fill no block, any padding; in one thread and in several."""
-    X, W, b, (stride, _, *rest) = arrays((images, 32, *sizes), (48, 3, 3), 1, (0, 0), 1, 1)
+    X, W, b, (stride, _, *rest) = arrays((images, 48, *sizes), (52, 3, 3), 1, (0, 0), 1, 1)
     geometry = (stride, pads, *rest)
     exact = forward_and_backward(X, W, b, geometry)
     used = []
@@ -154,7 +154,7 @@ def test_winograd_is_the_same_sum(images, sizes, pads, monkeypatch):
 
 
 def test_winograd_spreads_what_is_not_finite():
-    X, W, _, geometry = arrays((1, 32, 12, 12), (32, 3, 3), 1, (1, 1), 1, 1, dtype=np.float32)
+    X, W, _, geometry = arrays((1, 48, 12, 12), (48, 3, 3), 1, (1, 1), 1, 1, dtype=np.float32)
     X[0, 3, 5, 5] = np.inf
     Y = ops.conv(X, W, None, *geometry)
     assert not np.any(np.isfinite(Y[:, :, 4:7, 4:7]))
@@ -270,8 +270,9 @@ def test_bias_gradient_is_accurate():
         assert np.max(np.abs(channel_sum(dY) / exact - 1)) < 2e-7
 
 
-def test_float32_is_as_accurate_as_torch(torch):
-    case = (8, 32, 20, 20), (32, 3, 3), 1, (1, 1), 1, 1
+@pytest.mark.parametrize("channels", [32, 64, 256])
+def test_float32_is_as_accurate_as_torch(torch, channels):
+    case = (8, channels, 20, 20), (channels, 3, 3), 1, (1, 1), 1, 1
     exact = forward_and_backward(*arrays(*case))
     ours = forward_and_backward(*arrays(*case, dtype=np.float32))
     for A, B in zip(ours, exact, strict=True):

@@ -20,7 +20,7 @@ from deepcore.backends.numpy.reduce import last_sum
 from deepcore.shapes import Padding, conv_output_shape, window_span
 
 _BLOCK = 1 << 19  # bytes of columns at a time: well inside a core's second-level cache
-_ADDED = 1 << 21  # where they are added: more at a time, in fewer calls
+_ADDED = 1 << 22  # where they are added: more at a time, in fewer calls
 _SHARE = 1 << 21  # bytes of columns that are worth a thread
 
 
@@ -103,7 +103,7 @@ def conv_dW(
                 dW_row[: len(dY_block)] += product
         return dW.sum(axis=1, dtype=np.float64)
 
-    dW = sum(threads.share(part, len(dY), columns.least))
+    dW = threads.total(part, len(dY), columns.least)
     return columns.kernels(dW.astype(X.dtype))
 
 
@@ -114,8 +114,8 @@ def channel_sum(dY: np.ndarray) -> np.ndarray:
     n, f, *out = dY.shape
     rows = np.ascontiguousarray(dY).reshape(n, f, math.prod(out))
     least = -(-_SHARE // max(1, rows[0].nbytes)) if n else 1
-    sums = threads.share(lambda a, b: last_sum(rows[a:b]).sum(axis=0, dtype=np.float64), n, least)
-    return sum(sums).astype(dY.dtype).reshape(1, f, *(1 for _ in out))
+    sums = threads.total(lambda a, b: last_sum(rows[a:b]).sum(axis=0, dtype=np.float64), n, least)
+    return sums.astype(dY.dtype).reshape(1, f, *(1 for _ in out))
 
 
 @quiet
@@ -214,7 +214,7 @@ def join(phases: np.ndarray, padding: Padding, dX: np.ndarray) -> None:
         for i, s, (before, _), size in zip(phase, stride, padding, dX.shape[2:], strict=True):
             start = (i - before) % s
             first = (start + before) // s
-            inside.append(slice(first, first + max(0, -(-(size - start) // s))))
+            inside.append(slice(first, first - (start - size) // s))
             image.append(slice(start, None, s))
         dX[(..., *image)] = phases[(*phase, ..., *inside)].swapaxes(0, 1)
 
@@ -272,7 +272,7 @@ class Columns:
             padded[:m][self.inside] = self.X[images]
             copies[:m] = windows[:m]
             matrix = copies[:m].reshape(m, self.groups, self.height, math.prod(self.room[-len(axes) :]))
-            yield images, [matrix[..., start : start + self.places] for start in starts]
+            yield images, [matrix[..., begin : begin + self.places] for begin in starts]
 
     def matrices(self, W: np.ndarray) -> np.ndarray:
         """(f, c/g, *kernel) -> (products, g, f/g, height)"""

@@ -17,7 +17,9 @@ from deepcore.backends.numpy.reduce import last_sum
 
 _BLOCK = 131072  # elements
 Block = tuple[slice, ...]  # what indexes it
-_NEGLIGIBLE = 1e-7  # of 1, the size of H
+_SOME = 16384  # elements whose mean is near that of all
+_FEW_PLACES = 256
+_NEGLIGIBLE = 3e-7  # of 1, the size of H
 _ROWS = 16  # so few are added one after the other in float32
 _quiet = np.errstate(over="ignore", invalid="ignore")  # an overflow shows in the result
 
@@ -35,48 +37,48 @@ def batch_norm(
     if X.dtype.itemsize < 4:
         return NotImplemented
     x, n = _flat(X), _count(X)
-    some = x[next(_blocks(x), ...)]
-    m = _column(_sums(some) / _count(some), x).astype(x.dtype)
+    some = x[: max(1, _SOME // max(1, X[:1].size))]
+    m = (_sums(some) / _count(some)).astype(x.dtype)
     mean_D, mean_square = _moments(x, m, n)
     if np.any(5 * mean_D * mean_D > 4 * mean_square):  # far from the others: var would lose digits
-        m = (m + _column(mean_D, x)).astype(x.dtype)
+        m = (m + mean_D).astype(x.dtype)
         mean_D, mean_square = _moments(x, m, n)
 
-    var = _column(mean_square - mean_D * mean_D, x)
-    mean = m + _column(mean_D, x)
-    m = mean.astype(x.dtype)
-    r = 1 / np.sqrt(var + epsilon)
+    mean, var = m + mean_D, mean_square - mean_D * mean_D
+    m, r = mean.astype(x.dtype), 1 / np.sqrt(var + epsilon)
     lost = np.where(np.abs((mean - m) * r) < _NEGLIGIBLE, 0, mean - m).astype(x.dtype)  # by rounding the mean
     r, exact = r.astype(x.dtype), not lost.any()
-    gamma, beta = gamma.reshape(r.shape), beta.reshape(r.shape)
+    m_column, lost, r_column = (_column(statistic, x) for statistic in (m, lost, r))
+    gamma_column, beta_column = _column(gamma, x), _column(beta, x)
     H, Y = empty_like(x), empty_like(x)
 
     def part(blocks: list[Block]) -> None:
         for block in blocks:
-            h = np.subtract(x[block], m, out=H[block])
+            h = np.subtract(x[block], m_column, out=H[block])
             if not exact:
                 h -= lost
-            h *= r
-            y = np.multiply(h, gamma, out=Y[block])
-            y += beta
+            h *= r_column
+            y = np.multiply(h, gamma_column, out=Y[block])
+            y += beta_column
 
     _share(part, x)
-    shape = (1, X.shape[1]) + (1,) * (X.ndim - 2)
-    mean, var = mean.astype(x.dtype).reshape(shape), var.astype(x.dtype).reshape(shape)
-    return Y.reshape(X.shape), H.reshape(X.shape), r.reshape(shape), mean, var
+    mean, var = mean.astype(x.dtype), var.astype(x.dtype)
+    r, mean, var = (statistic.reshape(gamma.shape) for statistic in (r, mean, var))
+    return Y.reshape(X.shape), H.reshape(X.shape), r, mean, var
 
 
 def _moments(x: np.ndarray, m: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """The means of D = x - m and of D^2 over each channel, (C,), in float64."""
+    column = _column(m, x)
 
     def part(blocks: list[Block]) -> np.ndarray:
         total = np.zeros((2, x.shape[1]))
         for block in blocks:
-            D = x[block] - m
+            D = x[block] - column
             total += _sums(D), _sums(D, D)
         return total
 
-    mean_D, mean_square = sum(_share(part, x)) / n
+    mean_D, mean_square = _share(part, x, threads.total) / n
     return mean_D, mean_square
 
 
@@ -89,8 +91,7 @@ def batch_norm_backward(
         return NotImplemented
     dy, h, n = _flat(dY), _flat(H), _count(dY)
     dgamma, dbeta = _sums_of(dy, h)
-    mean_hdy = _column(dgamma / n, dy).astype(dy.dtype)
-    mean_dy = _column(dbeta / n, dy).astype(dy.dtype)
+    mean_hdy, mean_dy = (_column((total / n).astype(dy.dtype), dy) for total in (dgamma, dbeta))
     scale = _column(gamma * r, dy)
     dX = empty_like(dy)
 
@@ -231,8 +232,14 @@ def _flat(X: np.ndarray) -> np.ndarray:
 
 
 def _column(statistic: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """One number a channel, in the shape that broadcasts against x."""
-    return statistic.reshape((-1,) + (1,) * (x.ndim - 2))
+    """One number a channel, in a shape that broadcasts against x: for few places one for each of them.
+
+    NumPy then goes through all channels at a stretch, and not anew for each.
+    """
+    if x.ndim == 2:
+        return statistic.reshape(-1)
+    C, S = x.shape[1:]
+    return statistic.reshape(C, 1) if S > _FEW_PLACES else np.repeat(statistic, S).reshape(C, S)
 
 
 def _like(gamma: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -245,16 +252,18 @@ def _count(X: np.ndarray) -> int:
     return max(1, X.size // max(1, X.shape[1]))
 
 
-def _share(part: Callable[[list[Block]], Any], x: np.ndarray) -> list[Any]:
-    """What a function of some of x's blocks returns, in each thread."""
+def _share(
+    part: Callable[[list[Block]], Any], x: np.ndarray, share: Callable[..., Any] = threads.share
+) -> Any:
+    """A function of some of x's blocks, in each thread."""
     blocks = list(_blocks(x))
-    return threads.share(lambda first, last: part(blocks[first:last]), len(blocks))
+    return share(lambda first, last: part(blocks[first:last]), len(blocks))
 
 
 def _blocks(x: np.ndarray) -> Iterator[Block]:
     """Parts of x of about 131072 elements, with all channels."""
     N, C, S = (*x.shape, 1)[:3]
-    places = max(256, _BLOCK // max(1, C))
+    places = max(_FEW_PLACES, _BLOCK // max(1, C))
     samples = max(1, _BLOCK // max(1, C * min(S, places)))
     for i in range(0, N, samples):
         for j in range(0, S, places):
@@ -270,7 +279,7 @@ def _sums_of(dy: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             total += _sums(h[block], dy[block]), _sums(dy[block])
         return total
 
-    dgamma, dbeta = sum(_share(part, dy))
+    dgamma, dbeta = _share(part, dy, threads.total)
     return dgamma, dbeta
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from deepcore.backends.numpy.conv import place_inside, quiet
+from deepcore.backends.numpy.memory import empty
 from deepcore.shapes import Padding, Windows, pool_output_shape, window_slices
 
 
@@ -24,10 +25,13 @@ def max_pool(
     index[...] = first_inside(kernel, stride, padding, shape[2:])
     for k, position in enumerate(others, start=1):
         A = np.ascontiguousarray(X[position])
-        better = (A > Y) | (A != A)  # NaN too
+        better = (A > Y).view(np.uint8)
         np.maximum(Y, A, out=Y)
         # k only grows: the maximum of the winners' k is the last winner's
         np.maximum(index, np.multiply(better, k, dtype=index.dtype), out=index)
+    if np.isnan(Y).any():  # each NaN is better than what came before
+        for k, position in enumerate([first, *others]):
+            index[np.isnan(X[position])] = k
     return Y, index
 
 
@@ -64,11 +68,14 @@ def max_pool_backward(
     n, c, *sizes = shape
     inside, padded_sizes = place_inside(sizes, padding)
     wide = np.ascontiguousarray(dY, np.promote_types(dY.dtype, np.float32))
-    bits = wide.view(f"u{wide.itemsize}")
-    dX = np.zeros((n, c, *padded_sizes), wide.dtype)
+    bits = wide.view(f"i{wide.itemsize}")
+    dX = empty((n, c, *padded_sizes), wide.dtype)
     overlap = any(k > s for k, s in zip(kernel, stride, strict=True))
+    if overlap or [k * o for k, o in zip(kernel, dY.shape[2:], strict=True)] != padded_sizes:
+        dX[...] = 0  # else all of it is written below
     for k, position in enumerate(window_slices(kernel, stride, (1,) * len(kernel), dY.shape[2:])):
-        won = (bits * (index == k)).view(wide.dtype)  # of integers, as 0 NaN would be NaN
+        all_ones = np.negative((index == k).view(np.int8)).astype(bits.dtype)  # -1 where it has won
+        won = np.bitwise_and(bits, all_ones, out=all_ones).view(wide.dtype)  # as 0 NaN would be NaN
         if overlap:
             dX[position] += won
         else:
