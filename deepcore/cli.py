@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,9 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Returns 0, or 1 if a benchmark failed or the doctor found something, 2 if the user has to change
-    something, 130 if interrupted.
+    something, 130 if interrupted, 141 if nobody reads the output any more.
     """
     parser = _parser()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks the letters of a class name
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as done:  # --help and --version, or an error that argparse has printed
@@ -79,7 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     try:
-        return arguments.run(arguments)
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader has seen enough: head, or a pager that was left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python can flush at its end
+        return 141  # as of a program that SIGPIPE has ended
     except (DeepcoreError, OSError) as error:
         print(f"deepcore {arguments.command}: {error}", file=sys.stderr)
         return 2
@@ -105,27 +114,35 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_predict(commands)
     _add_convert(commands)
-    about = "what deepcore runs on: versions, machine, backends"
-    commands.add_parser("info", help=about, description=about).set_defaults(run=_info)
+    _add(commands, "info", _info, "what deepcore runs on: versions, machine, backends")
     _add_bench(commands)
     _add_explain(commands)
     _add_doctor(commands)
     return parser
 
 
+def _add(commands: Any, name: str, run: Any, about: str, description: str | None = None) -> Any:
+    """A command; returns what adds an argument to it."""
+    layout = argparse.RawDescriptionHelpFormatter if description else argparse.HelpFormatter
+    command = commands.add_parser(name, help=about, description=description or about, formatter_class=layout)
+    command.set_defaults(run=run)
+    return command.add_argument
+
+
+def _add_backend(add: Any) -> None:
+    add("--backend", metavar="NAME", help="array library (default: $DEEPCORE_BACKEND, or numpy)")
+
+
+def _add_size(add: Any) -> None:
+    add("--size", type=_count, metavar="N", help="resize the images of a FOLDER to N x N pixels")
+
+
 def _add_train(commands: Any) -> None:
-    train = commands.add_parser(
-        "train",
-        help="train a small net on a data set",
-        description=_ABOUT_TRAIN,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    train.set_defaults(run=_train)
-    add = train.add_argument
+    add = _add(commands, "train", _train, "train a small net on a data set", _ABOUT_TRAIN)
     add(
         "--data", default="ring", metavar="NAME|PATH", help="ring, digits, FILE.npz or FOLDER (default: ring)"
     )
-    add("--backend", metavar="NAME", help="array library (default: $DEEPCORE_BACKEND, or numpy)")
+    _add_backend(add)
     add("--epochs", type=_count, metavar="N", help="passes over the data (default: 100, for images 5)")
     add(
         "--lr",
@@ -135,7 +152,7 @@ def _add_train(commands: Any) -> None:
     )
     add("--batch-size", type=_count, metavar="N", help="samples a step (default: 32)")
     add("--seed", type=_seed, metavar="N", help="of all that is random (default: 0)")
-    add("--size", type=_count, metavar="N", help="resize the images of a FOLDER to N x N pixels")
+    _add_size(add)
     add("--save", type=Path, metavar="FILE", help="write the trained net to FILE")
     add("--checkpoint", type=Path, metavar="FILE", help="write after each epoch what going on needs to FILE")
     add("--resume", type=Path, metavar="FILE", help="go on from such a file; --epochs is the total")
@@ -149,14 +166,7 @@ def _add_train(commands: Any) -> None:
 
 
 def _add_predict(commands: Any) -> None:
-    command = commands.add_parser(
-        "predict",
-        help="what a saved net says of samples",
-        description=_ABOUT_PREDICT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.set_defaults(run=_predict)
-    add = command.add_argument
+    add = _add(commands, "predict", _predict, "what a saved net says of samples", _ABOUT_PREDICT)
     add("net", type=Path, metavar="NET")
     add("data", metavar="DATA")
     add(
@@ -168,19 +178,13 @@ def _add_predict(commands: Any) -> None:
     )
     add("--out", type=Path, metavar="FILE", help="write to FILE: an array if it ends in .npy, else lines")
     add("--batch-size", type=_count, metavar="N", help="samples at a time (default: 256)")
-    add("--size", type=_count, metavar="N", help="resize the images of a FOLDER to N x N pixels")
-    add("--backend", metavar="NAME", help="array library (default: $DEEPCORE_BACKEND, or numpy)")
+    _add_size(add)
+    _add_backend(add)
 
 
 def _add_convert(commands: Any) -> None:
-    command = commands.add_parser(
-        "convert",
-        help="bring a net into another kind of file: ONNX, torch's, Python",
-        description=_ABOUT_CONVERT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.set_defaults(run=_convert)
-    add = command.add_argument
+    about = "bring a net into another kind of file: ONNX, torch's, Python"
+    add = _add(commands, "convert", _convert, about, _ABOUT_CONVERT)
     add("source", type=Path, metavar="SOURCE")
     add("target", type=Path, metavar="TARGET")
     add("--net", type=Path, metavar="FILE", help="the net that weights alone are for")
@@ -194,9 +198,7 @@ def _add_convert(commands: Any) -> None:
 
 def _add_bench(commands: Any) -> None:
     about = "time the kernels on every backend, native beside reference, against the machine's limit"
-    command = commands.add_parser("bench", help=about, description=about)
-    command.set_defaults(run=_bench)
-    add = command.add_argument
+    add = _add(commands, "bench", _bench, about)
     add(
         "--backend",
         nargs="+",
@@ -216,24 +218,19 @@ def _add_bench(commands: Any) -> None:
 
 def _add_explain(commands: Any) -> None:
     about = "tell one training step layer by layer: formulas, shapes, gradients"
-    command = _add_on_data(commands, "explain", about, _ABOUT_EXPLAIN)
-    command.set_defaults(run=_explain)
-    add = command.add_argument
+    add = _add(commands, "explain", _explain, about, _ABOUT_EXPLAIN)
+    _add_net_and_data(add)
     add("--samples", type=_count, default=32, metavar="N", help="how many samples (default: 32)")
     add("--html", type=Path, metavar="FILE", help="write a page to FILE, instead of text")
 
 
 def _add_doctor(commands: Any) -> None:
     about = "look for the usual faults of a net and its data"
-    _add_on_data(commands, "doctor", about, _ABOUT_DOCTOR).set_defaults(run=_doctor)
+    _add_net_and_data(_add(commands, "doctor", _doctor, about, _ABOUT_DOCTOR))
 
 
-def _add_on_data(commands: Any, name: str, about: str, description: str) -> Any:
-    """A command that looks at a net and a data set."""
-    command = commands.add_parser(
-        name, help=about, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = command.add_argument
+def _add_net_and_data(add: Any) -> None:
+    """The arguments of a command that looks at a net and a data set."""
     add("--data", default="ring", metavar="NAME|PATH", help="as for train (default: ring)")
     add(
         "--load",
@@ -242,10 +239,9 @@ def _add_on_data(commands: Any, name: str, about: str, description: str) -> Any:
         metavar="FILE",
         help="the net that was saved to FILE (default: a new one)",
     )
-    add("--backend", metavar="NAME", help="array library (default: $DEEPCORE_BACKEND, or numpy)")
+    _add_backend(add)
     add("--seed", type=_seed, default=0, metavar="N", help="of the new net's weights (default: 0)")
-    add("--size", type=_count, metavar="N", help="resize the images of a FOLDER to N x N pixels")
-    return command
+    _add_size(add)
 
 
 def _count(text: str) -> int:

@@ -201,13 +201,16 @@ class Net(Composition):
         """Path -> a copy of each weight, then of each buffer: {"layers.0.W": ...}."""
         return state.state_dict(self)
 
-    def load_state_dict(self, weights: Mapping[str, Any], strict: bool = True) -> None:
+    def load_state_dict(
+        self, weights: Mapping[str, Any], strict: bool = True, *, allow_nan: bool = False
+    ) -> None:
         """Replace weights and buffers by copies of those in a dict, all of them or none.
 
         strict: whether the paths must be those of the net; else missing and extra ones are passed over.
+        allow_nan: whether arrays may hold NaN.
         Raises one CheckpointError that lists all that is missing, extra, or of another shape or dtype.
         """
-        state.load_state_dict(self, weights, strict)
+        state.load_state_dict(self, weights, strict, allow_nan=allow_nan)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write architecture, weights and buffers to a file in the safetensors format.
@@ -220,14 +223,15 @@ class Net(Composition):
         save(self, path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Any:
+    def load(cls, path: str | os.PathLike[str], *, allow_nan: bool = False) -> Any:
         """The net that `save` wrote, on the selected backend. No code from the file is run.
 
+        allow_nan: whether weights may be NaN.
         Raises CheckpointError for a damaged file or an unknown class, OSError if there is no file.
         """
         from deepcore.io.net_file import load
 
-        return load(path)
+        return load(path, allow_nan=allow_nan)
 
     def to_python(self, path: str | os.PathLike[str]) -> None:
         """Write the net as one Python file that needs NumPy alone, weights included: `predict(X)`.

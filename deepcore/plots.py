@@ -13,7 +13,7 @@ from deepcore.backends.select import is_floating, to_numpy
 from deepcore.core.function import Function
 from deepcore.core.parameters import find_parameters, functions
 from deepcore.diagnose.watch import Call, Pass, need_loss, norm, watched_pass
-from deepcore.errors import ArgumentError, ShapeError, UnsupportedError
+from deepcore.errors import ArgumentError, LabelError, ShapeError, UnsupportedError
 from deepcore.layers.conv import Conv2D
 
 # Okabe and Ito's colours, which the colour-blind can tell apart
@@ -65,7 +65,7 @@ def decision_boundary(
         if ahead.min() < 0 < ahead.max():
             axes.contour(x1, x2, ahead, levels=[0], colors=_INK, linewidths=1.2)
     size = float(np.clip(6400 / len(X), 4, 32))
-    names = class_names or [f"class {k}" for k in range(len(colours))]
+    names = _names(class_names, len(colours)) or [f"class {k}" for k in range(len(colours))]
     for these, rim, width in ((~wrong, "white", 0.12), (wrong, _INK, 0.28)):  # width: of the rim, in radii
         for k, (colour, name) in enumerate(zip(colours, names, strict=True)):
             label = name if rim == "white" else None
@@ -103,7 +103,7 @@ def draw_boundary(
     page[row, column] = np.array(list(_POINTS))[y % len(_POINTS)]
     page[row[wrong], column[wrong]] = _WRONG
     lines = ["".join(line) for line in page[::-1]]  # upwards on paper, downwards in a terminal
-    names = class_names or [f"class {k}" for k in range(Z.shape[-1])]
+    names = _names(class_names, Z.shape[-1]) or [f"class {k}" for k in range(Z.shape[-1])]
     return "\n".join([*lines, *_caption(low, high, names, bool(wrong.any()))])
 
 
@@ -147,17 +147,18 @@ def confusion_matrix(
     Row k, column j: how many samples of class k the net takes for class j; tinted by their share of the row.
     Raises ShapeError unless there is one label for each sample, UnsupportedError without matplotlib.
     """
-    y = to_numpy(y).reshape(-1).astype("int64")
+    y = to_numpy(y).reshape(-1)
     Z = to_numpy(net.predict(X))
     if Z.ndim != 2 or len(Z) != len(y) or not len(y):
         raise ShapeError(
             f"confusion_matrix: wanted outputs (n, c) and labels (n,), got {Z.shape} and {y.shape}"
         )
+    y = _labels(y)
     c = max(Z.shape[1], int(y.max()) + 1)
     counts = np.zeros((c, c), dtype="int64")
     np.add.at(counts, (y, Z.argmax(axis=1)), 1)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = list(class_names or map(str, range(c)))
+    names = _names(class_names, c) or [str(k) for k in range(c)]
 
     side = float(np.clip(0.45 * c, 2.6, 12))
     figure = _figure(side + 1.2, side + 1.0)
@@ -339,8 +340,35 @@ def _judge(net: Any, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray
         raise ShapeError(
             f"a boundary is drawn in the plane: X must be (n, 2) and y (n,), got {X.shape} and {y.shape}"
         )
-    X, y = X.astype("float64"), y.astype("int64")
-    return X, y, to_numpy(net.predict(X)).argmax(axis=1) != y
+    X, y = X.astype("float64"), _labels(y)
+    Z = to_numpy(net.predict(X))
+    if Z.ndim != 2 or Z.shape[1] < 2 or y.max() >= Z.shape[1]:
+        raise ShapeError(
+            "a boundary lies between classes: the net must give (n, c), c >= 2 and more than the largest "
+            f"label, {y.max()}, got {Z.shape}"
+        )
+    if not np.isfinite(X).all():
+        raise ArgumentError(
+            "a boundary is drawn around the data: X holds NaN or inf; leave these samples out"
+        )
+    return X, y, Z.argmax(axis=1) != y
+
+
+def _labels(y: np.ndarray) -> np.ndarray:
+    """y as int64. Raises LabelError unless all are whole numbers, 0 or more."""
+    good = (y >= 0) & (y == np.floor(y)) if y.dtype.kind in "biuf" else np.zeros(len(y), bool)
+    if not good.all():
+        row = int(good.argmin())
+        raise LabelError(f"labels must be whole numbers, 0 or more, got {y[row]} in row {row}")
+    return y.astype("int64")
+
+
+def _names(class_names: Sequence[str] | None, c: int) -> list[str]:
+    """The names of c classes; none if none are given. Raises ArgumentError for another number of them."""
+    names = list(class_names or ())
+    if names and len(names) != c:
+        raise ArgumentError(f"class_names: wanted one for each of {c} classes, got {len(names)}")
+    return names
 
 
 def _window(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -392,10 +420,18 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """Raise ArgumentError for an ending that no picture has, UnsupportedError without matplotlib."""
+    known = _figure(1, 1).canvas.get_supported_filetypes()
+    ending = os.path.splitext(path)[1].removeprefix(".")
+    if ending and ending.lower() not in known:
+        raise ArgumentError(
+            f"{os.fspath(path)}: no picture can have the ending .{ending}; take .png, .svg or .pdf"
+        )
+
+
 def _saved(figure: Any, path: str | os.PathLike[str] | None) -> Any:
     if path is not None:
-        try:
-            figure.savefig(path, dpi=150, bbox_inches="tight")
-        except ValueError as error:  # an ending that matplotlib does not know
-            raise ArgumentError(f"{path}: {error}") from error
+        check_picture(path)
+        figure.savefig(path, dpi=150, bbox_inches="tight")
     return figure

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import deepcore as dc
-from deepcore.errors import ArgumentError, ShapeError, UnsupportedError
+from deepcore import Linear, Net
+from deepcore.errors import ArgumentError, LabelError, ShapeError, UnsupportedError
 from deepcore.plots import (
     activations,
     confusion_matrix,
@@ -72,8 +73,21 @@ class TestDecisionBoundary:
             net = dc.Net([dc.Linear(2, 2)])
         decision_boundary(net, X, y)
 
+    def test_what_has_no_boundary(self):
+        X, y = np.zeros((4, 2)), np.array([0, 1, 0, 1])
+        with pytest.raises(ShapeError, match=r"the net must give \(n, c\), c >= 2 .* got \(4, 1\)"):
+            decision_boundary(Net([Linear(2, 1)]), X, y)
+        with pytest.raises(ShapeError, match=r"more than the largest label, 5, got \(4, 2\)"):
+            decision_boundary(Net([Linear(2, 2)]), X, 5 * y)
+        with pytest.raises(LabelError, match="whole numbers, 0 or more, got 0.5 in row 1"):
+            decision_boundary(Net([Linear(2, 2)]), X, y / 2)
+        with pytest.raises(ArgumentError, match="X holds NaN or inf"):
+            decision_boundary(Net([Linear(2, 2)]), X + np.nan, y)
+        with pytest.raises(ArgumentError, match="class_names: wanted one for each of 2 classes, got 1"):
+            decision_boundary(Net([Linear(2, 2)]), X, y, class_names=["ring"])
+
     def test_an_unknown_ending(self, tmp_path):
-        with pytest.raises(ArgumentError, match=r"a.xyz: .*[Ff]ormat"):
+        with pytest.raises(ArgumentError, match=r"a.xyz: no picture can have the ending .xyz"):
             decision_boundary(Sides(), X, y, tmp_path / "a.xyz")
 
 
@@ -177,6 +191,18 @@ class TestConfusionMatrix:
     def test_all_samples_count(self):
         (axes,) = confusion_matrix(Sides(), X[[0, 0, 0, 1]], y[[0, 0, 0, 1]]).axes
         assert [text.get_text() for text in axes.texts] == ["3", "0", "0", "1"]
+
+    def test_labels_that_are_none(self):
+        X, net = np.zeros((2, 2)), Net([Linear(2, 3)])
+        for wrong, told in (
+            ([0, -1], "-1 in row 1"),
+            ([0.5, 1.0], "0.5 in row 0"),
+            ([1.0, np.nan], "nan in row 1"),
+        ):
+            with pytest.raises(LabelError, match=f"whole numbers, 0 or more, got {told}"):
+                confusion_matrix(net, X, np.array(wrong))
+        with pytest.raises(ArgumentError, match="class_names: wanted one for each of 3 classes, got 1"):
+            confusion_matrix(net, X, np.array([0, 1]), class_names=["a"])
 
     def test_labels_beyond_the_outputs_and_classes_without_samples(self):
         (axes,) = confusion_matrix(Sides(), X, np.array([0, 3, 3])).axes

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from deepcore import Linear, Net
 from deepcore.commands.nets import Found, holds_weights_alone, load_net
-from deepcore.commands.train import check_folder
 from deepcore.errors import ArgumentError, UnsupportedError
 from deepcore.io import safetensors
 from deepcore.io.net_file import save as save_net
@@ -26,7 +25,7 @@ def convert(source: Path, target: Path, net: Path | None = None, input_shape: Sh
     for a net or a file that can't be converted; OSError.
     """
     _check(source, target, input_shape)
-    check_folder("TARGET", target)
+    safetensors.check_place("TARGET", target)
     found = _read(source, net)
     _WRITERS[target.suffix](found, target, input_shape)
     print(f"{target}: {_WHAT[target.suffix]}")

@@ -9,11 +9,12 @@ from typing import Any
 import deepcore as dc
 from deepcore import CrossEntropyLoss, Net
 from deepcore.commands.nets import load_net
-from deepcore.commands.train import check_folder, new_layers
+from deepcore.commands.train import new_layers
 from deepcore.data.prepare import column_scale, scale_images
 from deepcore.data.sets import load
 from deepcore.diagnose.watch import some_rows
 from deepcore.errors import DeepcoreError
+from deepcore.io.safetensors import check_place
 
 _HEAD = '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>deepcore explain</title>\n'
 
@@ -28,7 +29,8 @@ def explain(
     html: Path | None,
 ) -> None:
     """Tell one training step layer by layer, on the terminal or as a page."""
-    check_folder("--html", html)
+    if html is not None:
+        check_place("--html", html)
     with dc.use_backend(backend) if backend else contextlib.nullcontext():
         model, X, y = _net_and_data(data, net, seed, size)
         found = model.explain(*some_rows(X, y, samples))

@@ -8,10 +8,9 @@ from typing import NamedTuple
 from deepcore import Net
 from deepcore.errors import ArgumentError, CheckpointError
 from deepcore.io import safetensors
-from deepcore.io.checkpoint import KEY as CHECKPOINT
 from deepcore.io.checkpoint import load_checkpoint
+from deepcore.io.net_file import CHECKPOINT, load, read_class_names
 from deepcore.io.net_file import KEY as NET
-from deepcore.io.net_file import load, read_class_names
 from deepcore.io.onnx_read import load_onnx
 
 

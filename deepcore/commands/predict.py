@@ -16,12 +16,11 @@ import deepcore as dc
 from deepcore import CrossEntropyLoss, MultiMarginLoss, Net, NLLLoss
 from deepcore.backends.select import dtype_name, is_floating
 from deepcore.commands.nets import load_net
-from deepcore.commands.train import check_folder
 from deepcore.core.function import input_dtype
 from deepcore.data.prepare import scale_images
 from deepcore.data.samples import read_samples
 from deepcore.errors import ArgumentError
-from deepcore.io.safetensors import replacing
+from deepcore.io.safetensors import check_place, replacing
 from deepcore.train.predict import probabilities
 
 FORMS = ("labels", "probabilities", "raw")
@@ -41,7 +40,8 @@ def predict(
 
     form: one of FORMS; None: labels for a net whose loss takes labels, else raw outputs
     """
-    check_folder("--out", out)
+    if out is not None:
+        check_place("--out", out)
     with dc.use_backend(backend) if backend else contextlib.nullcontext(), np.errstate(all="ignore"):
         model, class_names = load_net(net)
         X, names = read_samples(data, size)

@@ -17,7 +17,8 @@ from deepcore.data.prepare import column_scale, scale_images, split
 from deepcore.data.sets import DataSet, load
 from deepcore.errors import ArgumentError, UnsupportedError
 from deepcore.io.net_file import save as save_net
-from deepcore.plots import decision_boundary, draw_boundary
+from deepcore.io.safetensors import check_place
+from deepcore.plots import check_picture, decision_boundary, draw_boundary
 from deepcore.train.resume import Beginning, beginning
 
 _MOMENTUM = 0.9
@@ -120,18 +121,12 @@ def _check_files(asked: Settings, picture: Path | None) -> None:
     for option, path in files.items():
         if path is None:
             continue
-        if path.is_dir():
-            raise ArgumentError(f"{option}: {str(path)!r} is a folder; name a file")
         if path in taken:
             raise ArgumentError(f"{taken[path]}: {option} goes to {str(path)!r} too; name another file")
-        check_folder(option, path)
+        check_place(option, path)
         taken[path] = option
-
-
-def check_folder(option: str, path: Path | None) -> None:
-    """Raise ArgumentError if there is no folder for that file."""
-    if path is not None and not path.parent.is_dir():
-        raise ArgumentError(f"{option}: there is no folder {str(path.parent)!r}; make it first")
+    if asked.picture:
+        check_picture(asked.picture)
 
 
 # ---- data and net

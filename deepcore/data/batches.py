@@ -55,6 +55,10 @@ def whole(x: Any) -> Any:
 
 def _as_rows(x: Any, name: str) -> Any:
     if isinstance(x, Rows):
+        if not isinstance(getattr(x, "shape", None), tuple):
+            raise DataError(f"{type(x).__name__}: write its shape, (n, ...), as of an array of all samples")
+        if name == "y":
+            raise DTypeError(f"y: wanted an array, got {type(x).__name__}; Rows can be X alone")
         return x
     if not is_array(x):
         if isinstance(x, tuple) and any(map(is_array, x)):
@@ -62,7 +66,7 @@ def _as_rows(x: Any, name: str) -> Any:
                 f"{name}: wanted one array, got a tuple of {len(x)}; make one of them with numpy.stack, "
                 "or call a net of several inputs by hand: net(*inputs), in deepcore.inference() to predict"
             )
-        given, x = x, np.asarray(x)
+        given, x = x, _from_sequence(x, name)
         if x.dtype.kind == "O" and hasattr(given, "columns"):
             x = _from_frame(given, name)
         if x.dtype.kind not in "biufc":
@@ -70,6 +74,19 @@ def _as_rows(x: Any, name: str) -> Any:
     if x.ndim == 0:
         raise DataError(f"{name}: wanted an array with an axis of samples, got a single number")
     return x
+
+
+def _from_sequence(x: Any, name: str) -> np.ndarray:
+    if hasattr(x, "collect"):  # of polars, and others that put their work off
+        raise DTypeError(f"{name}: a {type(x).__name__} has yet to be computed; pass {name}.collect()")
+    if np.ma.is_masked(x):
+        raise DTypeError(f"{name}: its mask would be lost; say what the masked numbers are: x.filled(0)")
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise
+        raise DataError(f"{name}: the samples differ in length or shape; pad the short ones") from None
 
 
 def _from_frame(frame: Any, name: str) -> np.ndarray:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from deepcore.errors import DataError, UnsupportedError
+from deepcore.errors import DataError, MissingDataError, UnsupportedError
+from deepcore.shapes import to_tuple
 
 Size = int | tuple[int, int] | None
 CHANNELS = {"L": 1, "RGB": 3}
@@ -30,6 +31,8 @@ def read_folder(folder: Path, size: Size = None) -> tuple:
 
 def find_images(folder: Path) -> tuple[list[Path], np.ndarray, tuple[str, ...]]:
     """The files of a folder of class folders, the label of each, and the names of the classes."""
+    if not folder.is_dir():
+        raise MissingDataError(f"there is no folder {str(folder)!r}")
     class_folders = sorted(x for x in _visible(folder) if x.is_dir())
     if len(class_folders) < 2:
         raise DataError(
@@ -57,19 +60,18 @@ def read_images(files: Sequence[Path], size: Size = None) -> np.ndarray:
 
 def common_form(files: Sequence[Path], size: Size = None) -> tuple[str, tuple[int, int]]:
     """Pillow's mode, "L" if all images are grey, else "RGB"; and their (height, width), or the given one."""
-    size = (size, size) if isinstance(size, int) else size
     heads = [_head(file) for file in files]
     mode = "L" if all(grey for grey, _ in heads) else "RGB"
+    h, w = heads[0][1] if size is None else to_tuple(size, 2, "images", "size", least=1)
     if size is None:
-        size = h, w = heads[0][1]
         for file, (_, (height, width)) in zip(files, heads, strict=True):
-            if (height, width) != size:
+            if (height, width) != (h, w):
                 raise DataError(
                     f"{file}: is {height} x {width} pixels (height x width), "
                     f"the images before it are {h} x {w}; make them all one size, or resize them "
-                    f"as they are read: size={min(size)}, on the command line --size {min(size)}"
+                    f"as they are read: size={min(h, w)}, on the command line --size {min(h, w)}"
                 )
-    return mode, size
+    return mode, (h, w)
 
 
 def decode(files: Sequence[Path], mode: str, size: tuple[int, int]) -> np.ndarray:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from deepcore.errors import DataError, UnsupportedError
+
 
 class Rows:
     """Samples by number, wherever they come from. Abstract: write `shape` and `read`.
@@ -30,7 +32,7 @@ class Rows:
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """The samples with these numbers."""
-        raise NotImplementedError
+        raise UnsupportedError(f"{type(self).__name__}: write read(rows), which returns the samples rows")
 
     @property
     def ndim(self) -> int:
@@ -41,7 +43,17 @@ class Rows:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """The samples of a slice, or of an array of numbers."""
+        """The samples of a slice, or of an array of numbers; or one sample, by its number.
+
+        Raises DataError unless `read` returns an array of as many samples as it was asked for.
+        """
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
-        return self.read(rows)
+        if hasattr(rows, "__index__") and np.ndim(rows) == 0:
+            return self[np.array([range(len(self))[rows]])][0]
+        X = self.read(rows)
+        if not isinstance(X, np.ndarray) or X.shape[:1] != np.shape(rows):
+            who, n = type(self).__name__, np.size(rows)
+            got = f"an array of shape {X.shape}" if isinstance(X, np.ndarray) else type(X).__name__
+            raise DataError(f"{who}: read must return a NumPy array of {n} samples here, got {got}")
+        return X

@@ -28,8 +28,8 @@ def read_samples(source: str | Path, size: int | tuple[int, int] | None = None) 
 
     FILE.npy   one array (n, ...)
     FILE.npz   its array X, or the only one that it has
-    FILE.csv   a line of numbers for each sample, with commas, semicolons or tabs; a first line that holds
-               other words than numbers is a heading
+    FILE.csv   a line of numbers for each sample, with commas, semicolons or tabs; a first line without any
+               number is a heading
     FOLDER     of images, in it or in the folders inside it: (n, c, h, w) uint8
     "ring", "digits"
 
@@ -111,8 +111,8 @@ def _csv(path: Path) -> np.ndarray:
             lines = csv.reader(file, delimiter=mark)
             for words in lines:
                 numbers = _numbers(words)
-                if numbers is None and lines.line_num == 1:
-                    continue  # the heading
+                if numbers is None and lines.line_num == 1 and not any(_numbers([word]) for word in words):
+                    continue  # the heading; a sample that lacks a number is none
                 if not words:
                     continue
                 if numbers is None or (rows and len(numbers) != len(rows[0])):

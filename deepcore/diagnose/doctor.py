@@ -11,6 +11,7 @@ from deepcore.backends.registry import is_array
 from deepcore.backends.select import to_numpy
 from deepcore.core.net import Composition
 from deepcore.data.batches import Arrays
+from deepcore.data.rows import Rows
 from deepcore.diagnose import data_checks, net_checks
 from deepcore.diagnose.findings import SEVERITIES, Diagnosis, Finding, raised
 from deepcore.diagnose.watch import Call, Pass, some_rows, watched_pass
@@ -24,8 +25,8 @@ def doctor(net: Composition, X: Any, y: Any = None) -> Diagnosis:
     """Examine the net, the data, and one pass of the one through the other.
 
     All of X and y are looked at; at most 256 samples, evenly spaced, go through a copy of the net, forward
-    and backward. The net stays as it is. What a layer raises becomes a finding: the doctor itself raises
-    nothing for a sick net or sick data.
+    and backward, and of data.Rows no others are read. The net stays as it is. What a layer raises becomes a
+    finding: the doctor itself raises nothing for a sick net or sick data.
 
     >>> import numpy as np
     >>> from deepcore.activations import ReLU, Softmax
@@ -51,7 +52,8 @@ def doctor(net: Composition, X: Any, y: Any = None) -> Diagnosis:
 def _examine(net: Composition, X: Any, y: Any) -> Iterator[Finding]:
     try:
         data = Arrays(X, y)
-    except Exception as error:  # ragged lists, texts, two lengths
+        some_X, some_y = some_rows(data.X, data.y, _SAMPLES)
+    except Exception as error:  # ragged lists, texts, two lengths, an image that is damaged
         yield raised("X", error, "the samples can't be put beside their targets")
         return
     if not data.n:
@@ -64,9 +66,8 @@ def _examine(net: Composition, X: Any, y: Any) -> Iterator[Finding]:
     except Exception as error:  # a Function inside itself, two views of one weight
         yield raised("net", error, "so the net can't be trained")
         return
-    host = to_numpy(data.X)
+    host = to_numpy(some_X if isinstance(data.X, Rows) else data.X)
     yield from data_checks.samples(host)
-    some_X, some_y = some_rows(data.X, data.y, _SAMPLES)
     seen = watched_pass(net, some_X, some_y, local=True)
     if isinstance(seen.error, DTypeError) and host.dtype.kind in "biu":
         yield data_checks.integers(host, seen.error)
@@ -91,6 +92,8 @@ def _after_the_pass(seen: Pass, data: Arrays) -> Iterator[Finding]:
         return
     if single and isinstance(net.loss_fn, CrossEntropyLoss):
         yield from net_checks.softmax_twice(root)
+    if single:
+        yield from net_checks.another_loss(root, net.loss_fn)
     yield from net_checks.linear_in_a_row(root)
     if data.n == 1 and seen.error is None:
         yield from net_checks.single_sample(net)

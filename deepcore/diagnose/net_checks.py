@@ -20,6 +20,7 @@ from deepcore.layers.dropout import Dropout
 from deepcore.layers.linear import Linear
 from deepcore.layers.norm import BatchNorm
 from deepcore.layers.shape import Flatten
+from deepcore.losses import BCELoss, BCEWithLogitsLoss, NLLLoss
 
 _ENOUGH = 8  # samples: with fewer, a unit that is off for each of them means nothing
 _DEAD = 0.5  # share of a layer's units; fewer die in many a net that learns well
@@ -112,6 +113,39 @@ def softmax_twice(root: Call) -> Iterator[Finding]:
         )
 
 
+def another_loss(root: Call, loss_fn: Any) -> Iterator[Finding]:
+    """An output in another form than the loss takes: probabilities for logits, or the other way round."""
+    output: Any = root.output
+    last = [call for call in root.leaves() if call.output is output]
+    f, path = (last[-1].function, last[-1].path) if last else (None, "net")
+    if isinstance(loss_fn, BCEWithLogitsLoss) and isinstance(f, Sigmoid):
+        yield Finding(
+            "warning",
+            path,
+            "the net's output is a sigmoid, and BCEWithLogitsLoss applies another",
+            "twice squashed, a probability stays between 0.5 and 0.73: it learns slowly and stays high",
+            "leave the sigmoid out: BCEWithLogitsLoss takes the logits",
+        )
+    elif isinstance(loss_fn, NLLLoss) and isinstance(f, Softmax):
+        yield Finding(
+            "error",
+            path,
+            "the net's output is a softmax, and NLLLoss takes the logarithms of probabilities",
+            "without the logarithm a sure mistake costs hardly more than a faint one",
+            "put LogSoftmax() in its place, or take CrossEntropyLoss of the layer before",
+        )
+    elif isinstance(loss_fn, BCELoss) and not isinstance(loss_fn, BCEWithLogitsLoss):
+        out = to_numpy(output)
+        if np.isfinite(out).all() and not ((out >= 0) & (out <= 1)).all():
+            yield Finding(
+                "error",
+                path,
+                f"BCELoss takes probabilities, and the net gives {out.min():.4g} to {out.max():.4g}",
+                "the logarithm of a negative number is NaN, and so is then every weight",
+                "take BCEWithLogitsLoss, or end the net with Sigmoid()",
+            )
+
+
 def linear_in_a_row(root: Call) -> Iterator[Finding]:
     """Linear maps with no bend between them."""
     before: Call | None = None  # the linear map that the current array comes from
@@ -161,7 +195,7 @@ def not_finite(root: Call, loss: Call | None) -> Iterator[Finding]:
         weights = [name for name, W in call.function._weights.items() if _strange((W,))]
         if any(_strange((x,)) for x in call.inputs):
             why = "its input holds such numbers already" + (": they come from X" if call is calls[0] else "")
-            remedy = "mend X"
+            remedy = "mend y" if call is loss else "mend X"
         elif weights:
             why, remedy = f"its weight {weights[0]} holds such numbers", "make or load the weights anew"
         else:

@@ -15,7 +15,7 @@ from deepcore.core.net import Composition
 from deepcore.core.parameters import functions, walk
 from deepcore.core.random import Generator
 from deepcore.core.record import Staged, modes
-from deepcore.data.batches import Arrays, beside, take_rows
+from deepcore.data.batches import Arrays, beside, take_rows, whole
 from deepcore.errors import StateError, UnsupportedError
 
 
@@ -118,7 +118,8 @@ class _Watcher:
         try:
             W = first_weight(net)
             data = Arrays(X, y)
-            out = net(data.X if W is None else beside(W, data.X))
+            X = whole(data.X)
+            out = net(X if W is None else beside(W, X))
             if net.loss_fn is not None and data.y is not None:
                 net.loss(out, beside(out, data.y))
                 net.backward()
@@ -222,10 +223,10 @@ def _local(call: Call) -> dict[str, Any] | str:
 
 
 def some_rows(X: Any, y: Any, most: int) -> tuple[Any, Any]:
-    """At most so many samples, evenly spaced: data are often sorted by class."""
+    """At most so many samples as arrays, evenly spaced: data are often sorted by class."""
     data = Arrays(X, y)
     if data.n <= most:
-        return data.X, data.y
+        return whole(data.X), data.y
     rows = np.arange(most) * data.n // most
     return take_rows(data.X, rows), None if data.y is None else take_rows(data.y, rows)
 

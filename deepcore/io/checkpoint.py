@@ -21,13 +21,13 @@ from deepcore.backends.registry import is_array
 from deepcore.backends.select import put, selected_backend, to_numpy
 from deepcore.core.function import Function
 from deepcore.core.random import Generator, check_seed, current_generator
-from deepcore.errors import CheckpointError, DeepcoreError, UnsupportedError
+from deepcore.errors import CheckpointError, DeepcoreError, DTypeError, UnsupportedError
 from deepcore.io import safetensors
 from deepcore.io.architecture import build, describe
+from deepcore.io.net_file import CHECKPOINT
 from deepcore.io.state import load_state_dict, state_arrays
 from deepcore.optim import Optimizer
 
-KEY = "deepcore.checkpoint"
 _FORMAT = 1
 _PARTS = ("net", "optimizer", "schedule", "random", "progress", "more")
 
@@ -59,11 +59,12 @@ def save_checkpoint(
 ) -> None:
     """Write a net, its optimizer, a schedule and the random state to one file, to go on from later.
 
-    more: numbers, strings, lists, dicts and arrays to keep beside, such as epoch=3.
+    more: finite numbers, strings, lists, dicts and arrays to keep beside, such as epoch=3.
     The file appears, or takes the place of an older one, when it is complete and on the disk. A schedule
     that is a plain function can't be saved: its place is noted, and it must be passed again.
 
-    Raises UnsupportedError, with the remedy, for what can't be described in a file, OSError.
+    Raises DTypeError for what is no optimizer, UnsupportedError, with the remedy, for what can't be described
+    in a file, OSError.
 
     >>> import os, tempfile
     >>> import deepcore as dc
@@ -73,6 +74,11 @@ def save_checkpoint(
     ...     load_checkpoint(os.path.join(folder, "run.ckpt")).more
     {'epoch': 3}
     """
+    if not isinstance(optimizer, Optimizer):
+        raise DTypeError(
+            f"save_checkpoint: wanted (path, net, optimizer), and got for an optimizer {optimizer!r:.80}; "
+            "a net alone is saved by net.save(path)"
+        )
     write(path, net, optimizer, schedule, current_generator(), {"steps": optimizer.steps}, more)
 
 
@@ -116,9 +122,10 @@ def write(
         text = json.dumps(content, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UnsupportedError(
-            f"save_checkpoint: {error}; pass numbers, strings, lists, dicts with string keys, and arrays"
+            f"save_checkpoint: {error}; pass finite numbers, strings, lists, dicts with string keys, "
+            "and arrays, which may hold NaN and infinity"
         ) from error
-    safetensors.write(path, arrays, {KEY: text})
+    safetensors.write(path, arrays, {CHECKPOINT: text})
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -154,9 +161,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays of a checkpoint, and its content. Raises CheckpointError if a part is missing."""
     arrays, metadata = safetensors.read(path)
-    if KEY not in metadata:
+    if CHECKPOINT not in metadata:
         raise CheckpointError(f"{path}: it is no checkpoint; a net alone loads with deepcore.load(path)")
-    content = safetensors.parse_json(metadata[KEY], "the checkpoint")
+    content = safetensors.parse_json(metadata[CHECKPOINT], "the checkpoint")
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: the checkpoint makes no sense")
     if isinstance(content.get("format"), int) and content["format"] > _FORMAT:

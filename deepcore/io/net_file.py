@@ -14,6 +14,7 @@ from deepcore.errors import CheckpointError, DeepcoreError
 from deepcore.io import safetensors, state
 from deepcore.io.architecture import build, describe
 
+CHECKPOINT = "deepcore.checkpoint"  # of what io/checkpoint.py writes, among the metadata of a file
 KEY = "deepcore"  # of the architecture, among the metadata of a file
 _CLASSES = "deepcore.classes"  # of the names of the classes that the net tells apart, if they were given
 _FORMAT = 1  # counts up when an older deepcore could not read the architecture of a newer one
@@ -84,6 +85,8 @@ def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
 
 def _architecture(metadata: Mapping[str, str]) -> Any:
     """What `describe` said, from the metadata of a file."""
+    if CHECKPOINT in metadata:
+        raise CheckpointError("it is a checkpoint; take the net of deepcore.load_checkpoint(path)")
     if KEY not in metadata:
         raise CheckpointError(
             "it holds arrays but no net; make the net, then: "

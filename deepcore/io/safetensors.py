@@ -14,6 +14,7 @@ have none, and are read without.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -28,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deepcore.backends.base import import_optional
-from deepcore.errors import ArgumentError, CheckpointError, DTypeError, UnsupportedError
+from deepcore.errors import ArgumentError, CheckpointError, DTypeError, MissingDataError, UnsupportedError
 
 _CODES = {
     "float64": "F64",
@@ -161,6 +162,20 @@ def _crc_of_header(entries: list[_Entry], metadata: Mapping[str, str]) -> str:
 # ---- replacing a file, whole or not at all
 
 
+def check_place(who: str, path: str | os.PathLike[str]) -> None:
+    """Raise, before there is anything to write, unless a file can stand at `path`.
+
+    MissingDataError if there is no such folder, ArgumentError if it is a folder itself, PermissionError.
+    """
+    folder, name = os.path.split(os.fspath(path))
+    if not os.path.isdir(folder or "."):
+        raise MissingDataError(f"{who}: there is no folder {folder!r}; make it first")
+    if not name or os.path.isdir(path):
+        raise ArgumentError(f"{who}: {os.fspath(path)!r} is a folder; name a file")
+    if not os.access(path if os.path.exists(path) else folder or ".", os.W_OK):
+        raise PermissionError(errno.EACCES, f"{who}: writing is not allowed there", os.fspath(path))
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BufferedWriter]:
     """A new file, which takes the place of `path` when the with-block has ended without an error.
@@ -169,6 +184,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BufferedWriter]:
     block fails, `path` is as it was. What a killed process left behind is used up by the next one; two
     that save to one path at once wait for each other. (On Windows they don't: let only one save.)
     """
+    if os.path.isdir(path) or not os.fspath(path):
+        raise IsADirectoryError(errno.EISDIR, "a file was wanted, and this is a folder", os.fspath(path))
     target = os.path.realpath(path)
     folder, name = os.path.split(target)
     beside = os.path.join(folder, f".{name}.saving")
@@ -285,11 +302,15 @@ def _read_header(file: BufferedReader) -> tuple[dict[str, Any], int]:
     start = file.read(8)
     if len(start) < 8:
         raise CheckpointError(f"no safetensors file: it has {size} bytes, and the shortest one has 10")
+    if start[:2] == b"PK":
+        raise CheckpointError(
+            "it is a zip archive, as torch's .pt files are, which deepcore.io.load_torch reads"
+        )
     (length,) = struct.unpack("<Q", start)
     if length > size - 8:
         raise CheckpointError(
-            f"the header should have {length:,} bytes, the file has {size:,}; "
-            "it is cut short or no safetensors file"
+            "it is no safetensors file, or cut short: "
+            f"the header should have {length:,} bytes, and the file has {size:,}"
         )
     if length > _MAX_HEADER:
         raise CheckpointError(f"the header has {length:,} bytes, and may have {_MAX_HEADER:,}")

@@ -19,6 +19,7 @@ from deepcore.core.parameters import walk
 from deepcore.errors import ArgumentError, CheckpointError, DeepcoreError
 from deepcore.io import pt, safetensors, state
 from deepcore.io.architecture import row_of
+from deepcore.io.net_file import KEY
 
 Arrays = dict[str, np.ndarray]
 
@@ -172,7 +173,7 @@ def _join(path: str, name: str) -> str:
 # ---- loading
 
 
-def load_torch(net: Function, path: str | os.PathLike[str]) -> None:
+def load_torch(net: Function, path: str | os.PathLike[str], *, allow_nan: bool = False) -> None:
     """Load weights that torch saved in a `.pt`, `.pth` or `.safetensors` file into a net that matches.
 
     torch.save(model.state_dict(), "model.pt") writes such a file; torch isn't needed to read it, and no code
@@ -182,6 +183,7 @@ def load_torch(net: Function, path: str | os.PathLike[str]) -> None:
     torch.nn.Sequential), names decide. Otherwise modules are taken in the order of the file. A .safetensors
     file is sorted, and has no order: its modules are then told apart by their shapes, and by the numbers in
     their names.
+    allow_nan: whether the weights may be NaN.
 
     Raises one CheckpointError that lists all that is missing, extra, or of another shape or dtype; then the
     net has not changed. OSError if there is no such file.
@@ -202,10 +204,10 @@ def load_torch(net: Function, path: str | os.PathLike[str]) -> None:
     modules, faults = _modules(net), []
     try:
         named = _match(modules, arrays, ordered, faults)
-        new = _translate(net, modules, named, arrays, faults)
+        new = _translate(net, modules, named, arrays, faults, allow_nan)
         if faults:
             raise CheckpointError("\n  ".join(["load_torch: the file does not fit the net", *faults]))
-        state.load_state_dict(net, new, strict=False)
+        state.load_state_dict(net, new, strict=False, allow_nan=allow_nan)
     except DeepcoreError as error:
         error.inside(str(path))
         raise
@@ -217,7 +219,10 @@ def _read(path: str | os.PathLike[str]) -> tuple[Arrays, bool]:
         start = file.read(9)
     if start[:2] in (b"PK", b"\x80\x02") and start[8:] != b"{":
         return pt.read(path), True
-    return safetensors.read(path)[0], False
+    arrays, metadata = safetensors.read(path)
+    if KEY in metadata:
+        raise CheckpointError(f"{path}: deepcore wrote it, so its names are ours; take deepcore.load(path)")
+    return arrays, False
 
 
 def _match(modules: Sequence[_Module], arrays: Arrays, ordered: bool, faults: list[str]) -> list[str]:
@@ -292,7 +297,12 @@ def _with_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def _translate(
-    net: Function, modules: Sequence[_Module], named: list[str], arrays: Arrays, faults: list[str]
+    net: Function,
+    modules: Sequence[_Module],
+    named: list[str],
+    arrays: Arrays,
+    faults: list[str],
+    allow_nan: bool,
 ) -> Arrays:
     """Our path -> array. Notes what is missing, of another shape, or tied here and different there."""
     canonical = {id(slot.value): path for path, slot in state._slots(net).items()}  # the net holds them
@@ -315,7 +325,7 @@ def _translate(
                     new[path] = W
     if not faults:
         slots = state._slots(net)
-        faults += state._faults(slots, new, strict=False, same_dtype=True, allow_nan=False)
+        faults += state._faults(slots, new, strict=False, same_dtype=True, allow_nan=allow_nan)
     return new
 
 

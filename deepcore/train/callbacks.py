@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from deepcore.core.layer import check_rate
 from deepcore.core.settings import to_finite, to_whole
-from deepcore.errors import ArgumentError, MissingDataError
+from deepcore.errors import ArgumentError
+from deepcore.io.architecture import describe
 from deepcore.io.state import load_state_dict, state_dict
 
 if TYPE_CHECKING:
-    from pathlib import Path  # 8 ms, which only those that write files need
-
     from deepcore.train.mixed import LossScale
 
 
@@ -164,14 +163,6 @@ _WEIGHTS = "weights/"  # before the paths of the best weights in the state of Ea
 _BEST = {"loss": "min", "accuracy": "max"}  # ending of a name -> which of its values are good
 
 
-def need_folder(callback: Callback, path: Path) -> None:
-    """Raise MissingDataError unless the folder of `path` is there."""
-    if not path.parent.is_dir():
-        raise MissingDataError(
-            f"{type(callback).__name__}: there is no folder {str(path.parent)!r}; make it first"
-        )
-
-
 class EarlyStopping(_Monitor):
     """Ends training when a number has not improved for some epochs.
 
@@ -260,7 +251,8 @@ class BestCheckpoint(_Monitor):
     """Saves the net to a file, as net.save does, after each epoch that is better than all before.
 
     path: of the file; an older one is replaced   monitor, mode: as for EarlyStopping
-    Raises MissingDataError before the first step if the folder is not there.
+    Before the first step it raises MissingDataError if there is no such folder, UnsupportedError for a net
+    that can't be saved.
 
     >>> BestCheckpoint("best.safetensors", monitor="val_accuracy").mode
     'max'
@@ -273,9 +265,12 @@ class BestCheckpoint(_Monitor):
         self.path = Path(path)
 
     def on_fit_start(self, run: Run) -> None:
-        """See that the file can be written."""
+        """See that the file can be written, and that the net can stand in one."""
+        from deepcore.io.safetensors import check_place
+
         super().on_fit_start(run)
-        need_folder(self, self.path)
+        check_place("BestCheckpoint", self.path)
+        describe(run.net)
 
     def on_epoch_end(self, run: Run) -> None:
         """Save the net if it is better than before."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from deepcore.backends.base import import_optional
 from deepcore.errors import DataError, UnsupportedError
-from deepcore.train.callbacks import Callback, Run, need_folder
+from deepcore.io.safetensors import check_place
+from deepcore.train.callbacks import Callback, Run
 
 
 class LearningRateLog(Callback):
@@ -35,7 +37,8 @@ class LearningRateLog(Callback):
 class _EpochLog(Callback):
     """A file that gets a line after each epoch. Abstract.
 
-    It is opened and closed for each line, so that a line is there when its epoch is over.
+    It is opened and closed for each line, so that a line is there when its epoch is over. A resumed training
+    goes on in its file: what an interrupted one has written after its last checkpoint is taken back.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -45,14 +48,23 @@ class _EpochLog(Callback):
 
     def on_fit_start(self, run: Run) -> None:
         """See that the file can be written."""
-        need_folder(self, self.path)
-        self.path.open("a", encoding="utf-8").close()
+        check_place(type(self).__name__, self.path)
 
     def on_epoch_end(self, run: Run) -> None:
         """Write the epoch's line."""
         line = self._line({"epoch": run.epoch, "step": run.step, **run.numbers})
         with self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(line)
+
+    def state(self, run: Run) -> dict[str, Any]:
+        """The file, and how long it is."""
+        return {"file": self.path.name, "size": self.path.stat().st_size if self.path.exists() else 0}
+
+    def restore(self, state: dict[str, Any], run: Run) -> None:
+        """Take back what was written later."""
+        there = self.path.name == state["file"] and self.path.exists()
+        if there and self.path.stat().st_size > state["size"] >= 0:
+            os.truncate(self.path, state["size"])
 
     def _line(self, numbers: dict[str, float]) -> str:
         raise NotImplementedError
@@ -69,15 +81,27 @@ class CSVLogger(_EpochLog):
     """
 
     def _line(self, numbers: dict[str, float]) -> str:
-        head = ",".join(numbers) + "\n"
-        with self.path.open(encoding="utf-8") as file:
-            there = file.readline()
+        head = _csv(numbers)
+        there = ""
+        if self.path.exists():
+            with self.path.open(encoding="utf-8", newline="") as file:
+                there = file.readline()
         if there and there != head:
             raise DataError(
                 f"CSVLogger: {self.path} has the columns {there.strip()}, this training has {head.strip()}; "
                 "choose another file"
             )
-        return ("" if there else head) + ",".join(map(repr, numbers.values())) + "\n"
+        return ("" if there else head) + _csv(numbers.values())
+
+
+def _csv(cells: Iterable[Any]) -> str:
+    """A line of cells, in quotes where they hold a comma."""
+    import csv
+    import io
+
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue()
 
 
 class JSONLLogger(_EpochLog):

@@ -19,6 +19,8 @@ from deepcore.core.record import CURRENT, Staged
 from deepcore.core.settings import to_finite
 from deepcore.data.batches import Arrays, check_batch_size, take_rows
 from deepcore.errors import ArgumentError, DataError, DeepcoreError, DTypeError, StateError, UnsupportedError
+from deepcore.io.architecture import describe
+from deepcore.io.safetensors import check_place
 from deepcore.ops import random
 from deepcore.optim import SGD, Optimizer
 from deepcore.train.callbacks import Callback, History, Run
@@ -73,6 +75,9 @@ def fit(
         clip_norm = to_finite(clip_norm, "fit", "clip_norm", zero=False)
     _check_kinds(optimizer, schedule, callbacks, step)
     metrics = named_metrics(metrics)
+    if checkpoint is not None:
+        check_place("fit(checkpoint=)", checkpoint)
+        describe(net)  # raises what saving would raise, after an hour perhaps
     source = Source(X, y, check_batch_size(batch_size), shuffle)
     weights = None
     if sample_weight is not None or class_weight is not None:

@@ -1,11 +1,18 @@
 """`predict`: samples of every kind, and what a net says of them."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import deepcore as dc
 from deepcore import CrossEntropyLoss, Embedding, Flatten, Linear, Net, Softmax
 from deepcore.io.net_file import save
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def rows(out):
@@ -72,6 +79,40 @@ def test_names_of_classes_come_with_the_net(X, net, command):
     save(net, "net", ["a"])
     code, _, err = command("predict", "net", "X.npy")
     assert code == 2 and "the file names 1 classes, the net has more" in err
+
+
+def test_names_that_the_terminal_lacks(X, net):
+    save(net, "net", ["Bär", "b", "c", "d"])
+    environment = os.environ | {
+        "PYTHONIOENCODING": "ascii",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+    }
+    command = [sys.executable, "-m", "deepcore", "predict", "net", "X.npy"]
+    done = subprocess.run(command, env=environment, capture_output=True)
+    assert done.returncode == 0 and not done.stderr
+    names = np.array(["B\\xe4r", "b", "c", "d"])[net.predict(X).argmax(axis=1)]
+    assert done.stdout.decode("ascii").split() == list(names)
+
+
+def test_a_reader_that_has_seen_enough(net):
+    """As `deepcore predict ... | head -1`."""
+    np.save("many.npy", np.zeros((20000, 3), "float32"))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = [sys.executable, "-m", "deepcore", "predict", "net", "many.npy"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
+@pytest.mark.parametrize("first", ["0.5,?,1", "0.5,,1", "0.5,NA,1"])
+def test_a_first_sample_that_lacks_a_number_is_no_heading(first, net, command):
+    Path("X.csv").write_text(f"{first}\n1,2,3\n")
+    code, out, err = command("predict", "net", "X.csv")
+    assert (code, out) == (2, "") and "X.csv, line 1: wanted numbers, got ['0.5', " in err
 
 
 def test_train_saves_the_names(command, monkeypatch):

@@ -265,3 +265,93 @@ def test_data_is_public():
     assert {"ImageFolder", "Prefetch", "Rows"} == set(dc.data.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         dc.data.nothing  # noqa: B018
+
+
+def test_rows_can_be_explained_and_examined():
+    """In place of an array, and like it."""
+    X, y = np.random.default_rng(0).normal(size=(300, 3)).astype("float32"), np.arange(300) % 2
+    made = dc.Net([dc.Linear(3, 2)], dc.CrossEntropyLoss())
+    assert str(made.explain(Squares(X), y)) == str(made.explain(X, y))
+    assert str(made.doctor(Squares(X[:99]), y[:99])) == str(made.doctor(X[:99], y[:99]))
+    rows = Squares(X * 1e3)
+    assert "the inputs are not scaled" in str(made.doctor(rows, y))
+    assert np.array_equal(rows[-1], rows.X[-1]) and rows[2].shape == (3,)
+
+
+class Broken(Rows):
+    shape = (8, 3)
+
+    def __init__(self, result):
+        self.result = result
+
+    def read(self, rows):
+        return self.result
+
+
+@pytest.mark.parametrize(
+    ("result", "got"),
+    [(np.ones((2, 3)), r"an array of shape \(2, 3\)"), ([[1.0]] * 8, "list"), (None, "NoneType")],
+)
+def test_what_read_must_return(result, got):
+    made = dc.Net([dc.Linear(3, 2)], dc.CrossEntropyLoss())
+    rows, y = Broken(result), np.zeros(8, int)
+    with pytest.raises(
+        DataError, match=f"Broken: read must return a NumPy array of 8 samples here, got {got}"
+    ):
+        made.fit(rows, y)
+    (finding,) = made.doctor(rows, y)
+    assert finding.path == "X" and "read must return a NumPy array" in finding.what
+
+
+def test_rows_that_are_not_written_in_full():
+    class Shapeless(Rows):
+        pass
+
+    class Unread(Rows):
+        shape = (8, 3)
+
+    made, y = dc.Net([dc.Linear(3, 2)], dc.CrossEntropyLoss()), np.zeros(8, int)
+    with pytest.raises(dc.DataError, match="Shapeless: write its shape"):
+        made.fit(Shapeless(), y)
+    with pytest.raises(dc.UnsupportedError, match=r"Unread: write read\(rows\)"):
+        made.fit(Unread(), y)
+    with pytest.raises(dc.DTypeError, match="y: wanted an array, got Unread; Rows can be X alone"):
+        made.fit(np.ones((8, 3)), Unread())
+
+
+def test_ragged_lists_are_refused_in_words():
+    made = dc.Net([dc.Linear(2, 2)], dc.CrossEntropyLoss())
+    for use in (lambda X: made.predict(X), lambda X: made.fit(X, [0, 1])):
+        with pytest.raises(
+            dc.DataError, match="X: the samples differ in length or shape; pad the short ones"
+        ):
+            use([[1.0, 2.0], [1.0]])
+
+
+def test_a_mask_is_not_lost():
+    made, y = dc.Net([dc.Linear(2, 2)], dc.CrossEntropyLoss()), np.array([0, 1])
+    X = np.ma.masked_array(np.ones((2, 2), "float32"), mask=[[0, 1], [0, 0]])
+    for use in (lambda: made.predict(X), lambda: made.fit(X, y), lambda: made.evaluate(X, y)):
+        with pytest.raises(dc.DTypeError, match="X: its mask would be lost; say what the masked numbers are"):
+            use()
+
+
+@pytest.mark.parametrize("size", [0, -3, 4.5, "8", (4, 4, 4)])
+def test_sizes_that_no_image_has(size, tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        image.new("L", (4, 4)).save(tmp_path / name / "a.png")
+    with pytest.raises(dc.ShapeError, match="images: size must be"):
+        ImageFolder(tmp_path, size=size)
+    with pytest.raises(dc.MissingDataError, match="there is no folder '.*absent'"):
+        ImageFolder(tmp_path / "absent")
+
+
+def test_a_frame_that_is_yet_to_be_computed():
+    class LazyFrame:
+        def collect(self):
+            raise AssertionError("that is for the user to call")
+
+    with pytest.raises(dc.DTypeError, match=r"X: a LazyFrame has yet to be computed; pass X.collect\(\)"):
+        Net([Linear(2, 2)], CrossEntropyLoss()).fit(LazyFrame(), np.array([0]))

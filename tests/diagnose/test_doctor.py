@@ -180,6 +180,32 @@ def test_a_users_own_softmax(log):
     assert ("log-softmax" in found.what, found.severity) == ((True, "note") if log else (False, "warning"))
 
 
+@pytest.mark.parametrize(
+    ("last", "loss", "severity", "what", "remedy"),
+    [
+        (dc.Sigmoid(), dc.BCEWithLogitsLoss(), "warning", "applies another", "leave the sigmoid out"),
+        (dc.Softmax(), dc.NLLLoss(), "error", "takes the logarithms", "LogSoftmax()"),
+        (dc.Tanh(), dc.BCELoss(), "error", "BCELoss takes probabilities, and the net gives -", "Sigmoid()"),
+    ],
+)
+def test_an_output_in_another_form_than_the_loss_takes(last, loss, severity, what, remedy):
+    X = np.random.default_rng(0).normal(size=(20, 2)).astype("float32")
+    labels = np.arange(20) % 2
+    y = labels if isinstance(loss, dc.NLLLoss) else np.stack([labels, 1 - labels], axis=1).astype("float32")
+    found = [
+        finding for finding in Net([Linear(2, 2), last], loss).doctor(X, y) if finding.path == "layers.1"
+    ]
+    assert found[0].severity == severity and what in found[0].what and remedy in found[0].remedy
+    right = {dc.NLLLoss: dc.LogSoftmax(), dc.BCELoss: dc.Sigmoid(), dc.BCEWithLogitsLoss: dc.LeakyReLU(1.0)}
+    assert Net([Linear(2, 2), right[type(loss)]], loss).doctor(X, y)
+
+
+def test_targets_that_are_no_numbers():
+    X, y = np.ones((9, 2)) * np.arange(9)[:, None], np.full((9, 1), np.inf)
+    (finding,) = Net([Linear(2, 1)], dc.MSELoss()).doctor(X, y)
+    assert finding.path == "loss_fn" and finding.remedy == "mend y"
+
+
 @pytest.mark.parametrize("between", [[Flatten()], [Dropout(0.2)], []], ids=str)
 def test_two_linear_layers_in_a_row(between):
     net = Net([Linear(2, 8), *between, Linear(8, 2)], CrossEntropyLoss())

@@ -21,7 +21,7 @@ import numpy as np
 
 import deepcore as dc
 from deepcore.io import pt, safetensors
-from deepcore.io.checkpoint import KEY
+from deepcore.io.net_file import CHECKPOINT as KEY
 
 SECONDS = 1.0  # for one file, at most
 MEGABYTES = 64  # that the process may grow by, over all of them

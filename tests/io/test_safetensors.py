@@ -278,7 +278,7 @@ MALFORMED = {
         "header is damaged",
     ),
     "a pickle": (b"\x80\x04\x95\x17\0\0\0\0\0\0\0\x8c\x05posix\x94\x8c\x06system\x94\x93.", "cut short"),
-    "a zip file": (b"PK\x03\x04" + b"\0" * 60, "cut short"),
+    "a zip file": (b"PK\x03\x04" + b"\0" * 60, "it is a zip archive"),
     "an npy file": (b"\x93NUMPY\x01\0v\0{'descr': '<f8', 'fortran_order': False}", "cut short"),
 }
 

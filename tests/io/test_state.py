@@ -222,6 +222,41 @@ def test_nan_must_be_asked_for(backend):
     assert same(host(net), given)
 
 
+def test_nan_can_be_asked_for_wherever_it_is_refused(tmp_path):
+    net = dc.Net([Linear(2, 1, init=dc.init.constant(np.nan))])
+    state = net.state_dict()
+    net.save(tmp_path / "net")
+    dc.io.save_torch(net, tmp_path / "net.pt")
+    for use in (
+        lambda **asked: dc.Net([Linear(2, 1)]).load_state_dict(state, **asked),
+        lambda **asked: dc.Net.load(tmp_path / "net", **asked),
+        lambda **asked: dc.io.load_torch(dc.Net([Linear(2, 1)]), tmp_path / "net.pt", **asked),
+    ):
+        with pytest.raises(CheckpointError, match="holds NaN; allow_nan=True accepts it"):
+            use()
+        use(allow_nan=True)
+
+
+def test_files_of_another_kind_say_what_reads_them(tmp_path):
+    net = dc.Net([Linear(2, 1)], dc.MSELoss())
+    net.save(tmp_path / "net")
+    dc.save_checkpoint(tmp_path / "run", net, dc.optim.SGD())
+    dc.io.save_torch(net, tmp_path / "net.pt")
+    with pytest.raises(CheckpointError, match=r"run, it is a checkpoint; take .*deepcore.load_checkpoint"):
+        dc.load(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"net.pt, it is a zip archive, .*deepcore.io.load_torch reads"):
+        dc.load(tmp_path / "net.pt")
+    with pytest.raises(CheckpointError, match=r"net: deepcore wrote it, .*take deepcore.load\(path\)"):
+        dc.io.load_torch(net, tmp_path / "net")
+
+
+def test_what_is_no_optimizer_is_named(tmp_path):
+    net = dc.Net([Linear(2, 1)], dc.MSELoss())
+    for wrong in (None, net):
+        with pytest.raises(dc.DTypeError, match="save_checkpoint: wanted .*path, net, optimizer.*net.save"):
+            dc.save_checkpoint(tmp_path / "run", net, wrong)
+
+
 def test_what_is_no_array_is_named():
     with pytest.raises(CheckpointError, match="W: wanted an array, got list"):
         load_state_dict(Linear(1, 1, bias=False), {"W": [[1.0]]})

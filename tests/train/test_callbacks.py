@@ -56,6 +56,10 @@ def net():
     return Net([Linear(2, 8), ReLU(), Linear(8, 2)], CrossEntropyLoss())
 
 
+def data():
+    return np.random.default_rng(0).normal(size=(8, 2)), np.arange(8) % 2
+
+
 def fit(*callbacks, epochs=6, net=net, **settings):
     X = np.random.default_rng(0).normal(size=(8, 2)).astype("float32")
     made = net() if callable(net) and not isinstance(net, Net) else net
@@ -209,7 +213,71 @@ def test_a_folder_that_is_not_there(kind, tmp_path):
     assert_same(made.state_dict(), before)
 
 
+@pytest.mark.parametrize("kind", [BestCheckpoint, CSVLogger, JSONLLogger])
+def test_a_folder_in_place_of_a_file(kind, tmp_path):
+    with pytest.raises(ArgumentError, match=rf"{kind.__name__}: .* is a folder; name a file"):
+        fit(kind(tmp_path))
+
+
+def test_the_best_net_must_be_one_that_can_be_saved(tmp_path):
+    class Kept(dc.Function):
+        def __init__(self, size):
+            super().__init__()
+
+        def forward(self, X):
+            return X
+
+        def local_grad(self, X):
+            return {"X": X * 0 + 1}
+
+    made = dc.Net([dc.Linear(2, 2), Kept(3)], dc.CrossEntropyLoss())
+    before = made.state_dict()
+    saved = BestCheckpoint(tmp_path / "best", "loss"), {"checkpoint": tmp_path / "run.ckpt"}
+    for callbacks, settings in (([saved[0]], {}), ([], saved[1])):
+        with pytest.raises(dc.UnsupportedError, match="Kept: its constructor takes size and doesn't keep it"):
+            made.fit(*data(), callbacks=callbacks, **settings)
+        assert_same(made.state_dict(), before)
+
+
 # ---- logs
+
+
+@pytest.mark.parametrize("kind", [CSVLogger, JSONLLogger])
+def test_a_fit_that_fails_at_once_leaves_no_log(kind, tmp_path):
+    X, y = data()
+    with pytest.raises(dc.LabelError):
+        net().fit(X, y + 9, callbacks=[kind(tmp_path / "log")])
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("kind", [CSVLogger, JSONLLogger])
+def test_a_resumed_training_takes_back_what_its_checkpoint_does_not_know(kind, tmp_path):
+    """The epoch between the last line and the last checkpoint is made, and written, once more."""
+    log, checkpoint = tmp_path / "log", tmp_path / "run.ckpt"
+    (X, y), other = data(), net()
+    whole = copy.deepcopy(other)
+    with pytest.raises(ZeroDivisionError):
+        other.fit(X, y, epochs=4, seed=0, checkpoint=checkpoint, callbacks=[kind(log), Fails(3)])
+    net().fit(X, y, epochs=4, checkpoint=checkpoint, resume=checkpoint, callbacks=[kind(log)])
+    whole.fit(X, y, epochs=4, seed=0, callbacks=[kind(tmp_path / "in one go")])
+    assert log.read_text() == (tmp_path / "in one go").read_text()
+
+
+class Fails(dc.Callback):
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, run):
+        if run.epoch == self.epoch:
+            raise ZeroDivisionError
+
+
+def test_names_with_commas_are_quoted(tmp_path):
+    metrics = {"off, at most": lambda out, y: 1.0}
+    for _ in range(2):
+        net().fit(*data(), metrics=metrics, callbacks=[CSVLogger(tmp_path / "log")])
+    with (tmp_path / "log").open(newline="") as file:
+        assert [row["off, at most"] for row in csv.DictReader(file)] == ["1.0", "1.0"]
 
 
 def test_csv(tmp_path):
