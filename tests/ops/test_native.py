@@ -41,6 +41,8 @@ RUN = normal(5, 3, 4), normal(4, 8), normal(2, 8), normal(1, 8), normal(1, 8, se
 TAPE = OPS["recurrent.lstm_run"].reference(*RUN)[3:]
 RUN_BACKWARD = normal(5, 3, 2), *normal(2, 5, 2, seed=1), *RUN[:3], *TAPE
 
+_, H_ROWS, R_ROWS, _, _ = OPS["norm.batch_norm"].reference(normal(70, 5), X[:1], X[1:2], 1e-5)
+
 CASES = [  # op, arguments
     *[("activation.relu", x) for x in (X, np.array([[np.nan, np.inf]], "float32"))],
     *[("activation.relu_backward", *xs) for xs in ((G, X), (normal(40, 30), normal(40, 30, seed=1)))],
@@ -72,6 +74,8 @@ CASES = [  # op, arguments
     ("loss.cross_entropy", Z, y, np.array([1.0, 2, 0.5, 1], "float32")),
     *[("loss.mean_square", X, G, per, r) for per in ("row", "element") for r in ("mean", "sum", "none")],
     ("norm.batch_norm", IMAGES, GAMMA, BETA, 1e-5),
+    ("norm.batch_norm", normal(70, 5), X[:1], X[1:2], 1e-5),
+    ("norm.batch_norm_backward", normal(70, 5, seed=1), H_ROWS, R_ROWS, X[:1]),
     ("norm.batch_norm_backward", normal(3, 4, 7, 6, seed=7), H, R, GAMMA),
     ("norm.batch_norm_inference", IMAGES, MEAN, VAR, GAMMA, BETA, 1e-5),
     ("norm.batch_norm_inference_backward", normal(3, 4, 7, 6, seed=7), IMAGES, MEAN, VAR, GAMMA, 1e-5),

@@ -14,12 +14,14 @@ import deepcore as dc
 from deepcore.backends import select
 from deepcore.backends.numpy import fast
 from deepcore.backends.numpy.fast import conv as conv_kernels
-from deepcore.backends.numpy.fast import simd, winograd, workspace
+from deepcore.backends.numpy.fast import winograd, workspace, writer
 from deepcore.ops import conv as conv_ops
 from deepcore.ops import linear as linear_ops
+from deepcore.ops import pool as pool_ops
+from deepcore.ops import recurrent as recurrent_ops
 
 pytestmark = pytest.mark.skipif(
-    not (fast.usable() and simd.USABLE), reason="no compiled tier on this processor, or it is turned off"
+    not (fast.usable() and writer.USABLE), reason="no compiled tier on this processor, or it is turned off"
 )
 
 TOLERANCE = 4e-6  # of the largest number: what oneDNN reaches
@@ -282,6 +284,80 @@ def test_winograd_runs_where_it_pays_and_larger_tiles_where_they_are_allowed():
         select.precision.reset(before)
 
 
+POOLS = {  # X, kernel, stride, padding
+    "2 x 2": ((20, 4, 28, 28), (2, 2), (2, 2), ((0, 0), (0, 0))),
+    "wide": ((2, 3, 5, 70), (2, 3), (1, 2), ((0, 0), (0, 0))),
+    "padding": ((60, 4, 17, 13), (3, 3), (3, 2), ((1, 1), (1, 1))),
+    "uneven padding": ((60, 4, 17, 13), (4, 5), (2, 1), ((0, 2), (2, 1))),
+    "padding on one side": ((60, 9, 9, 2), (3, 4), (1, 1), ((1, 1), (2, 0))),
+    "steps of 4": ((60, 4, 17, 40), (3, 3), (1, 4), ((1, 0), (1, 1))),
+    "gaps": ((23, 2, 40, 15), (1, 1), (2, 2), ((0, 0), (0, 0))),
+    "the whole image": ((100, 8, 3, 3), (3, 3), (3, 3), ((0, 0), (0, 0))),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_max_pooling_has_the_bits_of_its_reference(name):
+    """Ties, NaN, and windows of nothing but -inf too."""
+    shape, *windows = POOLS[name]
+    X = np.round(normal(*shape), 1)
+    X[0, 0, 1, 1], X[1, 1] = np.nan, -np.inf
+    Y, index = fast.kernel("pool", "max_pool")(X, *windows)
+    wanted, winners = pool_ops.max_pool.reference(X, *windows)
+    assert index.dtype == winners.dtype and np.array_equal(index, winners)
+    assert Y.dtype == X.dtype and np.array_equal(Y, wanted, equal_nan=True)
+    dY = normal(*Y.shape)
+    dX = fast.kernel("pool", "max_pool_backward")(dY, index, X.shape, *windows)
+    if dX is not NotImplemented:
+        assert_close([dX], [pool_ops.max_pool_backward.reference(dY.astype("f8"), index, X.shape, *windows)])
+
+
+RUNS = [(32, 9, 20, 40), (3, 5, 7, 128), (1, 4, 9, 17), (13, 3, 90, 70), (200, 2, 4, 3)]  # n, t, i, h
+lstm_run = fast.kernel("recurrent", "lstm_run")
+lstm_run_backward = fast.kernel("recurrent", "lstm_run_backward")
+
+
+def sequences(n, t, i, h):
+    """What an LSTM's run takes, and the gradients that come back to it."""
+    weights = normal(i, 4 * h) / 4, normal(h, 4 * h) / 4, normal(1, 4 * h), normal(1, 4 * h)
+    return [normal(n, t, i), *weights, normal(n, h), normal(n, h)], [
+        normal(n, t, h),
+        normal(n, h),
+        normal(n, h),
+    ]
+
+
+def through_time(forward, backward, reverse=False, kernels=(lstm_run, lstm_run_backward)):
+    """All results, and all gradients."""
+    results = kernels[0](*forward, reverse)
+    return [*results, *kernels[1](*backward, *forward[:3], *results[3:], reverse)]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("n", "t", "i", "h"), RUNS)
+def test_an_lstm_at_odd_sizes(n, t, i, h, reverse):
+    forward, backward = sequences(n, t, i, h)
+    references = recurrent_ops.lstm_run.reference, recurrent_ops.lstm_run_backward.reference
+    exact = through_time(wide(*forward), wide(*backward), reverse, references)
+    assert_close(through_time(forward, backward, reverse), exact)
+
+
+def test_an_lstm_in_two_threads_at_once():
+    both = [sequences(32, 9, 20, 40), sequences(13, 3, 90, 70)]
+    for arguments, results in zip(both, in_two_threads(through_time, *both), strict=True):
+        wanted = through_time(*arguments)
+        assert len(results) == 10
+        assert all(np.array_equal(A, B) for result in results for A, B in zip(result, wanted, strict=True))
+
+
+def test_an_lstm_in_any_layout_has_the_same_bits():
+    (X, W_ih, W_hh, *rest), (dY, *dState) = sequences(13, 3, 90, 70)
+    wanted = through_time((X, W_ih, W_hh, *rest), (dY, *dState))
+    for lX, lW_ih, lW_hh, ldY in zip(*map(layouts, (X, W_ih, W_hh, dY)), strict=True):
+        got = through_time((lX, lW_ih, lW_hh, *rest), (ldY, *dState))
+        assert all(np.array_equal(A, B) for A, B in zip(got, wanted, strict=True))
+
+
 @pytest.mark.parametrize("wanted", ["float32", "relaxed"])
 def test_fit_says_how_precise_kernels_are(wanted):
     seen = set()
@@ -307,8 +383,8 @@ def test_kernels_for_processors_without_avx_512(tmp_path):
     """A new cache: that they are compiled is said once, on stderr."""
     script = """
 import numpy as np
-from deepcore.backends.numpy.fast import conv, linear, simd
-assert simd.LANES == 8
+from deepcore.backends.numpy.fast import conv, linear, writer
+assert writer.LANES == 8
 X, W = np.ones((70, 300), "float32"), np.full((300, 53), 2, "float32")
 X[:, 1::2] = -3
 assert np.all(linear.linear(X, W) == -600)

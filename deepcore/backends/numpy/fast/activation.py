@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from deepcore.backends.numpy.fast.buffers import empty
-from deepcore.backends.numpy.fast.compiled import Kernel, inline, plain, served
+from deepcore.backends.numpy.fast.compiled import Kernel, flat, inline, served
 from deepcore.backends.numpy.fast.elementary import (
     exp_of_negative,
     expm1_of_negative,
@@ -18,6 +17,7 @@ from deepcore.backends.numpy.fast.elementary import (
     normal_tail_ratio,
 )
 from deepcore.backends.numpy.fast.elementary import tanh as tanh_of
+from deepcore.backends.numpy.memory import empty
 
 _CUBIC = 0.044715
 _TWICE_ROOT = 2 * math.sqrt(2 / math.pi)
@@ -30,7 +30,7 @@ def _each(kernel: Kernel, *arrays: np.ndarray, numbers: tuple[Any, ...] = ()) ->
         return NotImplemented
     Y = empty(X.shape, X.dtype)
     numbers = tuple(X.dtype.type(number) for number in numbers)
-    kernel(X.size, *(plain(x).reshape(-1) for x in arrays), *numbers, Y.reshape(-1))
+    kernel(X.size, *map(flat, arrays), *numbers, Y.reshape(-1))
     return Y
 
 
@@ -66,11 +66,12 @@ def sigmoid(X: np.ndarray) -> np.ndarray:
 @Kernel
 def _sigmoid(X, Y):
     for i in prange(X.size):
-        Y[i] = _sigmoid_of(X[i])
+        Y[i] = sigmoid_of(X[i])
 
 
 @inline
-def _sigmoid_of(x):
+def sigmoid_of(x):
+    """1 / (1 + e^-x) for one number."""
     E = exp_of_negative(-abs(x))
     return (E if x < 0 else type(x)(1)) / (type(x)(1) + E)
 
@@ -178,7 +179,7 @@ def silu_grad(X: np.ndarray) -> np.ndarray:
 def _silu_grad(X, G):
     one = X.dtype.type(1)
     for i in prange(X.size):
-        G[i] = _sigmoid_of(X[i]) * (one + X[i] * _sigmoid_of(-X[i]))
+        G[i] = sigmoid_of(X[i]) * (one + X[i] * sigmoid_of(-X[i]))
 
 
 def gelu(X: np.ndarray) -> np.ndarray:
@@ -224,7 +225,7 @@ def _gelu_tanh(X, linear, cubic, Y):
     least, most = X.dtype.type(-40), X.dtype.type(40)
     for i in prange(X.size):
         B = _at_most(least if X[i] < least else X[i], most)
-        Y[i] = X[i] * _sigmoid_of(B * (linear + cubic * B * B))
+        Y[i] = X[i] * sigmoid_of(B * (linear + cubic * B * B))
 
 
 def gelu_tanh_grad(X: np.ndarray) -> np.ndarray:
@@ -238,4 +239,4 @@ def _gelu_tanh_grad(X, linear, cubic, G):
     for i in prange(X.size):
         B = _at_most(least if X[i] < least else X[i], most)
         U2 = B * (linear + cubic * B * B)
-        G[i] = _sigmoid_of(U2) + B * _sigmoid_grad_of(U2) * (linear + three * cubic * B * B)
+        G[i] = sigmoid_of(U2) + B * _sigmoid_grad_of(U2) * (linear + three * cubic * B * B)

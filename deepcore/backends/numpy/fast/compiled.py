@@ -22,8 +22,9 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba.core import event
+from numba.core import event, sigutils
 from numba.core.caching import FunctionCache
+from numba.core.ccallback import CFunc
 
 from deepcore.backends.numpy.fast.threads import pool
 
@@ -31,6 +32,10 @@ EXACT = {"contract"}
 SUMS = {"contract", "nsz", "reassoc"}
 WORTH_COMPILED = 2048  # elements, below which NumPy's own kernels take as long
 WORTH_THREADS = 32768  # some 15 us of work
+# what else numba could share out takes time to look for, and is too small here
+_PRANGE_ALONE = {"prange": True} | dict.fromkeys(
+    ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"), False
+)
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 # functions that kernels call: for one number, for a row of them, and for a row whose sum is taken
@@ -48,7 +53,7 @@ class Kernel:
         shared = types.FunctionType(loop.__code__, loop.__globals__, loop.__name__)
         shared.__qualname__ = f"{loop.__qualname__}_threaded"
         shared.__module__ = loop.__module__
-        self.threaded = compiled(shared, fastmath, parallel=True)
+        self.threaded = compiled(shared, fastmath, parallel=_PRANGE_ALONE)
 
     def __call__(self, elements: int, *arguments: Any) -> Any:
         if elements < WORTH_THREADS or not pool.usable():
@@ -67,6 +72,24 @@ def compiled(function: Callable[..., Any], fastmath: set[str] = EXACT, **options
     with contextlib.suppress(RuntimeError):  # there is no folder to write to
         dispatcher._cache = _Cache(function)
     return dispatcher
+
+
+def compiled_alone(function: Callable[..., None], signature: Any) -> Any:
+    """The function as machine code for one signature, with an address; compiled, or read from disk, now."""
+    alone = _Alone(function, sigutils.normalize_signature(signature), {}, dict(_ALONE))
+    with contextlib.suppress(RuntimeError):
+        alone._cache = _Cache(function)  # pyright: ignore[reportAttributeAccessIssue]
+    alone.compile()
+    return alone
+
+
+_ALONE = {"nopython": True, "error_model": "numpy", "fastmath": EXACT}
+
+
+class _Alone(CFunc):
+    def _compile_uncached(self) -> Any:
+        _announce(self.__name__)
+        return super()._compile_uncached()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Cache(FunctionCache):
@@ -98,17 +121,22 @@ def _sources() -> bytes:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).digest()
 
 
-def served(*arrays: np.ndarray) -> bool:
+def served(*arrays: np.ndarray, least: int | None = None) -> bool:
     """Whether the kernels here serve arrays like these: float32 or float64, all alike, and not small."""
-    first = arrays[0]
-    if first.size < WORTH_COMPILED or not first.size:  # nearly always in a small net, which feels each call
+    first, least = arrays[0], WORTH_COMPILED if least is None else min(least, WORTH_COMPILED)
+    if first.size < least or not first.size:  # nearly always in a small net, which feels each call
         return False
     return first.dtype in _FLOATS and all(x.dtype == first.dtype for x in arrays[1:])
 
 
 def plain(X: np.ndarray) -> np.ndarray:
-    """X, or a copy of it in C order that may be written to: one memory layout is one compilation."""
+    """X, or a copy of it in C order that may be written to: numba compiles for each memory layout anew."""
     return X if type(X) is np.ndarray and X.flags.carray else np.array(X, order="C", subok=False)
+
+
+def flat(X: np.ndarray) -> np.ndarray:
+    """The numbers of X one after the other: a view of what `plain` gives."""
+    return plain(X).reshape(-1)
 
 
 def _import_without_scipy() -> None:
@@ -127,25 +155,31 @@ def _import_without_scipy() -> None:
         linalg.ensure_blas = ensure_blas
 
 
-class _Announcement(event.Listener):
-    """Says on stderr, once a process, that a kernel is being compiled, since that takes a moment."""
-
-    said = False
+class _Listener(event.Listener):
+    """Hears that numba compiles a function."""
 
     def on_start(self, event: event.Event) -> None:
         function = event.data["dispatcher"].py_func  # type: ignore[index]
-        if self.said or not function.__module__.startswith(__package__):
-            return
-        _Announcement.said = True
-        print(
-            f"deepcore: compiling {function.__name__} and other kernels that are used, once for this machine "
-            "(DEEPCORE_NUMBA=0 does without)",
-            file=sys.stderr,
-        )
+        if function.__module__.startswith(__package__):
+            _announce(function.__name__)
 
     def on_end(self, event: event.Event) -> None:
         pass
 
 
+_announced: list[str] = []
+
+
+def _announce(name: str) -> None:
+    """Say on stderr, once a process, that a kernel is being compiled, since that takes a moment."""
+    if not _announced:
+        print(
+            f"deepcore: compiling {name} and other kernels that are used, once for this machine "
+            "(DEEPCORE_NUMBA=0 does without)",
+            file=sys.stderr,
+        )
+    _announced.append(name)
+
+
 _import_without_scipy()
-event.register("numba:compile", _Announcement())
+event.register("numba:compile", _Listener())

@@ -29,21 +29,25 @@ from numba import get_num_threads, prange
 
 from deepcore.backends import select
 from deepcore.backends.numpy.fast import winograd
-from deepcore.backends.numpy.fast.compiled import SUMS, compiled, threaded
+from deepcore.backends.numpy.fast.compiled import compiled, flat, threaded
 from deepcore.backends.numpy.fast.phases import Split, add_threads, apart, join_phases, split_image
+from deepcore.backends.numpy.fast.rows import total
 from deepcore.backends.numpy.fast.simd import (
-    LANES,
+    DOT_COLUMNS,
+    DOT_ROWS,
     PANEL,
     ROWS,
-    USABLE,
+    VECTORS,
+    add_dot_products,
+    any_tile,
     keep_apart,
     tile,
-    tile_of_4,
-    tile_of_6,
     turn,
     vectors_of,
 )
-from deepcore.backends.numpy.fast.workspace import is_float32, plain, room, steps
+from deepcore.backends.numpy.fast.workspace import is_float32, room, steps
+from deepcore.backends.numpy.fast.writer import LANES, USABLE
+from deepcore.backends.numpy.memory import empty
 from deepcore.shapes import Padding, conv_output_shape
 
 _MANY = 32  # channels and filters from which Winograd's transforms are soon made up for
@@ -63,7 +67,7 @@ def conv(
     if not _suits(groups, X, W, b):
         return NotImplemented
     shape = conv_output_shape(X.shape, W.shape, stride, padding, dilation, groups)
-    bias = np.zeros(shape[1], np.float32) if b is None else plain(b)
+    bias = np.zeros(shape[1], np.float32) if b is None else flat(b)
     m = _winograd_tile(W.shape, stride, dilation, shape)
     if m:
         return winograd.convolve(m, X, W, False, bias, tuple(padding), shape)
@@ -110,6 +114,8 @@ def conv_dW(
     m = _winograd_tile(W_shape, stride, dilation, dY.shape)
     if m:
         return winograd.convolve_dW(m, dY, X, tuple(padding))
+    if f <= LANES:
+        return _few_filters_dW(dY, X, W_shape, tuple(stride), tuple(padding), tuple(dilation))
     (top, bottom), (left, right) = padding
     split = Split.of(X.shape[1:], (top, left), (bottom, right), (1, 1))
     taps, rows = _dW_offsets(W_shape, tuple(stride), tuple(dilation), split, out[0])
@@ -117,11 +123,30 @@ def conv_dW(
     places = math.prod(out)
     threads = min(get_num_threads(), n)
     images, turned, sums = room(threads, split.size, places * width, len(taps) * width)
-    dW = np.empty(W_shape, np.float32)
+    dW = empty(W_shape, np.float32)
     _convolve_dW(
-        *(plain(X), tuple(split), plain(dY), n, f, out[0], out[1], stride[1], taps, rows),
+        *(flat(X), split.numbers(), flat(dY), n, f, out[0], out[1], stride[1], taps, rows),
         *(steps(out[0], out[1] * width), steps(math.prod(W_shape[1:]), width, ROWS)),
         *(dW.reshape(-1), images, turned, sums),
+    )
+    return dW
+
+
+def _few_filters_dW(dY, X, W_shape, stride, padding, dilation) -> np.ndarray:
+    """dW where vectors of filters would be half empty: they run along places instead, row after row."""
+    n, f, *out = dY.shape
+    plan = _forward_plan(X.shape[1:], W_shape, stride, padding, dilation, tuple(out))
+    split, weights = plan.split, math.prod(W_shape[1:])
+    split_dY = Split.of(dY.shape[1:], (0, 0), (0, split.row - out[1]), (1, 1))
+    vectors = -(-((out[0] - 1) * split.row + out[1]) // LANES)
+    images, gradients, sums = room(min(get_num_threads(), n), split.size, split_dY.size, f * weights * LANES)
+    dW = empty(W_shape, np.float32)
+    columns = steps(weights, 1, DOT_COLUMNS)
+    taps = (np.arange(W_shape[1])[:, None] * split.plane + plan.taps).reshape(-1)[columns]
+    _add_few_filters(
+        *(flat(X), split.numbers(), flat(dY), split_dY.numbers(), n, f, vectors, taps),
+        *(steps(f, split_dY.plane, DOT_ROWS), steps(f, weights * LANES, DOT_ROWS), columns * LANES),
+        *(dW.reshape(-1), images, gradients, sums),
     )
     return dW
 
@@ -132,7 +157,7 @@ def channel_sum(dY: np.ndarray) -> Any:
         return NotImplemented
     n, f, *out = dY.shape
     sums = np.zeros((min(get_num_threads(), n), f))
-    _add_channels(plain(dY), n, f, math.prod(out), sums)
+    _add_channels(flat(dY), n, f, math.prod(out), sums)
     return sums.sum(axis=0).astype(np.float32).reshape(1, f, *(1 for _ in out))
 
 
@@ -176,8 +201,9 @@ class Plan(NamedTuple):
 
     split: Split
     W_rows: np.ndarray  # where the weights of each output channel start
-    W_taps: np.ndarray  # from there to each tap
-    taps: np.ndarray  # the offsets of the taps in the image
+    W_taps: np.ndarray  # from there to each tap of the first channel that is summed over
+    W_step: int  # from a channel to the next
+    taps: np.ndarray  # the offsets of the taps in the image, again of the first channel
     phases: np.ndarray  # of the result: first tap, last tap, rows, columns
     step: tuple[int, int]  # from a row, and a column, of a phase to the next one in the result
     result: int  # numbers in a channel of the largest phase, rounded up to whole panels
@@ -188,17 +214,18 @@ def _forward_plan(X_shape, W_shape, stride, padding, dilation, out) -> Plan:
     f, c, kh, kw = W_shape
     (top, bottom), (left, right) = padding
     split = Split.of(X_shape, (top, left), (bottom, right), stride)
-    t = np.arange(c * kh * kw)
-    channel, i, j = np.unravel_index(t, (c, kh, kw))
-    taps = split.offset(channel, i * dilation[0], j * dilation[1])
+    t = np.arange(kh * kw)
+    i, j = np.divmod(t, kw)
+    taps = split.offset(0, i * dilation[0], j * dilation[1])
     phases = np.array([[0, len(t), *out]])
-    return Plan(split, _padded_rows(f, len(t)), t, taps, phases, (1, 1), _result_size(phases, split))
+    W_rows = _padded_rows(f, c * len(t))
+    return Plan(split, W_rows, t, len(t), taps, phases, (1, 1), _result_size(phases, split))
 
 
 @functools.lru_cache(maxsize=64)
 def _gradient_plan(dY_shape, W_shape, stride, padding, dilation, sizes) -> Plan:
     """Pixel h of X meets tap i at place p if stride p + dilation i = h + padding."""
-    f, c, kh, kw = W_shape
+    _, c, kh, kw = W_shape
     spans = [
         [(i * d, low) for i in range(k)] for k, d, (low, _) in zip((kh, kw), dilation, padding, strict=True)
     ]
@@ -226,17 +253,16 @@ def _gradient_plan(dY_shape, W_shape, stride, padding, dilation, sizes) -> Plan:
                 if (b + low - at) % stride[1] == 0
             ]
             first = len(taps)
-            for g in range(f):
-                for i, p in rows:
-                    for j, q in columns:
-                        W_taps.append((g * c * kh + i) * kw + j)
-                        taps.append(split.offset(g, p + before[0], q + before[1]))
+            for i, p in rows:
+                for j, q in columns:
+                    W_taps.append(i * kw + j)
+                    taps.append(split.offset(0, p + before[0], q + before[1]))
             height, width = -(-(sizes[0] - a) // stride[0]), -(-(sizes[1] - b) // stride[1])
             phases.append([first, len(taps), height, width])
     phases = np.array(phases)
-    W_rows = _padded_rows(c, kh * kw)
     return Plan(
-        split, W_rows, np.array(W_taps), np.array(taps), phases, tuple(stride), _result_size(phases, split)
+        *(split, _padded_rows(c, kh * kw), np.array(W_taps), c * kh * kw, np.array(taps)),
+        *(phases, tuple(stride), _result_size(phases, split)),
     )
 
 
@@ -252,41 +278,36 @@ def _result_size(phases: np.ndarray, split: Split) -> int:
 
 def _run(plan: Plan, X: np.ndarray, W: np.ndarray, bias: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     n, f = shape[:2]
-    Y = np.empty(shape, np.float32)
+    Y = empty(shape, np.float32)
     if Y.size:
-        split, W_rows, W_taps, taps, phases, step, result = plan
+        split, W_rows, W_taps, W_step, taps, phases, step, result = plan
         images, results = room(min(get_num_threads(), n), split.size, len(phases) * apart(f * result) + PANEL)
         Y_rows = _padded_rows(f, result)
         _convolve(
-            *(plain(X), tuple(split), plain(W), W_rows, W_taps, taps, phases, Y_rows, bias),
+            *(flat(X), split.numbers(), flat(W), W_rows, W_taps, W_step, taps, phases, Y_rows, bias),
             *(Y.reshape(-1), n, f, shape[2], shape[3], step, result, images, results),
         )
     return Y
 
 
 @compiled
-def _convolve_image(image, W, W_rows, W_taps, taps, first, last, f, count, result, r, Y_rows, zeros):
-    """result[r + f, p] = sum over t of W[f, t] image[taps[t] + p] for p < count"""
+def _convolve_image(
+    image, W, W_rows, W_taps, W_step, taps, channels, plane, f, count, result, r, Y_rows, zeros
+):  # fmt: skip
+    """result[r + f, p] = sum over channels and taps of W[f, c, t] image[c plane + taps[t] + p], p < count"""
     keep_apart()
-    W_taps, taps = W_taps[first:last], taps[first:last]
+    rows = 4 if f <= _FEW else ROWS
     for p in range(0, count, PANEL):
-        if f <= _FEW:
-            for g in range(0, f, 4):
-                tile_of_4(
-                    *(W, 0, W_rows, W_taps, 0, image, p, taps, 0),
-                    *(g, len(taps), 1, result, r + p, Y_rows, zeros, 0, 0, LANES),
-                )
-        else:
-            for g in range(0, f, ROWS):
-                tile_of_6(
-                    *(W, 0, W_rows, W_taps, 0, image, p, taps, 0),
-                    *(g, len(taps), 1, result, r + p, Y_rows, zeros, 0, 0, LANES),
-                )
+        for g in range(0, f, rows):
+            any_tile(
+                *(rows, VECTORS, W, 0, W_rows, W_taps, W_step, image, p, taps, plane),
+                *(g, len(taps), channels, result, r + p, Y_rows, zeros, 0, 0, LANES),
+            )
 
 
 @threaded
 def _convolve(
-    X, split, W, W_rows, W_taps, taps, phases, Y_rows, bias, Y,
+    X, split, W, W_rows, W_taps, W_step, taps, phases, Y_rows, bias, Y,
     n, f, height, width, step, size, images, results
 ):  # fmt: skip
     """Each thread takes some of the images."""
@@ -300,7 +321,8 @@ def _convolve(
                 first, last, rows, columns = phases[x]
                 count, r = (rows - 1) * row + columns, x * apart(f * size)
                 _convolve_image(
-                    image, W, W_rows, W_taps, taps, first, last, f, count, result, r, Y_rows, zeros
+                    *(image, W, W_rows, W_taps[first:last], W_step, taps[first:last]),
+                    *(split[0], split[8], f, count, result, r, Y_rows, zeros),
                 )
             y = k * f * height * width
             join_phases(result, f, size, row, step[0], step[1], bias, Y, y, height, width)
@@ -344,13 +366,38 @@ def _convolve_dW(
         add_threads(sums, thread, f, dW)
 
 
-@functools.partial(threaded, fastmath=SUMS)
+@threaded
+def _add_few_filters(
+    X, split, dY, split_dY, n, f, vectors, taps, dY_rows, sums_rows, sums_columns, dW, images, gradients, sums
+):  # fmt: skip
+    """Each thread adds up some of the images, lane by lane; then the lanes and the threads are added."""
+    threads = len(images)
+    for thread in prange(threads):
+        image, gradient, total = images[thread], gradients[thread], sums[thread]
+        image[:] = 0
+        gradient[:] = 0
+        total[:] = 0
+        for k in range(n * thread // threads, n * (thread + 1) // threads):
+            split_image(X, k * split[0] * split[1] * split[2], split, image)
+            split_image(dY, k * split_dY[0] * split_dY[1] * split_dY[2], split_dY, gradient)
+            for g in range(0, f, DOT_ROWS):
+                for t in range(0, len(taps), DOT_COLUMNS):
+                    add_dot_products(
+                        *(gradient, 0, dY_rows, g, image, 0, taps, t),
+                        *(vectors, total, sums_rows, sums_columns),
+                    )
+    for k in prange(len(dW)):
+        weight = 0.0
+        for thread in range(threads):
+            for lane in range(LANES):
+                weight += sums[thread, k * LANES + lane]
+        dW[k] = weight
+
+
+@threaded
 def _add_channels(dY, n, f, places, sums):
-    """In float64, in any order, which lets the compiler use vectors."""
+    """In float64."""
     threads = len(sums)
     for thread in prange(threads):
         for row in range(n * thread // threads * f, n * (thread + 1) // threads * f):
-            total = 0.0
-            for k in range(row * places, (row + 1) * places):
-                total += dY[k]
-            sums[thread, row % f] += total
+            sums[thread, row % f] += total(dY[row * places : (row + 1) * places])

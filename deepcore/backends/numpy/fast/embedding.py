@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from deepcore.backends.numpy.fast.buffers import empty
 from deepcore.backends.numpy.fast.compiled import Kernel, compiled, plain, served
+from deepcore.backends.numpy.memory import empty
 
 
 def scatter_add(index: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:

@@ -9,24 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, njit, prange, types
+from numba import get_num_threads, prange, types
 
-from deepcore.backends.numpy.fast.compiled import compiled, threaded
-from deepcore.backends.numpy.fast.simd import (
-    FLOATS,
-    INT,
-    LANES,
-    OFFSETS,
-    PANEL,
-    ROWS,
-    USABLE,
-    copy,
-    keep_apart,
-    tile,
-    turn,
-    vectors_of,
-)
-from deepcore.backends.numpy.fast.workspace import is_float32, plain, room, steps
+from deepcore.backends.numpy.fast.compiled import compiled, flat, threaded
+from deepcore.backends.numpy.fast.simd import PANEL, ROWS, copy, tile, turn, vectors_of
+from deepcore.backends.numpy.fast.workspace import is_float32, room, steps
+from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, OFFSETS, USABLE, standing_alone
+from deepcore.backends.numpy.memory import empty
 
 _WORTH_IT = 1 << 20  # multiply-adds from which this beats BLAS, which starts faster
 _DEPTH = 512  # rows of B in a panel at most: a panel, and the rows of A that meet it, stay in the caches
@@ -42,10 +31,10 @@ def linear(X: np.ndarray, W: np.ndarray, b: np.ndarray | None = None, out: np.nd
     n = X.size // i if i else 0
     if not _suits(n, i, o, X, W, b):
         return NotImplemented
-    Y = np.empty((*X.shape[:-1], o), np.float32) if out is None else out
-    start = _ZEROS if b is None else plain(b)
+    Y = empty((*X.shape[:-1], o), np.float32) if out is None else out
+    start = _ZEROS if b is None else flat(b)
     rows = steps(n, i, ROWS), steps(n, o, ROWS)
-    _linear(n, i, o, plain(X), plain(W), start, b is not None, Y.reshape(-1), *rows, *_rooms())
+    _linear(n, i, o, flat(X), flat(W), start, b is not None, Y.reshape(-1), *rows, *_rooms())
     return Y
 
 
@@ -64,11 +53,10 @@ def linear_backward(
         return NotImplemented
     shapes = X.shape if needed[0] else (0,), W.shape, (1, o)
     dX, dW, db = (
-        np.empty(shape, np.float32) if there is None else there
-        for shape, there in zip(shapes, out, strict=True)
+        empty(shape, np.float32) if there is None else there for shape, there in zip(shapes, out, strict=True)
     )
     _linear_backward(
-        *(n, i, o, plain(dY), plain(X), plain(W)),
+        *(n, i, o, flat(dY), flat(X), flat(W)),
         *(dX.reshape(-1), dW.reshape(-1), db.reshape(-1), bias, _ZEROS),
         *(steps(n, o, ROWS), steps(n, i, ROWS), steps(i, 1, ROWS), steps(i, o, ROWS)),
         *_rooms(),
@@ -91,7 +79,7 @@ def _linear(n, i, o, X, W, start, has_bias, Y, X_rows, Y_rows, panels, strips):
     for thread in prange(len(panels)):
         part = _part(thread, len(panels), n, o)
         A, B, C = (X, X_rows, i, False), (W, o, False), (Y, Y_rows)
-        _product(part, i, A, B, C, start, has_bias, start, False, panels[thread], strips[thread])
+        product(*part, i, *A, *B, *C, start, has_bias, start, False, panels[thread], strips[thread])
 
 
 @threaded
@@ -103,10 +91,10 @@ def _linear_backward(
         if len(dX):
             part = _part(thread, len(panels), n, i)
             A, B, C = (dY, dY_rows, o, False), (W, o, True), (dX, dX_rows)
-            _product(part, o, A, B, C, zeros, False, db, False, P, strip)
+            product(*part, o, *A, *B, *C, zeros, False, db, False, P, strip)
         part = _part(thread, len(panels), i, o)
         A, B, C = (X, X_columns, i, True), (dY, o, False), (dW, dW_rows)
-        _product(part, n, A, B, C, zeros, False, db, has_bias, P, strip)
+        product(*part, n, *A, *B, *C, zeros, False, db, has_bias, P, strip)
 
 
 @compiled
@@ -122,7 +110,7 @@ def _part(thread, threads, M, N):
 
 
 @compiled
-def _pack(B, length, turned, k0, rows, n, columns, panels, P):
+def pack(B, length, turned, k0, rows, n, columns, panels, P):
     """Rows k0 .. k0 + rows and columns n .. n + columns of B as a panel at P, filled up with zeros."""
     vectors, lanes = vectors_of(columns)
     width = vectors * LANES
@@ -156,28 +144,23 @@ def _add_rows(panels, P, rows, columns, sums, at):
             sums[at + j] += panels[P + k * width + j]
 
 
-_BOOL, _ENDS = types.boolean, types.UniTuple(INT, 4)
-_OF_A, _OF_B = types.Tuple((FLOATS, OFFSETS, INT, _BOOL)), types.Tuple((FLOATS, INT, _BOOL))
-_OF_C = types.Tuple((FLOATS, OFFSETS))
+_BOOL = types.boolean
+_OF_A, _OF_B, _OF_C = (FLOATS, OFFSETS, INT, _BOOL), (FLOATS, INT, _BOOL), (FLOATS, OFFSETS)
 
 
-@njit(
-    types.void(_ENDS, INT, _OF_A, _OF_B, _OF_C, FLOATS, _BOOL, FLOATS, _BOOL, FLOATS, FLOATS),
-    nogil=True,
-    cache=True,
+@standing_alone(
+    *(INT, INT, INT, INT, INT, *_OF_A, *_OF_B, *_OF_C, FLOATS, _BOOL, FLOATS, _BOOL, FLOATS, FLOATS)
 )
-def _product(part, K, A, B, C, start, has_start, column_sums, wants_sums, panels, strip):
+def product(
+    m0, m1, n0, n1, K, A, A_rows, A_length, A_turned, B, B_length, B_turned, C, C_rows,
+    start, has_start, column_sums, wants_sums, panels, strip
+):  # fmt: skip
     """A part of C = A B (+ start in each row); column_sums = those of B, by the thread that has row 0.
 
-    part: first and last row, first and last column   K: columns of A and rows of B
+    m0, m1, n0, n1: first and last row, first and last column   K: columns of A and rows of B
     A: numbers, where its rows (or, turned, its columns) start, their length, whether it is turned
     B: numbers, the length of its rows, whether it is turned   C: numbers, where its rows start
     """
-    keep_apart()
-    m0, m1, n0, n1 = part
-    A_numbers, A_rows, A_length, A_turned = A
-    B_numbers, B_length, B_turned = B
-    C_numbers, C_rows = C
     blocks = -(-K // _DEPTH)
     depth = -(-K // (blocks * LANES)) * LANES  # even blocks: at least LANES of them, at most _DEPTH
     sums = np.zeros(_GROUP * PANEL)
@@ -191,21 +174,21 @@ def _product(part, K, A, B, C, start, has_start, column_sums, wants_sums, panels
             for n in range(group, group_end, PANEL):
                 columns = min(PANEL, group_end - n)
                 P = (n - group) * depth
-                _pack(B_numbers, B_length, B_turned, k0, rows, n, columns, panels, P)
+                pack(B, B_length, B_turned, k0, rows, n, columns, panels, P)
                 if wants_sums:
                     _add_rows(panels, P, rows, columns, sums, n - group)
             for strip_start in range(m0, m1, _STRIP):
                 strip_end = min(m1, strip_start + _STRIP)
                 if A_turned:
-                    _copy_strip(A_numbers, A_length, k0, rows, strip_start, strip_end, strip)
+                    _copy_strip(A, A_length, k0, rows, strip_start, strip_end, strip)
                     source, place, step = strip, -strip_start, _STRIP
                 else:
-                    source, place, step = A_numbers, k0, 1
+                    source, place, step = A, k0, 1
                 for m in range(strip_start, strip_end, ROWS):
                     for n in range(group, group_end, PANEL):
                         vectors, lanes = vectors_of(min(PANEL, group_end - n))
                         if k0:  # add to what is there
-                            first, s, follow = C_numbers, n, 1
+                            first, s, follow = C, n, 1
                         else:
                             first, s, follow = start, n * has_start, 0
                         tile(
@@ -213,7 +196,7 @@ def _product(part, K, A, B, C, start, has_start, column_sums, wants_sums, panels
                             (source, place, A_rows, one_tap, step),
                             (panels, (n - group) * depth, one_tap, vectors * LANES),
                             (m, 1, rows),
-                            (C_numbers, n, C_rows),
+                            (C, n, C_rows),
                             (first, s, follow),
                             lanes,
                         )

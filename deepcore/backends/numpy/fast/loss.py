@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-from numba import prange
+from numba import prange, types
+from numba.extending import overload
 
-from deepcore.backends.numpy.fast.buffers import empty
-from deepcore.backends.numpy.fast.compiled import Kernel, compiled, plain, row, served
-from deepcore.backends.numpy.fast.rows import exp_and_sum, largest, scale
+from deepcore.backends.numpy.fast.compiled import Kernel, plain, row, served
+from deepcore.backends.numpy.fast.elementary import exp_of_negative, maximum
+from deepcore.backends.numpy.fast.rows import exp_and_sum, largest, total
+from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, written
+from deepcore.backends.numpy.memory import empty
 
 _INT64 = np.dtype(np.int64)
 _NONE = np.iinfo(np.int64).min  # a label that no row has
+_WORTH_IT = 512  # numbers from which this beats NumPy, which makes many passes
+_FEW = 64  # classes up to which a row is shorter than some vectors
+_BLOCK = 64  # rows that stay in the cache together
+_PARTS = 64  # among the threads
+_BEYOND_CACHES = 1 << 24  # numbers of which no cache will hold the gradient
 
 
 def cross_entropy(
@@ -25,25 +34,57 @@ def cross_entropy(
     gradient: bool = True,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """L = log sum e^X - X[y] and dX, for labels without weights or smoothing."""
-    if weight is not None or label_smoothing or y.dtype is not _INT64 or y.ndim != 1 or not served(X):
+    wanted = weight is None and not label_smoothing and y.dtype is _INT64 and y.ndim == 1
+    if not (wanted and served(X, least=_WORTH_IT)):
         return NotImplemented
-    X, y = plain(X), plain(y)
     ignored = _NONE if ignore_index is None else ignore_index
-    kept = _count(y, X.shape[1], ignored)
-    if kept < 0:
-        return NotImplemented
-    n = max(kept, 1) if reduction == "mean" else 1
     L = np.empty(len(y))
     dX = empty(X.shape if gradient else (0, 0), X.dtype)
-    _label_losses(X.size, X, y, ignored, n, L, dX)
+    loss = _label_losses(X.size, plain(X), plain(y), ignored, reduction == "mean", L, dX)
+    if loss is None:
+        return NotImplemented
     if reduction == "none":
         return L.astype(X.dtype), dX if gradient else None
-    return np.asarray(np.add.reduce(L) / n, X.dtype), dX if gradient else None
+    return np.asarray(loss, X.dtype), dX if gradient else None
 
 
-@compiled
+@Kernel
+def _label_losses(X, y, ignored, mean, L, dX):
+    """Into L the loss of each row, into dX its gradient unless dX is empty. Returns the sum, or the mean.
+
+    None if a label is none of the classes: it would be read outside of its row.
+    """
+    kept = _count(y, X.shape[1], ignored)
+    if kept < 0:
+        return None
+    n = max(kept, 1) if mean else 1
+    if X.shape[1] <= _FEW:
+        blocks = -(-len(y) // _BLOCK)
+        for block in prange(blocks):
+            rows = slice(block * _BLOCK, min((block + 1) * _BLOCK, len(y)))
+            gradient = dX[rows] if dX.size else np.empty_like(X[rows])
+            _losses_of_few(X[rows], y[rows], ignored, n, L[rows], gradient)
+        return total(L) / n
+    past = dX.size >= _BEYOND_CACHES and X.shape[1] % LANES == 0 and dX.ctypes.data % 64 == 0
+    for part in prange(_PARTS):
+        E = np.empty(X.shape[1], X.dtype)  # e^D of a row, in the cache
+        for i in range(len(y) * part // _PARTS, len(y) * (part + 1) // _PARTS):
+            factor = X.dtype.type(0)
+            if y[i] == ignored:
+                E[:] = 0
+                L[i] = 0
+            else:
+                L[i], factor = _label_loss(X[i], y[i], n, E)
+            if past:
+                scale_past_caches(E, factor, dX[i])
+            elif dX.size:
+                _scale_into(E, factor, dX[i])
+    return total(L) / n
+
+
+@row
 def _count(y, classes, ignored):
-    """How many rows count, or -1 if a label is none of the classes: it would be read outside of its row."""
+    """How many rows count, or -1 if a label is none of the classes."""
     kept = 0
     wrong = 0
     for i in range(y.size):
@@ -52,29 +93,75 @@ def _count(y, classes, ignored):
     return -1 if wrong else kept
 
 
-@Kernel
-def _label_losses(X, y, ignored, n, L, dX):
-    """Into L the loss of each row, into dX its gradient divided by n, unless dX is empty."""
-    for i in prange(len(y)):
-        dx = dX[i] if dX.size else np.empty_like(X[i])
+@row
+def _losses_of_few(X, y, ignored, n, L, dX):
+    """`_label_loss` of rows so short that exponentials are taken of many at once."""
+    N, C = X.shape
+    for i in range(N):
+        top = X[i, 0]
+        for j in range(1, C):
+            top = maximum(top, X[i, j])
+        for j in range(C):
+            dX[i, j] = X[i, j] - top
+        L[i] = 0.0 if y[i] == ignored else float(X[i, y[i]]) - float(top)
+    E = dX.reshape(-1)
+    for k in range(E.size):
+        E[k] = exp_of_negative(E[k])
+    for i in range(N):
         if y[i] == ignored:
-            L[i] = 0
-            dx[:] = 0
-        else:
-            L[i] = _label_loss(X[i], y[i], n, dx)
+            dX[i, :] = 0
+            continue
+        s = 0.0
+        for j in range(C):
+            s += 0.0 if j == y[i] else float(dX[i, j])
+        d = L[i]
+        L[i] = math.log1p(s + math.expm1(d)) - d
+        factor = X.dtype.type(1 / (n * (s + math.exp(d))))
+        dX[i, y[i]] = -s
+        for j in range(C):
+            dX[i, j] *= factor
 
 
 @row
-def _label_loss(x, label, n, dx):
-    """L = log(s + e^d) - d = log1p(s + expm1 d) - d, exact where the label is the top and d = 0
+def _label_loss(x, label, n, E):
+    """The loss of a row, and a factor; times that, what is left in E is the gradient divided by n.
 
     D = x - max x   d = D[label]   s: the sum of e^D over all classes but the label
-    dx = e^D / (s + e^d), at the label -s / (s + e^d), all divided by n
+    L = log(s + e^d) - d = log1p(s + expm1 d) - d, exact where the label is the top and d = 0
+    dx = e^D / (s + e^d), at the label -s / (s + e^d)
     """
     top = largest(x)
     d = float(x[label]) - float(top)
-    s = exp_and_sum(x[:label], top, dx[:label]) + exp_and_sum(x[label + 1 :], top, dx[label + 1 :])
-    Z = n * (s + math.exp(d))
-    scale(dx, dx.dtype.type(1 / Z))
-    dx[label] = -s / Z
-    return math.log1p(s + math.expm1(d)) - d
+    s = exp_and_sum(x[:label], top, E[:label]) + exp_and_sum(x[label + 1 :], top, E[label + 1 :])
+    E[label] = -s
+    return math.log1p(s + math.expm1(d)) - d, x.dtype.type(1 / (n * (s + math.exp(d))))
+
+
+@row
+def _scale_into(x, factor, y):
+    for j in range(len(x)):
+        y[j] = factor * x[j]
+
+
+@written(FLOATS, types.float32, FLOATS, INT)
+def _scale_past_caches(w, x, factor, y, vectors):
+    """y = factor x by stores that don't first fetch what they overwrite; for what no cache will hold."""
+
+    def step(_: Any, at: Any) -> list[Any]:
+        w.store_past_caches(w.times_number(w.load(w.at(x, at)), factor), w.at(y, at))
+        return [w.add(at, LANES)]
+
+    w.loop(vectors, [w.int(0)], step)
+    w.builder.fence("seq_cst")  # such stores are seen late
+
+
+def scale_past_caches(x: Any, factor: Any, y: Any) -> None:
+    """y = factor x, both of whole vectors; y starts with a line of the cache."""
+    raise NotImplementedError("only compiled code calls this")
+
+
+@overload(scale_past_caches)
+def _for_type(x, factor, y):
+    if x.dtype == types.float32:
+        return lambda x, factor, y: _scale_past_caches(x, factor, y, len(x) // LANES)
+    return lambda x, factor, y: _scale_into(x, factor, y)

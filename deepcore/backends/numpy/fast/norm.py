@@ -12,70 +12,121 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from deepcore.backends.numpy.fast.buffers import empty
-from deepcore.backends.numpy.fast.compiled import Kernel, plain, row, served
-from deepcore.backends.numpy.fast.rows import dot, scale, scale_and_shift, subtract, total
+from deepcore.backends.numpy.fast.compiled import Kernel, flat, plain, row, row_sum, served
+from deepcore.backends.numpy.fast.rows import (
+    dot,
+    scale,
+    scale_and_shift,
+    subtract,
+    total,
+)
+from deepcore.backends.numpy.memory import empty
 
 _PARTS = 32
 
 
 def batch_norm(X: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float) -> tuple[np.ndarray, ...]:
     """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2"""
-    if not _images(X, gamma, beta):
+    if not _images_or_rows(X, gamma, beta):
         return NotImplemented
-    x, statistics = plain(X).reshape(*X.shape[:2], -1), (1, X.shape[1]) + (1,) * (X.ndim - 2)
+    kernel = _batch_norm if X.ndim > 2 else _batch_norm_of_rows
+    x, statistics = _by_channel(X), (1, X.shape[1]) + (1,) * (X.ndim - 2)
     Y, H = empty(X.shape, X.dtype), empty(X.shape, X.dtype)
     r, mean, var = np.empty((3, X.shape[1]), X.dtype)
-    arrays = (x, plain(gamma).reshape(-1), plain(beta).reshape(-1), epsilon, Y.reshape(x.shape))
-    _batch_norm(X.size, *arrays, H.reshape(x.shape), r, mean, var)
+    kernel(
+        *(X.size, x, flat(gamma), flat(beta), epsilon),
+        *(Y.reshape(x.shape), H.reshape(x.shape), r, mean, var),
+    )
     return Y, H, *(s.reshape(statistics) for s in (r, mean, var))
 
 
 @Kernel
 def _batch_norm(X, gamma, beta, epsilon, Y, H, r, mean, var):
     N, C, S = X.shape
-    for c in prange(C):
-        s = 0.0
-        for n in range(N):
-            s += total(X[n, c])
-        m = s / (N * S)
-        s = 0.0
-        for n in range(N):
-            subtract(X[n, c], m, H[n, c])
-            s += dot(H[n, c], H[n, c])
-        mean[c], var[c] = m, s / (N * S)
-        r[c] = 1 / math.sqrt(s / (N * S) + epsilon)
-        for n in range(N):
-            scale(H[n, c], r[c])
-            scale_and_shift(H[n, c], gamma[c], beta[c], Y[n, c])
+    for channel in prange(C):
+        c = np.int64(channel)  # what prange gives is unsigned, and would be compiled for once more
+        m = _channel_sum(X, c) / (N * S)
+        v = _subtract_from_channel(X, c, m, H) / (N * S)
+        mean[c], var[c] = m, v
+        r[c] = 1 / math.sqrt(v + epsilon)
+        _scale_and_shift_channel(H, c, r[c], gamma[c], beta[c], Y)
+
+
+@row_sum
+def _channel_sum(X, c):
+    s = 0.0
+    for n in range(len(X)):
+        for j in range(X.shape[2]):
+            s += X[n, c, j]
+    return s
+
+
+@row_sum
+def _subtract_from_channel(X, c, mean, D):
+    """D = X - mean, as `rows.subtract`. Returns sum D^2."""
+    rounded = X.dtype.type(mean)
+    rest = X.dtype.type(mean - rounded)
+    s = 0.0
+    for n in range(len(X)):
+        for j in range(X.shape[2]):
+            d = (X[n, c, j] - rounded) - rest
+            D[n, c, j] = d
+            s += float(d) * float(d)
+    return s
+
+
+@row
+def _scale_and_shift_channel(H, c, r, gamma, beta, Y):
+    """H = r H in place, Y = gamma H + beta"""
+    for n in range(len(H)):
+        for j in range(H.shape[2]):
+            h = r * H[n, c, j]
+            H[n, c, j] = h
+            Y[n, c, j] = gamma * h + beta
 
 
 def batch_norm_backward(
     dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dX = gamma r (dY - mean dY - H mean(H dY)), dgamma = sum(H dY), dbeta = sum dY"""
-    if not _images(dY, H, r, gamma):
+    if not _images_or_rows(dY, H, r, gamma):
         return NotImplemented
-    N, C = dY.shape[:2]
+    kernel = _batch_norm_backward if dY.ndim > 2 else _batch_norm_of_rows_backward
     dX = empty(dY.shape, dY.dtype)
     dgamma, dbeta = np.empty(gamma.shape, gamma.dtype), np.empty(gamma.shape, gamma.dtype)
-    arrays = (plain(dY).reshape(N, C, -1), plain(H).reshape(N, C, -1), plain(gamma * r).reshape(-1))
-    _batch_norm_backward(dY.size, *arrays, dX.reshape(N, C, -1), dgamma.reshape(-1), dbeta.reshape(-1))
+    arrays = _by_channel(dY), _by_channel(H), flat(gamma * r), _by_channel(dX)
+    kernel(dY.size, *arrays, dgamma.reshape(-1), dbeta.reshape(-1))
     return dX, dgamma, dbeta
 
 
 @Kernel
 def _batch_norm_backward(dY, H, factor, dX, dgamma, dbeta):
     N, C, S = dY.shape
-    for c in prange(C):
-        hdy = 0.0
-        dy = 0.0
-        for n in range(N):
-            hdy += dot(H[n, c], dY[n, c])
-            dy += total(dY[n, c])
+    for channel in prange(C):
+        c = np.int64(channel)
+        hdy, dy = _channel_sums(H, dY, c)
         dgamma[c], dbeta[c] = hdy, dy
-        for n in range(N):
-            _centre(dY[n, c], dy / (N * S), H[n, c], hdy / (N * S), factor[c], dX[n, c])
+        _centre_channel(dY, c, dy / (N * S), H, hdy / (N * S), factor[c], dX)
+
+
+@row_sum
+def _channel_sums(H, dY, c):
+    """sum H dY and sum dY, in float64."""
+    hdy, dy = 0.0, 0.0
+    for n in range(len(H)):
+        for j in range(H.shape[2]):
+            hdy += float(H[n, c, j]) * float(dY[n, c, j])
+            dy += dY[n, c, j]
+    return hdy, dy
+
+
+@row
+def _centre_channel(dY, c, mean, H, mean_hdy, factor, dX):
+    """dX = factor (dY - mean - H mean_hdy)"""
+    mean, mean_hdy = dY.dtype.type(mean), dY.dtype.type(mean_hdy)
+    for n in range(len(H)):
+        for j in range(H.shape[2]):
+            dX[n, c, j] = factor * (dY[n, c, j] - mean - H[n, c, j] * mean_hdy)
 
 
 @row
@@ -86,9 +137,79 @@ def _centre(dh, mean, h, mean_hdh, factor, dx):
         dx[j] = factor * (dh[j] - mean - h[j] * mean_hdh)
 
 
-def _images(X: np.ndarray, *others: np.ndarray) -> bool:
-    """Whether a channel has places enough, one after the other, to be worked on in lanes."""
-    return X.ndim > 2 and served(X, *others) and math.prod(X.shape[2:]) >= 16
+def _images_or_rows(X: np.ndarray, *others: np.ndarray) -> bool:
+    """Whether numbers enough stand one after the other to be worked on in lanes: places, or channels."""
+    return served(X, *others) and (math.prod(X.shape[2:]) >= 16 if X.ndim > 2 else X.ndim == 2)
+
+
+def _by_channel(X: np.ndarray) -> np.ndarray:
+    """(n, c, ...) -> (n, c, places); rows as they are"""
+    return plain(X).reshape(*X.shape[:2], -1) if X.ndim > 2 else plain(X)
+
+
+# ---- (n, c), channels side by side: sums of columns, by parts of the rows
+
+
+@Kernel
+def _batch_norm_of_rows(X, gamma, beta, epsilon, Y, H, r, mean, var):
+    N, C = X.shape
+    sums, squares = np.zeros((_PARTS, C)), np.zeros((_PARTS, C))
+    for part in prange(_PARTS):
+        for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
+            _add_row(X[n], sums[part])
+    means = sums.sum(axis=0) / N
+    for c in range(C):
+        mean[c] = means[c]
+    rest = (means - mean).astype(X.dtype)
+    for part in prange(_PARTS):
+        for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
+            _centre_row(X[n], mean, rest, H[n], squares[part])
+    v = squares.sum(axis=0) / N
+    for c in range(C):
+        var[c], r[c] = v[c], 1 / math.sqrt(v[c] + epsilon)
+    for part in prange(_PARTS):
+        for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
+            _multiply(H[n], r, H[n])
+            _multiply_and_add(H[n], gamma, beta, Y[n])
+
+
+@row
+def _add_row(x, sums):
+    for j in range(len(x)):
+        sums[j] += x[j]
+
+
+@row
+def _centre_row(x, mean, rest, d, squares):
+    """d = x - mean - rest, the mean in two parts. Adds d^2 to the squares."""
+    for j in range(len(x)):
+        d[j] = (x[j] - mean[j]) - rest[j]
+        squares[j] += float(d[j]) * float(d[j])
+
+
+@Kernel
+def _batch_norm_of_rows_backward(dY, H, factor, dX, dgamma, dbeta):
+    N, C = dY.shape
+    hdys, dys = np.zeros((_PARTS, C)), np.zeros((_PARTS, C))
+    for part in prange(_PARTS):
+        for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
+            _add_to_sums(H[n], dY[n], hdys[part], dys[part])
+    hdy, dy = hdys.sum(axis=0), dys.sum(axis=0)
+    for c in range(C):
+        dgamma[c], dbeta[c] = hdy[c], dy[c]
+    mean, mean_hdy = (dy / N).astype(dY.dtype), (hdy / N).astype(dY.dtype)
+    for part in prange(_PARTS):
+        for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
+            _centre_by_column(dY[n], mean, H[n], mean_hdy, factor, dX[n])
+
+
+@row
+def _centre_by_column(dy, mean, h, mean_hdy, factor, dx):
+    for j in range(len(dy)):
+        dx[j] = factor[j] * (dy[j] - mean[j] - h[j] * mean_hdy[j])
+
+
+# ---- groups of channels of one sample
 
 
 def group_norm(

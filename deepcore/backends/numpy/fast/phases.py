@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from numba.extending import register_jitable
 
 from deepcore.backends.numpy.fast.compiled import compiled
 from deepcore.backends.numpy.fast.simd import (
-    LANES,
     PANEL,
     copy,
     deinterleave_2,
@@ -22,6 +22,7 @@ from deepcore.backends.numpy.fast.simd import (
     interleave_4,
     turn,
 )
+from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, OFFSETS, standing_alone
 
 
 @register_jitable  # plain Python where Python calls it
@@ -61,16 +62,21 @@ class Split(NamedTuple):
         size = step[0] * step[1] * channels * plane + 2 * PANEL  # a vector may look beyond the last row
         return cls(channels, height, width, before[0], before[1], step[0], step[1], row, plane, size)
 
+    def numbers(self) -> np.ndarray:
+        """As compiled code takes them."""
+        return np.array(self, np.int64)
+
     def offset(self, c: Any, h: Any, w: Any) -> Any:
         """Where number (h, w) of a channel stands, h and w counted from the corner of the padding."""
         phase = h % self.step_h * self.step_w + w % self.step_w
         return (phase * self.channels + c) * self.plane + h // self.step_h * self.row + w // self.step_w
 
 
-@compiled
+@standing_alone(FLOATS, INT, OFFSETS, FLOATS)
 def split_image(X, x, split, image):
-    """Copy an image that starts at X[x]; the padding is there already."""
-    channels, height, width, top, left, step_h, step_w, row, plane, _ = split
+    """Copy an image that starts at X[x]; the padding is there already.   split: the numbers of a Split"""
+    channels, height, width, top, left = split[0], split[1], split[2], split[3], split[4]
+    step_h, step_w, row, plane = split[5], split[6], split[7], split[8]
     for c in range(channels):
         for h in range(height):
             source = x + (c * height + h) * width
@@ -94,7 +100,7 @@ def split_image(X, x, split, image):
                     deinterleave_4(X, source + w, width - w, image, at, channels * plane)
 
 
-@compiled
+@standing_alone(FLOATS, INT, INT, INT, INT, INT, FLOATS, FLOATS, INT, INT, INT)
 def join_phases(result, f, size, row, step_h, step_w, bias, Y, y, height, width):
     """Y = result + bias: the phases of each row, shuffled into each other.
 

@@ -2,10 +2,7 @@
 
 Why by hand. A core of today multiplies and adds 16 float32 at once (8 without AVX-512), twice a cycle, but
 only if the loop around it asks for nothing else: 24 running sums that never leave the registers, no index
-arithmetic, no test. Compilers find such code for a textbook loop by luck. numba lets us say it: a function
-marked @intrinsic doesn't compute, it *writes the instructions* of one call, in LLVM's intermediate language,
-and numba puts these in the place of the call. `Writer` below is the pen. Its methods are the instructions;
-an ordinary Python loop over them is unrolled, as the repetition of a macro would be.
+arithmetic, no test. Compilers find such code for a textbook loop by luck; here it is written (see `writer`).
 
 One kernel. `tile_product` computes a tile of C, rows x (vectors LANES) numbers, all kept in registers:
 
@@ -27,6 +24,8 @@ B must be *packed*: the numbers that a tile needs, one after the other in memory
 filled up with zeros. Rows that fill up the last tile of A repeat a row of the table: it is computed twice,
 and stored twice with the same numbers. Only a tile's last vector may stick out of C; its store is masked.
 
+Where a convolution has few filters, `dot_products` takes their gradients: its vectors run along the sum.
+
 The other kernels bring numbers into that form: `transpose` turns square blocks within the registers (images
 have their channels apart, panels want them side by side), `copy` moves part of a vector and no more.
 
@@ -35,182 +34,38 @@ The width is that of the processor that numba compiles for. Without AVX-512 ther
 
 Goto and van de Geijn 2008, doi:10.1145/1356052.1356053: packing, and tiles in registers. Georganas et al.
 2018, arXiv:1808.05567: convolution without columns.
-
-numba keeps compiled functions on disk and compares the file of each with what it kept, but not the files of
-what it calls: after a change in this one, delete the folders __pycache__ beside it.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.core.registry import cpu_target
-from numba.extending import intrinsic
+from numba import njit
 
-_codegen = cpu_target.target_context.codegen()  # pyright: ignore[reportAttributeAccessIssue]
-_FEATURES = set(_codegen.magic_tuple()[2].split(","))  # of the processor that numba compiles for
-USABLE = {"+avx2", "+fma"} <= _FEATURES
-LANES = 16 if "+avx512f" in _FEATURES else 8  # float32 numbers in a vector
+from deepcore.backends.numpy.fast.writer import (
+    FLOATS,
+    INT,
+    LANES,
+    OFFSETS,
+    ZERO,
+    Writer,
+    standing_alone,
+    written,
+)
+
 ROWS = 6  # of a tile
 VECTORS = 4 if LANES == 16 else 2  # of a tile at most: 24 or 12 registers hold its sums
 PANEL = VECTORS * LANES  # columns of a whole panel
 
-FLOATS = types.float32[::1]
-OFFSETS = types.int64[::1]
-INT = types.int64
-
-_FLOAT, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-_VECTOR = ir.VectorType(_FLOAT, LANES)
-_VECTOR_POINTER = _VECTOR.as_pointer()
-_MASK = ir.VectorType(ir.IntType(1), LANES)
-_ZERO = ir.Constant(_VECTOR, [0.0] * LANES)
-
-
-class Writer:
-    """Writes the instructions of one call. A value is what an instruction returned; an int is a constant."""
-
-    def __init__(self, context: Any, builder: Any, signature: Any, values: Sequence[Any]):
-        self.context, self.builder, self.module = context, builder, builder.module
-        # an array is seen as a pointer to its first number, an int as it is
-        self.arguments = [
-            context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
-            for kind, value in zip(signature.args, values, strict=True)
-        ]
-
-    # whole numbers, and places in memory
-
-    def int(self, x: Any) -> Any:
-        return ir.Constant(_I64, x) if isinstance(x, int) else x
-
-    def add(self, x: Any, y: Any) -> Any:
-        return self.builder.add(self.int(x), self.int(y))
-
-    def times(self, x: Any, y: Any) -> Any:
-        return self.builder.mul(self.int(x), self.int(y))
-
-    def at(self, pointer: Any, offset: Any) -> Any:
-        return self.builder.gep(pointer, [self.int(offset)])
-
-    def only_if(self, i: int, limit: Any, x: Any) -> Any:
-        """x if i < limit, else 0"""
-        return self.builder.select(self.builder.icmp_signed("<", self.int(i), limit), x, self.int(0))
-
-    def number(self, pointer: Any) -> Any:
-        return self.builder.load(pointer)
-
-    # vectors
-
-    def load(self, pointer: Any, count: Any = None) -> Any:
-        """A vector; with `count` only so many numbers are read, and zeros stand for the others."""
-        here = self.builder.bitcast(pointer, _VECTOR_POINTER)
-        if count is None:
-            return self.builder.load(here, align=4)
-        shape = ir.FunctionType(_VECTOR, [_VECTOR_POINTER, _I32, _MASK, _VECTOR])
-        masked = self._function(f"llvm.masked.load.v{LANES}f32.p0", shape)
-        return self.builder.call(masked, [here, ir.Constant(_I32, 4), self.first(count), _ZERO])
-
-    def store(self, vector: Any, pointer: Any, count: Any = None) -> None:
-        """All of a vector, or its first `count` numbers."""
-        here = self.builder.bitcast(pointer, _VECTOR_POINTER)
-        if count is None:
-            self.builder.store(vector, here, align=4)
-            return
-        shape = ir.FunctionType(ir.VoidType(), [_VECTOR, _VECTOR_POINTER, _I32, _MASK])
-        masked = self._function(f"llvm.masked.store.v{LANES}f32.p0", shape)
-        self.builder.call(masked, [vector, here, ir.Constant(_I32, 4), self.first(count)])
-
-    def everywhere(self, number: Any) -> Any:
-        """A vector of one and the same number."""
-        vector = ir.VectorType(number.type, LANES)
-        nothing = ir.Constant(vector, ir.Undefined)
-        one = self.builder.insert_element(nothing, number, ir.Constant(_I32, 0))
-        zeros = ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
-        return self.builder.shuffle_vector(one, nothing, zeros)
-
-    def first(self, count: Any) -> Any:
-        """The mask of the first `count` lanes."""
-        lanes = ir.Constant(ir.VectorType(_I64, LANES), list(range(LANES)))
-        return self.builder.icmp_signed("<", lanes, self.everywhere(self.int(count)))
-
-    def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
-        """x y + z, rounded once."""
-        shape = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        return self.builder.call(self._function(f"llvm.fma.v{LANES}f32", shape), [x, y, z])
-
-    def plus(self, x: Any, y: Any) -> Any:
-        return self.builder.fadd(x, y)
-
-    def combine(self, coefficients: Sequence[float], vectors: Sequence[Any]) -> Any:
-        """The sum of coefficient times vector; 0 costs nothing, 1 and -1 cost no product."""
-        total = None
-        for factor, x in zip(coefficients, vectors, strict=True):
-            if factor == 0:
-                continue
-            if total is None:
-                total = x if factor == 1 else self.builder.fmul(x, self._constant(factor))
-            elif abs(factor) == 1:
-                total = self.builder.fadd(total, x) if factor == 1 else self.builder.fsub(total, x)
-            else:
-                total = self.multiply_add(x, self._constant(factor), total)
-        return total
-
-    def _constant(self, number: float) -> Any:
-        return ir.Constant(_VECTOR, [float(np.float32(number))] * LANES)
-
-    def pick(self, x: Any, y: Any, lanes: Sequence[int]) -> Any:
-        """A vector of lanes of x (0 .. LANES - 1) and of y (LANES and above)."""
-        return self.builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(_I32, LANES), list(lanes)))
-
-    # loops
-
-    def loop(self, count: Any, carried: Sequence[Any], body: Callable[..., Sequence[Any]]) -> list[Any]:
-        """`carried = body(i, *carried)` for i < count; what is carried stays in registers."""
-        b = self.builder
-        before, inside, after = b.block, b.append_basic_block("loop"), b.append_basic_block("after")
-        some = b.icmp_signed(">", self.int(count), self.int(0))
-        b.cbranch(some, inside, after)
-        b.position_at_end(inside)
-        names = [b.phi(value.type) for value in (self.int(0), *carried)]
-        results = list(body(*names))
-        following = self.add(names[0], 1)
-        end = b.block  # body may have made blocks of its own
-        b.cbranch(b.icmp_signed("<", following, self.int(count)), inside, after)
-        for name, start, result in zip(names, (self.int(0), *carried), (following, *results), strict=True):
-            name.add_incoming(start, before)
-            name.add_incoming(result, end)
-        b.position_at_end(after)
-        left = [b.phi(value.type) for value in carried]
-        for name, start, result in zip(left, carried, results, strict=True):
-            name.add_incoming(start, before)
-            name.add_incoming(result, end)
-        return left
-
-    def _function(self, name: str, shape: Any) -> Any:
-        return cgutils.get_or_insert_function(self.module, shape, name)
-
-
-def written(*argument_types: Any) -> Callable[[Callable[..., None]], Any]:
-    """Make an intrinsic of write(writer, *arguments). Its call takes these types and returns nothing."""
-
-    def decorate(write: Callable[..., None]) -> Any:
-        @functools.wraps(write)  # numba reads the names of the arguments off it
-        def typed(*ignored: Any) -> Any:
-            def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-                writer = Writer(context, builder, signature, values)
-                write(writer, *writer.arguments)
-                return context.get_dummy_value()
-
-            return types.void(*argument_types), generate
-
-        return intrinsic(typed)
-
-    return decorate
+_OF_TILE = (
+    *(FLOATS, INT, OFFSETS, OFFSETS, INT),  # A
+    *(FLOATS, INT, OFFSETS, INT),  # B
+    *(INT, INT, INT),
+    *(FLOATS, INT, OFFSETS),  # C
+    *(FLOATS, INT, INT),  # start
+    INT,
+)
 
 
 def tile_product(rows: int, vectors: int) -> Any:
@@ -225,10 +80,8 @@ def tile_product(rows: int, vectors: int) -> Any:
         end: a sum of many short sums keeps more digits than one long sum.
     lanes: columns in the last vector, 1 .. LANES; of C, and of start, nothing beyond is read or written
     """
-    of_A, of_B, lengths = (FLOATS, INT, OFFSETS, OFFSETS, INT), (FLOATS, INT, OFFSETS, INT), (INT, INT, INT)
-    of_C, of_start = (FLOATS, INT, OFFSETS), (FLOATS, INT, INT)
 
-    @written(*of_A, *of_B, *lengths, *of_C, *of_start, INT)
+    @written(*_OF_TILE)
     def product(
         w, A, a, A_rows, A_taps, A_step, B, b, B_taps, B_step,
         i, taps, K, C, c, C_rows, start, s, follow, lanes
@@ -254,7 +107,7 @@ def tile_product(rows: int, vectors: int) -> Any:
             at_A, at_B = w.number(w.at(A_taps, t)), w.number(w.at(B_taps, t))
             return w.loop(K, [at_A, at_B, *sums], add_products)[2:]
 
-        sums = w.loop(taps, [_ZERO] * (rows * vectors), add_tap)
+        sums = w.loop(taps, [ZERO] * (rows * vectors), add_tap)
         first = [w.at(start, w.add(s, w.times(follow, offset))) for offset in C_offsets]
         last = [w.at(C, w.add(c, offset)) for offset in C_offsets]
         # all is loaded before anything is stored: a repeated row must not find its own result
@@ -266,15 +119,20 @@ def tile_product(rows: int, vectors: int) -> Any:
     return product
 
 
-tile_of_4, tile_of_6 = tile_product(4, VECTORS), tile_product(ROWS, VECTORS)
+_tile_of_4 = tile_product(4, VECTORS)
 _tile_1, _tile_2, _tile_3, _tile_4 = (tile_product(ROWS, min(v, VECTORS)) for v in (1, 2, 3, 4))
 
 
-@njit(forceinline=True)
-def tile(vectors, A, B, lengths, C, start, lanes):
-    """`tile_product` of ROWS rows and 1 .. VECTORS vectors, its arguments in tuples."""
-    arguments = A + B + lengths + C + start
-    if vectors == 4:
+@standing_alone(INT, INT, *_OF_TILE)
+def any_tile(
+    rows, vectors, A, a, A_rows, A_taps, A_step, B, b, B_taps, B_step,
+    i, taps, K, C, c, C_rows, start, s, follow, lanes
+):  # fmt: skip
+    """`tile_product` of ROWS rows and 1 .. VECTORS vectors, or of 4 rows and VECTORS vectors."""
+    arguments = A, a, A_rows, A_taps, A_step, B, b, B_taps, B_step, i, taps, K, C, c, C_rows, start, s, follow
+    if rows == 4:
+        _tile_of_4(*arguments, lanes)
+    elif vectors == 4:
         _tile_4(*arguments, lanes)
     elif vectors == 3:
         _tile_3(*arguments, lanes)
@@ -282,6 +140,56 @@ def tile(vectors, A, B, lengths, C, start, lanes):
         _tile_2(*arguments, lanes)
     else:
         _tile_1(*arguments, lanes)
+
+
+def dot_products(rows: int, columns: int) -> Any:
+    """For sums that are long, of rows that are few: vectors run along the sum, and lanes are added later.
+
+    C[C_rows[i + r] + C_columns[j + s] + lane] += sum over k < K of  A[a + A_rows[i + r] + k LANES + lane]
+                                                                   * B[b + B_rows[j + s] + k LANES + lane]
+    """
+    of_factor = FLOATS, INT, OFFSETS, INT
+
+    @written(*of_factor, *of_factor, INT, FLOATS, OFFSETS, OFFSETS)
+    def dots(w, A, a, A_rows, i, B, b, B_rows, j, K, C, C_rows, C_columns):
+        def starts(table: Any, first: Any, count: int) -> list[Any]:
+            return [w.number(w.at(table, w.add(first, r))) for r in range(count)]
+
+        A_pointers = [w.at(A, w.add(a, start)) for start in starts(A_rows, i, rows)]
+        B_pointers = [w.at(B, w.add(b, start)) for start in starts(B_rows, j, columns)]
+        below, beside = starts(C_rows, i, rows), starts(C_columns, j, columns)
+
+        def add_products(_: Any, at: Any, *sums: Any) -> list[Any]:
+            B_vectors = [w.load(w.at(pointer, at)) for pointer in B_pointers]
+            new = []
+            for r, pointer in enumerate(A_pointers):
+                x = w.load(w.at(pointer, at))
+                new += [w.multiply_add(x, y, sums[r * columns + s]) for s, y in enumerate(B_vectors)]
+            return [w.add(at, LANES), *new]
+
+        sums = w.loop(K, [w.int(0)] + [ZERO] * (rows * columns), add_products)[1:]
+        places = [w.at(C, w.add(x, y)) for x in below for y in beside]
+        totals = [w.plus(w.load(place), x) for place, x in zip(places, sums, strict=True)]
+        for total, place in zip(totals, places, strict=True):  # all are loaded before: a row may be repeated
+            w.store(total, place)
+
+    return dots
+
+
+DOT_ROWS, DOT_COLUMNS = 4, 6 if LANES == 16 else 3
+_dots = dot_products(DOT_ROWS, DOT_COLUMNS)
+
+
+@standing_alone(FLOATS, INT, OFFSETS, INT, FLOATS, INT, OFFSETS, INT, INT, FLOATS, OFFSETS, OFFSETS)
+def add_dot_products(A, a, A_rows, i, B, b, B_rows, j, K, C, C_rows, C_columns):
+    """`dot_products` of DOT_ROWS rows and DOT_COLUMNS columns."""
+    _dots(A, a, A_rows, i, B, b, B_rows, j, K, C, C_rows, C_columns)
+
+
+@njit(forceinline=True)
+def tile(vectors, A, B, lengths, C, start, lanes):
+    """`tile_product` of ROWS rows, its arguments in tuples."""
+    any_tile(ROWS, vectors, *(A + B + lengths + C + start), lanes)
 
 
 @written()
@@ -334,7 +242,7 @@ def transposed(w: Writer, lines: list[Any]) -> list[Any]:
     return lines
 
 
-@njit
+@standing_alone(FLOATS, INT, INT, INT, INT, FLOATS, INT, INT)
 def turn(S, s, rows, columns, S_step, D, d, D_step):
     """D[d + j D_step + i] = S[s + i S_step + j] for i < rows, j < columns: a matrix becomes its transpose."""
     for i in range(0, rows, LANES):

@@ -7,10 +7,10 @@ import math
 import numpy as np
 from numba import prange
 
-from deepcore.backends.numpy.fast.buffers import empty
 from deepcore.backends.numpy.fast.compiled import Kernel, plain, row, served
 from deepcore.backends.numpy.fast.elementary import exp_of_negative
 from deepcore.backends.numpy.fast.rows import dot, exp_and_sum, largest, scale, total
+from deepcore.backends.numpy.memory import empty
 
 
 def _each_row(kernel: Kernel, axis: int, *arrays: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from deepcore.backends.numpy.fast.buffers import empty
-from deepcore.backends.numpy.fast.compiled import Kernel, plain, served
+from deepcore.backends.numpy.fast.compiled import Kernel, flat, served
+from deepcore.backends.numpy.memory import empty
 
 
 def sgd(
@@ -21,9 +21,9 @@ def sgd(
     (new_W, new_V), flat = _results(W, 2 if momentum else 1)
     numbers = _numbers(W, lr, momentum, weight_decay)
     if momentum:
-        _sgd_with_momentum(W.size, *_flat(W, dW, V), *numbers, nesterov, *flat)
+        _sgd_with_momentum(W.size, *_all_flat(W, dW, V), *numbers, nesterov, *flat)
         return new_W, new_V
-    _sgd(W.size, *_flat(W, dW), *numbers, *flat)
+    _sgd(W.size, *_all_flat(W, dW), *numbers, *flat)
     return new_W, None
 
 
@@ -59,20 +59,21 @@ def adam(
         return NotImplemented
     results, flat = _results(W, 3)
     b1, b2 = betas
-    numbers = _numbers(W, rate, root, b1, 1 - b1, b2, 1 - b2, eps, weight_decay, 1 if keep is None else keep)
-    _adam(W.size, *_flat(W, dW, M, V), *numbers, *flat)
+    rate, eps = rate * root, eps * root  # a division less: rate M' / (sqrt V' / root + eps)
+    numbers = _numbers(W, rate, b1, 1 - b1, b2, 1 - b2, eps, weight_decay, 1 if keep is None else keep)
+    _adam(W.size, *_all_flat(W, dW, M, V), *numbers, *flat)
     return results
 
 
 @Kernel
-def _adam(W, dW, M, V, rate, root, b1, b1_rest, b2, b2_rest, eps, weight_decay, keep, new_W, new_M, new_V):
+def _adam(W, dW, M, V, rate, b1, b1_rest, b2, b2_rest, eps, weight_decay, keep, new_W, new_M, new_V):
     for i in prange(W.size):
         dw = dW[i] + weight_decay * W[i] if weight_decay else dW[i]
         m = b1 * M[i] + b1_rest * dw
         v = b2 * V[i] + b2_rest * (dw * dw)
         new_M[i] = m
         new_V[i] = v
-        new_W[i] = keep * W[i] - rate * (m / (math.sqrt(v) / root + eps))
+        new_W[i] = keep * W[i] - rate * (m / (math.sqrt(v) + eps))
 
 
 def _results(W: np.ndarray, count: int) -> tuple[Any, Any]:
@@ -81,12 +82,12 @@ def _results(W: np.ndarray, count: int) -> tuple[Any, Any]:
     return (
         (results, tuple(x.reshape(-1) for x in results))
         if count != 1
-        else ((*results, None), _flat(*results))
+        else ((*results, None), _all_flat(*results))
     )
 
 
-def _flat(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    return tuple(plain(x).reshape(-1) for x in arrays)
+def _all_flat(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    return tuple(map(flat, arrays))
 
 
 def _numbers(W: np.ndarray, *numbers: Any) -> tuple[Any, ...]:

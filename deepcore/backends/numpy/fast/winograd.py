@@ -32,19 +32,12 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_num_threads, prange
 
-from deepcore.backends.numpy.fast.compiled import compiled, threaded
+from deepcore.backends.numpy.fast.compiled import compiled, flat, threaded
 from deepcore.backends.numpy.fast.phases import Split, add_threads, apart, join_phases, split_image
-from deepcore.backends.numpy.fast.simd import (
-    LANES,
-    PANEL,
-    ROWS,
-    keep_apart,
-    tile,
-    transform,
-    turn,
-    vectors_of,
-)
-from deepcore.backends.numpy.fast.workspace import plain, room, steps
+from deepcore.backends.numpy.fast.simd import PANEL, ROWS, keep_apart, tile, transform, turn, vectors_of
+from deepcore.backends.numpy.fast.workspace import room, steps
+from deepcore.backends.numpy.fast.writer import LANES
+from deepcore.backends.numpy.memory import empty
 from deepcore.shapes import Padding
 
 BT = {
@@ -123,7 +116,7 @@ def convolve(
     f = shape[1]
     plan = _plan(m, X.shape[1:], padding, shape[2:])
     threads, numbers, length = min(get_num_threads(), n), (m + 2) ** 2, whole_vectors(c)
-    Y = np.empty(shape, np.float32)
+    Y = empty(shape, np.float32)
     U, images, V, M, results, filters = room(
         threads,
         *(-(-numbers * apart(f * length) // threads), plan.split.size),
@@ -135,8 +128,8 @@ def convolve(
         ),
     )
     _convolve(
-        *(m, plain(X), tuple(plan.split), plan.places, plan.count, plan.size),
-        *(plain(W), turned_round, U.reshape(-1), steps(f, length, ROWS), steps(f, PANEL, ROWS)),
+        *(m, flat(X), plan.split.numbers(), plan.places, plan.count, plan.size),
+        *(flat(W), turned_round, U.reshape(-1), steps(f, length, ROWS), steps(f, PANEL, ROWS)),
         *(
             steps(numbers, apart(f * PANEL)),
             bias,
@@ -162,7 +155,7 @@ def convolve_dW(m: int, dY: np.ndarray, X: np.ndarray, padding: Padding) -> np.n
     plan = _plan(m, X.shape[1:], padding, tuple(out))
     threads, numbers, width = min(get_num_threads(), n), (m + 2) ** 2, whole_vectors(f)
     rows, row = plan.count // plan.split.row + 1, plan.split.row * m  # dY padded to whole tiles
-    dW = np.empty((f, c, 3, 3), np.float32)
+    dW = empty((f, c, 3, 3), np.float32)
     images, dY_turned, V, Z, dU, sums = room(
         threads,
         *(
@@ -175,7 +168,7 @@ def convolve_dW(m: int, dY: np.ndarray, X: np.ndarray, padding: Padding) -> np.n
     )
     i, j = np.divmod(np.arange(m * m), m)
     _convolve_dW(
-        *(m, plain(X), tuple(plan.split), plan.places, plan.count, plain(dY), (i * row + j) * width, row),
+        *(m, flat(X), plan.split.numbers(), plan.places, plan.count, flat(dY), (i * row + j) * width, row),
         *(steps(c, PANEL, ROWS), steps(c, width, ROWS), steps(numbers, apart(c * width)), dW.reshape(-1)),
         *(n, c, f, *out, images, dY_turned, V, Z, dU, sums),
     )
@@ -191,17 +184,18 @@ def whole_vectors(count: int) -> int:
 def _transform_filters(m, W, first, last, f, c, turned_round, filters, U):
     """U[x, g, k] = G W[g, k] G^T for the filters g from first to last, LANES channels k at a time."""
     length = -(-c // LANES) * LANES
+    taps = _TAPS[::-1].copy() if turned_round else _TAPS
     for g in range(first, last):
         for k0 in range(0, c, LANES):
-            for lane in range(LANES):
-                k = min(k0 + lane, c - 1)
-                for t in range(9):
-                    weight = W[(k * f + g) * 9 + 8 - t] if turned_round else W[(g * c + k) * 9 + t]
-                    filters[t * LANES + lane] = weight
-            if m == 2:
-                filter_2(filters, 0, _TAPS, U, g * length + k0, apart(f * length))
+            few = min(LANES, c - k0)
+            if turned_round:
+                turn(W, (k0 * f + g) * 9, few, 9, f * 9, filters, 0, LANES)
             else:
-                filter_4(filters, 0, _TAPS, U, g * length + k0, apart(f * length))
+                turn(W, (g * c + k0) * 9, few, 9, 9, filters, 0, LANES)
+            if m == 2:
+                filter_2(filters, 0, taps, U, g * length + k0, apart(f * length))
+            else:
+                filter_4(filters, 0, taps, U, g * length + k0, apart(f * length))
 
 
 @compiled

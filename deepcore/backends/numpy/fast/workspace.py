@@ -1,4 +1,4 @@
-"""Memory that compiled kernels work in, and the layout in which they take their arguments."""
+"""Memory that compiled kernels work in, and tables of offsets."""
 
 from __future__ import annotations
 
@@ -41,14 +41,6 @@ def room(threads: int, *sizes: int) -> list[np.ndarray]:
 def is_float32(*arrays: np.ndarray | None) -> bool:
     """Whether all that are given hold float32, in this machine's byte order."""
     return all(A is None or (A.dtype == np.float32 and A.dtype.isnative) for A in arrays)
-
-
-def plain(A: np.ndarray) -> np.ndarray:
-    """The numbers of A one after the other: a view, or a copy of an array in another layout or read-only.
-
-    Compiled code tells read-only arrays from others, and would be compiled again for them.
-    """
-    return A.reshape(-1) if A.flags.carray else np.array(A, order="C").reshape(-1)
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,0 +1,157 @@
+"""Max pooling: a vector of windows side by side at a time, and back to the places that won."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import prange, types
+
+from deepcore.backends.numpy.fast.compiled import Kernel, compiled, plain, served
+from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, USABLE, Writer, written
+from deepcore.backends.numpy.memory import empty
+from deepcore.shapes import Padding, pool_output_shape
+
+_MOST = 256  # places in a window that one byte can count
+_PLACES = ir.VectorType(ir.IntType(32), LANES)
+
+
+def max_pool(X: np.ndarray, kernel: Sequence[int], stride: Sequence[int], padding: Padding) -> Any:
+    """Y = the largest number of each window, index = its place there. In two dimensions."""
+    if not _suits(kernel, X):
+        return NotImplemented
+    shape = pool_output_shape(X.shape, kernel, stride, padding)
+    Y, index = empty(shape, X.dtype), empty(shape, np.dtype(np.uint8))
+    before = padding[0][0], padding[1][0]
+    # the first window that lies in X, and the one behind the last, along each axis
+    first = [min(o, -(-lo // s)) for o, lo, s in zip(shape[2:], before, stride, strict=True)]
+    whole = [
+        (size - k + lo) // s + 1 for size, k, lo, s in zip(X.shape[2:], kernel, before, stride, strict=True)
+    ]
+    last = [min(o, max(w, f)) for o, w, f in zip(shape[2:], whole, first, strict=True)]
+    _max_pool(
+        *(X.size, _images(plain(X)), *map(tuple, (kernel, stride, before, first, last))),
+        *(_images(Y), _images(index)),
+    )
+    return Y, index
+
+
+@Kernel
+def _max_pool(X, kernel, step, before, first, last, Y, index):
+    _, height, width = X.shape
+    for n in prange(len(X)):
+        x, y, which = X[n].reshape(-1), Y[n].reshape(-1), index[n].reshape(-1)
+        for p in range(Y.shape[1]):
+            row, out = p * step[0] - before[0], p * Y.shape[2]
+            whole = first[0] <= p < last[0] and step[1] <= 2
+            start, stop = (first[1], last[1]) if whole else (0, 0)  # of the windows that vectors take
+            for q in range(start, stop, LANES):
+                at = row * width + q * step[1] - before[1]
+                count = min(LANES, stop - q)
+                if step[1] == 1:
+                    _windows_1(x, at, width, kernel[0], kernel[1], y, which, out + q, count)
+                else:
+                    _windows_2(x, at, width, kernel[0], kernel[1], y, which, out + q, count)
+            for side in ((0, start), (stop, Y.shape[2])):
+                for q in range(side[0], side[1]):
+                    column = q * step[1] - before[1]
+                    y[out + q], which[out + q] = _window(x, height, width, row, column, kernel)
+
+
+@compiled
+def _window(x, height, width, row, column, kernel):
+    """The largest number of one window, and its place in it; what lies outside of the image doesn't count."""
+    kh, kw = kernel
+    top, place = np.float32(-math.inf), max(0, -row) * kw + max(0, -column)
+    for i in range(max(0, -row), min(kh, height - row)):
+        for j in range(max(0, -column), min(kw, width - column)):
+            a = x[(row + i) * width + column + j]
+            if a > top or a != a:
+                top, place = a, i * kw + j
+    return top, place
+
+
+def _largest_of_windows(step: int) -> Any:
+    """Y[y + q], index[y + q] = the largest number of window q, and its place, for q < count <= LANES.
+
+    Window q is rows x columns numbers from X[x + step q] on, `pitch` from one row to the next.
+    """
+
+    @written(FLOATS, INT, INT, INT, INT, FLOATS, types.uint8[::1], INT, INT)
+    def largest(w, X, x, pitch, rows, columns, Y, index, y, count):
+        b = w.builder
+
+        def challenge(_: Any, at: Any, k: Any, top: Any, place: Any) -> list[Any]:
+            a = _every(w, step, w.at(X, at), count)
+            better = b.or_(b.fcmp_ordered(">", a, top), b.fcmp_unordered("uno", a, a))
+            place = b.select(better, w.everywhere(b.trunc(k, ir.IntType(32))), place)
+            return [w.add(at, 1), w.add(k, 1), b.select(better, a, top), place]
+
+        def challenge_row(i: Any, at: Any, k: Any, top: Any, place: Any) -> list[Any]:
+            _, k, top, place = w.loop(columns, [at, k, top, place], challenge)
+            return [w.add(at, pitch), k, top, place]
+
+        lowest = w.everywhere(ir.Constant(ir.FloatType(), -math.inf))
+        start = [x, w.int(0), lowest, ir.Constant(_PLACES, [0] * LANES)]
+        _, _, top, place = w.loop(rows, start, challenge_row)
+        w.store(top, w.at(Y, y), count)
+        w.store_bytes(place, w.at(index, y), count)
+
+    return largest
+
+
+def _every(w: Writer, step: int, pointer: Any, count: Any) -> Any:
+    """The numbers at 0, step, 2 step ..., so many; step is 1 or 2."""
+    if step == 1:
+        return w.load(pointer, count)
+    length = w.add(w.times(count, 2), -1)
+    low, high = w.load(pointer, length), w.load(w.at(pointer, LANES), w.add(length, -LANES))
+    return w.pick(low, high, range(0, 2 * LANES, 2))
+
+
+_windows_1, _windows_2 = _largest_of_windows(1), _largest_of_windows(2)
+
+
+def max_pool_backward(
+    dY: np.ndarray,
+    index: np.ndarray,
+    shape: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Padding,
+) -> Any:
+    """dX = dY where a number won, summed over the windows that it won; 0 elsewhere."""
+    if not _suits(kernel, dY) or index.dtype != np.uint8:
+        return NotImplemented
+    dX = empty(tuple(shape), dY.dtype)
+    i, j = np.divmod(np.arange(_MOST), kernel[1])
+    before = padding[0][0], padding[1][0]
+    _max_pool_backward(
+        *(dX.size, _images(plain(dY)), _images(plain(index))),
+        *(tuple(stride), before, i * shape[3] + j, _images(dX)),
+    )
+    return dX
+
+
+@Kernel
+def _max_pool_backward(dY, index, step, before, places, dX):
+    """places: from the corner of a window to each of its places"""
+    for n in prange(len(dX)):
+        dx = dX[n].reshape(-1)
+        dx[:] = 0
+        for p in range(dY.shape[1]):
+            corner = (p * step[0] - before[0]) * dX.shape[2] - before[1]
+            for q in range(dY.shape[2]):
+                dx[corner + q * step[1] + places[index[n, p, q]]] += dY[n, p, q]
+
+
+def _suits(kernel: Sequence[int], X: np.ndarray) -> bool:
+    return USABLE and X.ndim == 4 and math.prod(kernel) <= _MOST and X.dtype == np.float32 and served(X)
+
+
+def _images(X: np.ndarray) -> np.ndarray:
+    """(n, c, height, width) -> (n c, height, width)"""
+    return X.reshape(-1, *X.shape[2:])
