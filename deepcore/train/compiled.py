@@ -93,11 +93,12 @@ class CompiledStep:
         isn't compiled, or is on NumPy, raises LabelError at once; of another the loss is NaN, and a later
         step, or `check`, raises.
         """
-        before = select.precision.set(self.precision)
+        before = select.precision.get()
         try:
+            select.precision.set(self.precision)
             changes, _, loss = self.changes(X, y)
         finally:
-            select.precision.reset(before)
+            select.precision.set(before)
         changes.commit()
         if len(self._doubts) >= _MOST_DOUBTS:
             self.check()
@@ -417,10 +418,11 @@ def _step(
     """
     before = CURRENT.thread
     staged = Staged()
-    CURRENT.thread = thread = before.but(
+    thread = before.but(
         running=None, who=None, inference=0, drops=True, staged=staged, commits=False, labels_checked=blind
     )
     vars(thread).update(modes)
+    CURRENT.thread = thread
     try:
         passed = passes(net, precision, loss_scale)
         out = passed(X)

@@ -128,9 +128,10 @@ def fit(
         restore(callbacks, start, run, resume)  # type: ignore[arg-type]
     before, evaluating = CURRENT.thread, not net.training
     kept_modes = [(f, f.training) for f in functions(net)] if evaluating else []
-    CURRENT.thread = before.but(generator=generator, staged=Staged(), commits=False, drops=True)
-    kept_precision = select.precision.set(precision)
-    try:
+    kept_precision = select.precision.get()
+    try:  # from the first change on: an interrupt may come after any call
+        CURRENT.thread = before.but(generator=generator, staged=Staged(), commits=False, drops=True)
+        select.precision.set(precision)
         if evaluating:  # a net that was put into evaluation mode as a whole is trained all the same
             net.train()
         while run.epoch < epochs and not run.stop:
@@ -154,8 +155,8 @@ def fit(
 
                 keep(checkpoint, run, schedule, generator, data, callbacks)
     finally:
-        select.precision.reset(kept_precision)
-        CURRENT.thread = before
+        CURRENT.thread = before  # first, because no interrupt comes before a store is made
+        select.precision.set(kept_precision)
         for f, mode in kept_modes:
             f.training = mode
     _call(callbacks, "on_fit_end", run)

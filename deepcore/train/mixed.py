@@ -28,9 +28,7 @@ from deepcore.ops import update
 PRECISIONS = ("float32", "relaxed", "bf16", "fp16")
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
-_FIRST = (
-    2.0**16
-)  # the loss scale to begin with, from which a net that can't take it comes down in a few steps
+_FIRST = 2.0**16  # a net that can't take it comes down in a few steps
 _LEAST = 1.0
 _PATIENCE = 2000  # good steps in a row, after which twice the scale is tried
 
