@@ -46,7 +46,8 @@ def _batch_norm(X, gamma, beta, epsilon, Y, H, r, mean, var):
     for channel in prange(C):
         c = np.int64(channel)  # what prange gives is unsigned, and would be compiled for once more
         m = _channel_sum(X, c) / (N * S)
-        v = _subtract_from_channel(X, c, m, H) / (N * S)
+        _subtract_from_channel(X, c, m, H)
+        v = _channel_squares(H, c) / (N * S)
         mean[c], var[c] = m, v
         r[c] = 1 / math.sqrt(v + epsilon)
         _scale_and_shift_channel(H, c, r[c], gamma[c], beta[c], Y)
@@ -61,17 +62,23 @@ def _channel_sum(X, c):
     return s
 
 
-@row_sum
+@row  # not with the sum of squares: where sums may be reordered, the rest of the mean is lost
 def _subtract_from_channel(X, c, mean, D):
-    """D = X - mean, as `rows.subtract`. Returns sum D^2."""
+    """D = X - mean, as `rows.subtract`"""
     rounded = X.dtype.type(mean)
     rest = X.dtype.type(mean - rounded)
-    s = 0.0
     for n in range(len(X)):
         for j in range(X.shape[2]):
-            d = (X[n, c, j] - rounded) - rest
-            D[n, c, j] = d
-            s += float(d) * float(d)
+            D[n, c, j] = (X[n, c, j] - rounded) - rest
+
+
+@row_sum
+def _channel_squares(D, c):
+    """sum D^2, in float64"""
+    s = 0.0
+    for n in range(len(D)):
+        for j in range(D.shape[2]):
+            s += float(D[n, c, j]) * float(D[n, c, j])
     return s
 
 
