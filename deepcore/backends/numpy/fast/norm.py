@@ -160,24 +160,53 @@ def _by_channel(X: np.ndarray) -> np.ndarray:
 @Kernel
 def _batch_norm_of_rows(X, gamma, beta, epsilon, Y, H, r, mean, var):
     N, C = X.shape
-    sums, squares = np.zeros((_PARTS, C)), np.zeros((_PARTS, C))
+    sums, squares = _zeros(C), _zeros(C)
     for part in prange(_PARTS):
         for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
             _add_row(X[n], sums[part])
-    means = sums.sum(axis=0) / N
-    for c in range(C):
-        mean[c] = means[c]
-    rest = (means - mean).astype(X.dtype)
+    rest = _mean_and_rest(sums, N, mean)
     for part in prange(_PARTS):
         for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
             _centre_row(X[n], mean, rest, H[n], squares[part])
-    v = squares.sum(axis=0) / N
+    v = _sum_of_parts(squares)
     for c in range(C):
-        var[c], r[c] = v[c], 1 / math.sqrt(v[c] + epsilon)
+        var[c], r[c] = v[c] / N, 1 / math.sqrt(v[c] / N + epsilon)
     for part in prange(_PARTS):
         for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
             _multiply(H[n], r, H[n])
             _multiply_and_add(H[n], gamma, beta, Y[n])
+
+
+# by themselves: in a kernel numba looks at each array operation for work to share out, and warns of none
+
+
+@row
+def _zeros(C):
+    return np.zeros((_PARTS, C))
+
+
+@row
+def _divided(sums, N, like):
+    return (sums / N).astype(like.dtype)
+
+
+@row
+def _mean_and_rest(sums, N, mean):
+    """Write the mean; return what its type doesn't hold of it."""
+    exact = _sum_of_parts(sums) / N
+    for c in range(len(mean)):
+        mean[c] = exact[c]
+    return (exact - mean).astype(mean.dtype)
+
+
+@row
+def _sum_of_parts(parts):
+    """parts.sum(axis=0)"""
+    s = np.zeros(parts.shape[1])
+    for part in range(len(parts)):
+        for c in range(parts.shape[1]):
+            s[c] += parts[part, c]
+    return s
 
 
 @row
@@ -197,14 +226,14 @@ def _centre_row(x, mean, rest, d, squares):
 @Kernel
 def _batch_norm_of_rows_backward(dY, H, factor, dX, dgamma, dbeta):
     N, C = dY.shape
-    hdys, dys = np.zeros((_PARTS, C)), np.zeros((_PARTS, C))
+    hdys, dys = _zeros(C), _zeros(C)
     for part in prange(_PARTS):
         for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
             _add_to_sums(H[n], dY[n], hdys[part], dys[part])
-    hdy, dy = hdys.sum(axis=0), dys.sum(axis=0)
+    hdy, dy = _sum_of_parts(hdys), _sum_of_parts(dys)
     for c in range(C):
         dgamma[c], dbeta[c] = hdy[c], dy[c]
-    mean, mean_hdy = (dy / N).astype(dY.dtype), (hdy / N).astype(dY.dtype)
+    mean, mean_hdy = _divided(dy, N, factor), _divided(hdy, N, factor)
     for part in prange(_PARTS):
         for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
             _centre_by_column(dY[n], mean, H[n], mean_hdy, factor, dX[n])
