@@ -25,6 +25,17 @@ def _numbers_of_64_bits(request):
         yield
 
 
+def pytest_collection_modifyitems(items):
+    """On JAX case by case, not test by test: what a process has compiled for a case, it uses again."""
+
+    def of_case(item):
+        callspec = getattr(item, "callspec", None)
+        place, case = (callspec.params.get(name) for name in ("place", "case")) if callspec else (None, None)
+        return f"{case.kind.__name__} {case.name}" if case and getattr(place, "backend", "") == "jax" else ""
+
+    items.sort(key=of_case)
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--places-table",
