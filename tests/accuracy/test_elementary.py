@@ -45,6 +45,7 @@ def units(Y, f, X):
         ("exp_of_negative", mpmath.exp, 1.0),
         ("expm1_of_negative", mpmath.expm1, 1.5),
         ("log1p_of_fraction", mpmath.log1p, 1.1),
+        ("log1p", mpmath.log1p, 1.0),
         ("tanh", mpmath.tanh, 3.0),
     ],
 )
@@ -52,6 +53,8 @@ def test_error(name, f, bound, dtype):
     least = -87 if dtype == "float32" else -708
     if name == "log1p_of_fraction":
         X = np.concatenate([RNG.uniform(0, 1, 2000), SMALL])
+    elif name == "log1p":
+        X = np.concatenate([RNG.uniform(0, 100, 2000), 10 ** RNG.uniform(0, 30, 1000), SMALL])
     elif name == "tanh":
         X = np.concatenate([RNG.uniform(-10, 10, 2000), SMALL])
     else:

@@ -93,6 +93,21 @@ def log1p_of_fraction(x):
 
 
 @inline
+def log1p(x):
+    """log(1 + x) for x >= 0, however small: to 1 unit.
+
+    1 + x = 2^n (1 + f), -0.3 < f < 0.42, and with s = f / (2 + f) as in `log1p_of_fraction`.
+    """
+    log_2, log_2_rest = by_type(x, _RANGE_32, _RANGE_64)[1:3]
+    n = exponent_of(x + type(x)(1))
+    scale = two_to(-n)
+    f = x * scale + (scale - type(x)(1))
+    s = f / (f + type(x)(2))
+    t = s * s
+    return n * log_2 + (n * log_2_rest + (f - s * (f - t * _polynomial(by_type(x, _LOG_32, _LOG_64), t))))
+
+
+@inline
 def tanh(x):
     """With t = e^(-2 |x|) - 1, -t / (2 + t): to 3 units, however small x is."""
     t = expm1_of_negative(type(x)(-2) * abs(x))
@@ -158,6 +173,18 @@ def _two_to(n):
     if n == types.float32:
         return lambda n: np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
     return lambda n: np.int64((np.int64(n) + np.int64(1023)) << np.int64(52)).view(np.float64)
+
+
+def exponent_of(x: Any) -> Any:
+    """The whole number n for which 0.7 < x / 2^n < 1.42, in x's type, for a finite x >= 1."""
+    raise NotImplementedError("only compiled code calls this")
+
+
+@overload(exponent_of, inline="always")
+def _exponent_of(x):
+    if x == types.float32:
+        return lambda x: np.float32((np.float32(x).view(np.int32) - np.int32(0x3F3504F3)) >> np.int32(23))
+    return lambda x: np.float64((np.float64(x).view(np.int64) - np.int64(0x3FE6A09E667F3BCD)) >> np.int64(52))
 
 
 def _maximum(typingctx, a, b):

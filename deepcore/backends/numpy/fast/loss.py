@@ -10,14 +10,13 @@ from numba import prange, types
 from numba.extending import overload
 
 from deepcore.backends.numpy.fast.compiled import Kernel, plain, row, served
-from deepcore.backends.numpy.fast.elementary import exp_of_negative, maximum
+from deepcore.backends.numpy.fast.elementary import exp_of_negative, expm1_of_negative, log1p, maximum
 from deepcore.backends.numpy.fast.rows import exp_and_sum, largest, total
 from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, written
 from deepcore.backends.numpy.memory import empty
 
 _INT64 = np.dtype(np.int64)
 _NONE = np.iinfo(np.int64).min  # a label that no row has
-_WORTH_IT = 512  # numbers from which this beats NumPy, which makes many passes
 _FEW = 64  # classes up to which a row is shorter than some vectors
 _BLOCK = 64  # rows that stay in the cache together
 _PARTS = 64  # among the threads
@@ -35,7 +34,7 @@ def cross_entropy(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """L = log sum e^X - X[y] and dX, for labels without weights or smoothing."""
     wanted = weight is None and not label_smoothing and y.dtype is _INT64 and y.ndim == 1
-    if not (wanted and served(X, least=_WORTH_IT)):
+    if not (wanted and served(X, least=1)):
         return NotImplemented
     ignored = _NONE if ignore_index is None else ignore_index
     L = np.empty(len(y))
@@ -95,31 +94,43 @@ def _count(y, classes, ignored):
 
 @row
 def _losses_of_few(X, y, ignored, n, L, dX):
-    """`_label_loss` of rows so short that exponentials are taken of many at once."""
+    """`_label_loss` of rows so short that the same is done to a number of many rows at once."""
     N, C = X.shape
+    E = np.empty((C, N), X.dtype)  # a column for each row of X
+    top = np.full(N, X.dtype.type(-np.inf))
+    s = np.zeros(N)
+    factor = np.empty(N, X.dtype)
+    for j in range(C):
+        for i in range(N):
+            E[j, i] = X[i, j]
+    for j in range(C):
+        for i in range(N):
+            top[i] = maximum(top[i], E[j, i])
     for i in range(N):
-        top = X[i, 0]
-        for j in range(1, C):
-            top = maximum(top, X[i, j])
-        for j in range(C):
-            dX[i, j] = X[i, j] - top
-        L[i] = 0.0 if y[i] == ignored else float(X[i, y[i]]) - float(top)
-    E = dX.reshape(-1)
-    for k in range(E.size):
-        E[k] = exp_of_negative(E[k])
+        L[i] = 0.0 if y[i] == ignored else float(X[i, y[i]]) - float(top[i])
+    for j in range(C):
+        for i in range(N):
+            E[j, i] = exp_of_negative(E[j, i] - top[i])
+    for i in range(N):
+        if y[i] != ignored:
+            E[y[i], i] = 0
+    for j in range(C):
+        for i in range(N):
+            s[i] += float(E[j, i])
+    for i in range(N):
+        Z = s[i] + expm1_of_negative(L[i])
+        L[i] = log1p(Z) - L[i]
+        factor[i] = X.dtype.type(1 / (n * (Z + 1)))
     for i in range(N):
         if y[i] == ignored:
-            dX[i, :] = 0
-            continue
-        s = 0.0
+            E[:, i] = 0
+            factor[i] = 0
+            L[i] = 0
+        else:
+            E[y[i], i] = -s[i]
+    for i in range(N):
         for j in range(C):
-            s += 0.0 if j == y[i] else float(dX[i, j])
-        d = L[i]
-        L[i] = math.log1p(s + math.expm1(d)) - d
-        factor = X.dtype.type(1 / (n * (s + math.exp(d))))
-        dX[i, y[i]] = -s
-        for j in range(C):
-            dX[i, j] *= factor
+            dX[i, j] = factor[i] * E[j, i]
 
 
 @row
