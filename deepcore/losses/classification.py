@@ -195,7 +195,7 @@ class CrossEntropyLoss(Labelled):
         return xp.where(nothing, 0, L), xp.where(nothing, 0, dX) if gradient else None
 
     def _checked(self, y: Any, shape: tuple[int, ...]) -> tuple[Any, int | None]:
-        if is_floating(y) and y.ndim == len(shape) and y.shape[1:] == shape[1:]:
+        if y.ndim == len(shape) and is_floating(y) and y.shape[1:] == shape[1:]:
             return y, None  # probabilities
         return super()._checked(y, shape)
 

@@ -28,7 +28,9 @@ def relu_backward(dY: np.ndarray, X: np.ndarray, out: np.ndarray | None = None) 
         return NotImplemented
     zero = _ZERO[dY.dtype]
     if dY.size <= _SMALL:
-        return np.where(np.less_equal(X, zero), zero, dY)
+        dX = dY.copy()
+        np.putmask(dX, np.less_equal(X, zero), zero)  # np.where takes half as long again
+        return dX
     mask = np.less_equal(X, zero).view(np.int8)
     np.subtract(mask, _ONE_BYTE, mask)  # 0 -> -1, which is all ones
     return np.bitwise_and(dY.view(bits), mask, None if out is None else out.view(bits)).view(dY.dtype)

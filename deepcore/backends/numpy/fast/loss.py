@@ -18,7 +18,7 @@ from deepcore.backends.numpy.memory import empty
 _INT64 = np.dtype(np.int64)
 _NONE = np.iinfo(np.int64).min  # a label that no row has
 _FEW = 64  # classes up to which a row is shorter than some vectors
-_BLOCK = 64  # rows that stay in the cache together
+_BLOCK = 128  # rows that stay in the cache together
 _PARTS = 64  # among the threads
 _BEYOND_CACHES = 1 << 24  # numbers of which no cache will hold the gradient
 
