@@ -114,7 +114,7 @@ class Standing:
                 if i < len(self.parameters):
                     Changes().set_parameter(self.parameters[i], x)  # raises if it is a mere stand-in
         arrays, rows = self.arrays.copy(), self.rows.copy()
-        for i, x in zip(move.moved, new, strict=True):
+        for i, x in zip(move.moved, new):  # noqa: B905 - a length that differs has raised above
             arrays[i] = x
         state: dict[str, dict[str, Any]] = {}
         for k, path, memory in move.rows:
@@ -124,12 +124,16 @@ class Standing:
             rows[k] = state[path] = row
         for ks, paths in move.bare:
             row = {"step": rows[ks[0]]["step"] + 1}
-            state |= dict.fromkeys(paths, row)
+            state.update(dict.fromkeys(paths, row))
             for k in ks:
                 rows[k] = row
         changes = Changes()
         changes.live = [*move.tables, self.optimizer.state, self.optimizer.progress]
-        changes.new = [{name: arrays[i] for name, i in names} for names in move.names]
+        for names in move.names:
+            table = {}
+            for name, i in names:
+                table[name] = arrays[i]
+            changes.new.append(table)
         changes.new += (state, {"steps": self.optimizer.steps + 1})
         self.arrays, self.rows = arrays, rows
         return changes
