@@ -34,6 +34,7 @@ WINDOWS = [  # for each axis
 ]
 y = np.array([3, 0, -100, 1, 2, 2, 0])
 W_LARGE, G_LARGE = normal(300, 301), normal(300, 301, seed=1)  # more than a block
+W_HUGE, G_HUGE = normal(1100, 1000), normal(1100, 1000, seed=1)  # worth all threads
 GAMMA, BETA = normal(1, 4, 1, 1, seed=5), normal(1, 4, 1, 1, seed=6)
 _, H, R, MEAN, VAR = OPS["norm.batch_norm"].reference(IMAGES, GAMMA, BETA, 1e-5)
 
@@ -96,6 +97,7 @@ CASES = [  # op, arguments
     ("update.adam", W_LARGE, G_LARGE, G_LARGE, abs(G_LARGE), 1e-3, 0.03, (0.9, 0.999), 1e-8, 0.1, 0.99),
     ("update.adam", W_LARGE, G_LARGE, G_LARGE, abs(G_LARGE), 1e-3, 0.03, (0.9, 0.999), 1e-8, 0.0),
     ("update.sgd", W_LARGE, G_LARGE, W_LARGE, 0.1, 0.9, False, 0.0),
+    ("update.sgd", W_HUGE, G_HUGE, None, 0.1, 0.0, False, 0.0),
     *[(f"softmax.{name}", X, axis) for name in ("softmax", "log_softmax") for axis in (0, -1)],
     *[(f"softmax.{name}_backward", G, X, axis) for name in ("softmax", "log_softmax") for axis in (0, -1)],
 ]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from deepcore.backends.numpy import threads
 from deepcore.backends.numpy.memory import empty, empty_like
 
 _BLOCK = 32768  # elements
+_LONG = (
+    131072  # elements that keep a call of NumPy's busy for 30 us, so that threads don't wait for each other
+)
+_SHARE = 1 << 19  # elements that are worth a thread
 _quiet = np.errstate(over="ignore", invalid="ignore")  # an overflow shows in the result
 
 
@@ -22,17 +28,31 @@ def sgd(
     momentum: float,
     nesterov: bool,
     weight_decay: float,
+    out: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """W' = W - lr V'   V' = momentum V + dW   (nesterov: W' = W - lr (dW + momentum V'))"""
-    if not _worth_blocks(W, dW) or V is None or nesterov or weight_decay:
+    if not _worth_blocks(W, dW) or nesterov or weight_decay or (V is None and W.size < 2 * _SHARE):
         return NotImplemented
-    W_new, V_new = empty_like(W), empty_like(V)
+    W_new = empty_like(W) if out[0] is None else out[0]
+    if V is None:
+        threads.share(functools.partial(_downhill, W, dW, lr, W_new), W.size, _SHARE)
+        return W_new, None
+    V_new = empty_like(V) if out[1] is None else out[1]
     for w, dw, v, w_new, v_new in _blocks(W, dW, V, W_new, V_new):
         np.multiply(v, momentum, out=v_new)
         v_new += dw
         np.multiply(v_new, lr, out=w_new)
         np.subtract(w, w_new, out=w_new)
     return W_new, V_new
+
+
+def _downhill(W: np.ndarray, dW: np.ndarray, lr: Any, W_new: np.ndarray, first: int, last: int) -> None:
+    """W' = W - lr dW, elements first to last."""
+    W, dW, W_new = (array.reshape(-1) for array in (W, dW, W_new))
+    for start in range(first, last, _LONG):
+        block = slice(start, min(start + _LONG, last))
+        np.multiply(dW[block], lr, out=W_new[block])
+        np.subtract(W[block], W_new[block], out=W_new[block])
 
 
 @_quiet
