@@ -74,12 +74,11 @@ def max_pool_backward(
     if overlap or [k * o for k, o in zip(kernel, dY.shape[2:], strict=True)] != padded_sizes:
         dX[...] = 0  # else all of it is written below
     for k, position in enumerate(window_slices(kernel, stride, (1,) * len(kernel), dY.shape[2:])):
-        all_ones = np.negative((index == k).view(np.int8)).astype(bits.dtype)  # -1 where it has won
-        won = np.bitwise_and(bits, all_ones, out=all_ones).view(wide.dtype)  # as 0 NaN would be NaN
+        won = index == k  # times the bits, not the numbers: 0 NaN would be NaN
         if overlap:
-            dX[position] += won
+            dX[position] += np.multiply(bits, won).view(wide.dtype)
         else:
-            dX[position] = won
+            np.multiply(bits, won, out=dX.view(bits.dtype)[position])
     return np.ascontiguousarray(dX[inside], dY.dtype)
 
 
