@@ -52,6 +52,7 @@ CASES = [  # op, arguments
     *[(f"activation.{name}", 5 * X) for name in ("silu", "softplus_tail")],
     *[(f"activation.{name}", 5 * X) for name in ("tanh", "silu_grad", "gelu", "gelu_grad")],
     *[(f"activation.{name}", 5 * X) for name in ("gelu_tanh", "gelu_tanh_grad")],
+    ("activation.gelu_backward", G, 5 * X),
     *[(f"activation.{name}", X, 0.7, 1.5, 1.2) for name in ("elu", "elu_grad")],
     ("conv.conv", IMAGES, FILTERS, normal(1, 8, 1, 1), *GEOMETRY),
     ("conv.conv_dX", Y, FILTERS, IMAGES.shape, *GEOMETRY),
