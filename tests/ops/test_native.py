@@ -33,7 +33,7 @@ WINDOWS = [  # for each axis
     (((0, 7),), ((0, 6),)),  # the whole image
 ]
 y = np.array([3, 0, -100, 1, 2, 2, 0])
-W_LARGE, G_LARGE = normal(300, 301), normal(300, 301, seed=1)  # more than a block
+W_LARGE, G_LARGE = normal(600, 601), normal(600, 601, seed=1)  # several blocks, in two threads
 GAMMA, BETA = normal(1, 4, 1, 1, seed=5), normal(1, 4, 1, 1, seed=6)
 _, H, R, MEAN, VAR = OPS["norm.batch_norm"].reference(IMAGES, GAMMA, BETA, 1e-5)
 

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from deepcore.backends.numpy import threads
 from deepcore.backends.numpy.memory import empty, empty_like
 
-_BLOCK = 32768  # elements
+_WORTH_IT = 32768  # elements from which on blocks are faster
+_BLOCK = 131072  # elements; of smaller ones, threads would wait for each other's Python between them
+_SHARE = 131072  # elements that are worth a thread
 _quiet = np.errstate(over="ignore", invalid="ignore")  # an overflow shows in the result
 
 
@@ -27,11 +30,15 @@ def sgd(
     if not _worth_blocks(W, dW) or V is None or nesterov or weight_decay:
         return NotImplemented
     W_new, V_new = empty_like(W), empty_like(V)
-    for w, dw, v, w_new, v_new in _blocks(W, dW, V, W_new, V_new):
-        np.multiply(v, momentum, out=v_new)
-        v_new += dw
-        np.multiply(v_new, lr, out=w_new)
-        np.subtract(w, w_new, out=w_new)
+
+    def part(first: int, last: int) -> None:
+        for w, dw, v, w_new, v_new in _blocks(first, last, W, dW, V, W_new, V_new):
+            np.multiply(v, momentum, out=v_new)
+            v_new += dw
+            np.multiply(v_new, lr, out=w_new)
+            np.subtract(w, w_new, out=w_new)
+
+    threads.share(part, W.size, _SHARE)
     return W_new, V_new
 
 
@@ -56,33 +63,37 @@ def adam(
         return NotImplemented
     b1, b2 = betas
     W_new, M_new, V_new = empty_like(W), empty_like(M), empty_like(V)
-    scratch = empty((min(_BLOCK, W.size),), W.dtype)
-    for w, dw, m, v, w_new, m_new, v_new in _blocks(W, dW, M, V, W_new, M_new, V_new):
-        part = scratch[: w.size]
-        if weight_decay:
-            dw = dw + weight_decay * w
-        np.multiply(dw, dw, out=part)
-        part *= 1 - b2
-        np.multiply(v, b2, out=v_new)
-        v_new += part
-        np.multiply(dw, 1 - b1, out=part)
-        np.multiply(m, b1, out=m_new)
-        m_new += part
-        np.sqrt(v_new, out=part)
-        part += eps * root
-        np.divide(m_new, part, out=part)
-        part *= rate * root
-        np.subtract(w if keep is None else np.multiply(w, keep, out=w_new), part, out=w_new)
+
+    def part(first: int, last: int) -> None:
+        scratch = empty((min(_BLOCK, last - first),), W.dtype)
+        for w, dw, m, v, w_new, m_new, v_new in _blocks(first, last, W, dW, M, V, W_new, M_new, V_new):
+            move = scratch[: w.size]
+            if weight_decay:
+                dw = np.add(dw, np.multiply(w, weight_decay, out=w_new), out=w_new)
+            np.multiply(dw, dw, out=move)
+            move *= 1 - b2
+            np.multiply(v, b2, out=v_new)
+            v_new += move
+            np.multiply(dw, 1 - b1, out=move)
+            np.multiply(m, b1, out=m_new)
+            m_new += move
+            np.sqrt(v_new, out=move)
+            move += eps * root
+            np.divide(m_new, move, out=move)
+            move *= rate * root
+            np.subtract(w if keep is None else np.multiply(w, keep, out=w_new), move, out=w_new)
+
+    threads.share(part, W.size, _SHARE)
     return W_new, M_new, V_new
 
 
 def _worth_blocks(W: np.ndarray, dW: np.ndarray) -> bool:
     """Whether there is enough to do, on arrays that can be cut into blocks."""
-    return W.size > _BLOCK and W.dtype.itemsize >= 4 and W.flags.c_contiguous and dW.flags.c_contiguous
+    return W.size > _WORTH_IT and W.dtype.itemsize >= 4 and W.flags.c_contiguous and dW.flags.c_contiguous
 
 
-def _blocks(*arrays: np.ndarray) -> Iterator[list[np.ndarray]]:
-    """The arrays, all of one size, as views of 32768 elements at a time."""
+def _blocks(first: int, last: int, *arrays: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """Elements first .. last of the arrays, all of one size, as views of 131072 elements at a time."""
     flat = [array.reshape(-1) for array in arrays]
-    for start in range(0, flat[0].size, _BLOCK):
-        yield [array[start : start + _BLOCK] for array in flat]
+    for start in range(first, last, _BLOCK):
+        yield [array[start : min(start + _BLOCK, last)] for array in flat]
