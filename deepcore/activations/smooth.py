@@ -268,7 +268,14 @@ class GELU(Function):
         self.approximate = approximate
 
     def forward(self, X: Any) -> Any:
+        self.cache["X"] = X
         return activation.gelu_tanh(X) if self.approximate == "tanh" else activation.gelu(X)
+
+    def backward(self, dY: Any) -> Any:
+        X = self.cache["X"]
+        if self.approximate == "tanh":
+            return dY * activation.gelu_tanh_grad(X)
+        return activation.gelu_backward(dY, X)
 
     def local_grad(self, X: Any) -> dict[str, Any]:
         tanh = self.approximate == "tanh"

@@ -175,6 +175,7 @@ CASES = [
     _native("activation.silu_grad", "256x1000", lambda: _rows(1)),
     _native("activation.gelu", "256x1000", lambda: _rows(1)),
     _native("activation.gelu_grad", "256x1000", lambda: _rows(1)),
+    _native("activation.gelu_backward", "256x1000", lambda: _rows(1, 2)),
     _native("activation.gelu_tanh", "256x1000", lambda: _rows(1)),
     _native("activation.gelu_tanh_grad", "256x1000", lambda: _rows(1)),
     _native("activation.elu", "256x1000", lambda: (*_rows(1), 1.0)),

@@ -332,6 +332,12 @@ def gelu_grad(X: Any) -> Any:
 
 
 @op
+def gelu_backward(dY: Any, X: Any) -> Any:
+    """dX = dY (P(Z <= X) + X phi(X))"""
+    return dY * gelu_grad(X)
+
+
+@op
 def gelu_tanh(X: Any) -> Any:
     """Y = X (1 + tanh U) / 2 = X sigmoid(2 U),   U = sqrt(2/pi) (X + 0.044715 X^3)"""
     B = _bounded(X)

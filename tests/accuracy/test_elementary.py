@@ -71,3 +71,17 @@ def test_ends_of_the_range(dtype):
     np.testing.assert_equal(everywhere(elementary.exp_of_negative, X), np.array([0, np.nan, 1, 0], dtype))
     np.testing.assert_equal(everywhere(elementary.expm1_of_negative, X), np.array([-1, np.nan, 0, -1], dtype))
     np.testing.assert_equal(everywhere(elementary.tanh, X), np.array([-1, np.nan, 0, -1], dtype))
+
+
+@pytest.mark.parametrize(
+    ("name", "f", "bound"),
+    [
+        ("exp_of_minus_half_square", lambda a: mpmath.exp(-a * a / 2), 1.0),
+        ("mills_ratio", lambda a: mpmath.exp(a * a / 2) * mpmath.erfc(a / mpmath.sqrt(2)) / 2, 5.0),
+    ],
+)
+def test_error_of_what_the_normal_distribution_needs(name, f, bound):
+    X = np.concatenate([RNG.uniform(0, 14, 3000), SMALL]).astype("float32")
+    error = units(everywhere(getattr(elementary, name), X), f, X)
+    print(f"{name}: {error:.2f} units (bound {bound})")
+    assert error <= bound

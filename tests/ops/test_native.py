@@ -33,8 +33,8 @@ WINDOWS = [  # for each axis
     (((0, 7),), ((0, 6),)),  # the whole image
 ]
 y = np.array([3, 0, -100, 1, 2, 2, 0])
-W_LARGE, G_LARGE = normal(300, 301), normal(300, 301, seed=1)  # more than a block
 W_HUGE, G_HUGE = normal(1100, 1000), normal(1100, 1000, seed=1)  # worth all threads
+W_LARGE, G_LARGE = normal(600, 601), normal(600, 601, seed=1)  # several blocks, in two threads
 GAMMA, BETA = normal(1, 4, 1, 1, seed=5), normal(1, 4, 1, 1, seed=6)
 _, H, R, MEAN, VAR = OPS["norm.batch_norm"].reference(IMAGES, GAMMA, BETA, 1e-5)
 
@@ -53,6 +53,7 @@ CASES = [  # op, arguments
     *[(f"activation.{name}", 5 * X) for name in ("silu", "softplus_tail")],
     *[(f"activation.{name}", 5 * X) for name in ("tanh", "silu_grad", "gelu", "gelu_grad")],
     *[(f"activation.{name}", 5 * X) for name in ("gelu_tanh", "gelu_tanh_grad")],
+    ("activation.gelu_backward", G, 5 * X),
     *[(f"activation.{name}", X, 0.7, 1.5, 1.2) for name in ("elu", "elu_grad")],
     ("conv.conv", IMAGES, FILTERS, normal(1, 8, 1, 1), *GEOMETRY),
     ("conv.conv_dX", Y, FILTERS, IMAGES.shape, *GEOMETRY),

@@ -240,3 +240,26 @@ def test_torch_agrees(shape):
         np.testing.assert_allclose(Y, y.detach().numpy(), rtol=0, atol=1e-12)
         for A, a in zip(gradients, (x, g, b), strict=True):
             np.testing.assert_allclose(A.ravel(), a.grad.numpy().ravel(), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_blocks_and_threads_of_numpys_own_kernels(threads, monkeypatch):
+    """Many blocks, the last one smaller, give what one would."""
+    from deepcore.backends.numpy import norm as native
+
+    monkeypatch.setattr(native.threads, "count", lambda: threads)
+    monkeypatch.setattr(native, "_BLOCK", 40)
+    monkeypatch.setattr(native, "_SHARED_BLOCK", 60)
+    X, dY = numbers((50, 6), "float32"), numbers((50, 6), "float32", 1)
+    gamma, beta = numbers((1, 6), "float32", 2), numbers((1, 6), "float32", 3)
+    _, H, r = got = native.group_norm(X, gamma, beta, 2, 1e-5)
+    _, h, s = got_rms = native.rms_norm(X, gamma, 1e-5)
+    pairs = [
+        (got, ops.group_norm.reference(X, gamma, beta, 2, 1e-5)),
+        (got_rms, ops.rms_norm.reference(X, gamma, 1e-5)),
+        (native.group_norm_backward(dY, H, r, gamma), ops.group_norm_backward.reference(dY, H, r, gamma)),
+        (native.rms_norm_backward(dY, h, s, gamma), ops.rms_norm_backward.reference(dY, h, s, gamma)),
+    ]
+    for results, wanted in pairs:
+        for a, b in zip(results, wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-6, atol=5e-6)

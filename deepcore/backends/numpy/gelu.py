@@ -21,8 +21,9 @@ from deepcore.backends.numpy.memory import empty, empty_like
 
 _BLOCK = 32768  # elements
 _SCALE = 2.0**-12  # of both: D times e^(2 U^2) stays in the range of float32 as long as its inverse does
-_N = tuple(_SCALE * c for c in (0.5, 0.8709162884, 0.7244536269, 0.3192958199, 0.06411849782))
-_D = tuple(_SCALE * c for c in (1, 3.337602197, 4.774935868, 3.71090975, 1.600829514, 0.3214379354))
+MILLS_NUMERATOR = 0.5, 0.8709162884, 0.7244536269, 0.3192958199, 0.06411849782
+MILLS_DENOMINATOR = 1.0, 3.337602197, 4.774935868, 3.71090975, 1.600829514, 0.3214379354
+_N, _D = (tuple(_SCALE * c for c in row) for row in (MILLS_NUMERATOR, MILLS_DENOMINATOR))
 _U_MOST = np.float32(7.25)
 _HALF = np.float32(0.5)
 _TWELVE_BITS = np.int32(-1 << 12)

@@ -6,16 +6,17 @@ x: X as (N, C, S), or (N, C) where there is one place; statistics of the channel
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from deepcore.backends.numpy import threads
-from deepcore.backends.numpy.memory import empty_like
+from deepcore.backends.numpy.memory import empty, empty_like
 from deepcore.backends.numpy.reduce import last_sum
 
 _BLOCK = 131072  # elements
+_SHARED_BLOCK = 393216  # where threads work side by side: only one at a time runs the Python between blocks
 Block = tuple[slice, ...]  # what indexes it
 _SOME = 16384  # elements whose mean is near that of all
 _FEW_PLACES = 256
@@ -61,7 +62,7 @@ def batch_norm(
             y = np.multiply(h, gamma_column, out=Y[block])
             y += beta_column
 
-    _share(part, x)
+    _share(part, _blocks(x))
     mean, var = mean.astype(x.dtype), var.astype(x.dtype)
     r, mean, var = (statistic.reshape(gamma.shape) for statistic in (r, mean, var))
     return Y.reshape(X.shape), H.reshape(X.shape), r, mean, var
@@ -78,7 +79,7 @@ def _moments(x: np.ndarray, m: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarr
             total += _sums(D), _sums(D, D)
         return total
 
-    mean_D, mean_square = _share(part, x, threads.total) / n
+    mean_D, mean_square = _share(part, _blocks(x), threads.total) / n
     return mean_D, mean_square
 
 
@@ -102,7 +103,7 @@ def batch_norm_backward(
             dx -= mean_dy
             dx *= scale
 
-    _share(part, dy)
+    _share(part, _blocks(dy))
     return dX.reshape(dY.shape), _like(gamma, dgamma), _like(gamma, dbeta)
 
 
@@ -143,17 +144,21 @@ def group_norm(
     x, m = _flat(X), max(1, math.prod(X.shape[1:]) // groups)
     gamma, beta = _column(gamma, x), _column(beta, x)
     H, Y, r = empty_like(x), empty_like(x), np.empty((len(x) * groups, 1), x.dtype)
-    for samples, rows in _samples(x, groups):
-        x_rows, h = x[samples].reshape(-1, m), H[samples].reshape(-1, m)
-        np.subtract(x_rows, _mean(x_rows), out=h)
-        lost = _mean(h)  # by rounding the mean
-        np.divide(1, np.sqrt(_mean(h, h) - lost * lost + epsilon), out=r[rows])
-        lost[np.abs(lost * r[rows]) < _NEGLIGIBLE] = 0
-        if lost.any():
-            h -= lost
-        h *= r[rows]
-        y = np.multiply(H[samples], gamma, out=Y[samples])
-        y += beta
+
+    def part(blocks: list[tuple[slice, slice]]) -> None:
+        for samples, rows in blocks:
+            x_rows, h = x[samples].reshape(-1, m), H[samples].reshape(-1, m)
+            np.subtract(x_rows, _mean(x_rows), out=h)
+            lost = _mean(h)  # by rounding the mean
+            np.divide(1, np.sqrt(_mean(h, h) - lost * lost + epsilon), out=r[rows])
+            lost[np.abs(lost * r[rows]) < _NEGLIGIBLE] = 0
+            if lost.any():
+                h -= lost
+            h *= r[rows]
+            y = np.multiply(H[samples], gamma, out=Y[samples])
+            y += beta
+
+    _share(part, _samples(x, groups))
     return Y.reshape(X.shape), H.reshape(X.shape), r
 
 
@@ -169,14 +174,22 @@ def group_norm_backward(
     m = max(1, math.prod(dY.shape[1:]) // groups)
     gamma_column = _column(gamma, dy)
     dX = empty_like(dy)
-    for samples, rows in _samples(dy, groups):
-        np.multiply(dy[samples], gamma_column, out=dX[samples])
-        dx, hs = dX[samples].reshape(-1, m), h[samples].reshape(-1, m)
-        mean, mean_hdh = _mean(dx), _mean(dx, hs)
-        dx -= mean
-        dx -= hs * mean_hdh
-        dx *= r[rows]
-    dgamma, dbeta = _sums_of(dy, h)
+
+    def part(blocks: list[tuple[slice, slice]]) -> np.ndarray:
+        total = np.zeros((2, dy.shape[1]))
+        projection = empty(dX[blocks[0][0]].shape if blocks else (0,), dX.dtype)
+        for samples, rows in blocks:
+            np.multiply(dy[samples], gamma_column, out=dX[samples])
+            dx, hs = dX[samples].reshape(-1, m), h[samples].reshape(-1, m)
+            along_h = projection[: len(dX[samples])].reshape(-1, m)
+            np.multiply(hs, _mean(dx, hs), out=along_h)
+            dx -= _mean(dx)
+            dx -= along_h
+            dx *= r[rows]
+            total += _sums(h[samples], dy[samples]), _sums(dy[samples])
+        return total
+
+    dgamma, dbeta = _share(part, _samples(dy, groups), threads.total)
     return dX.reshape(dY.shape), _like(gamma, dgamma), _like(gamma, dbeta)
 
 
@@ -187,10 +200,14 @@ def rms_norm(X: np.ndarray, gamma: np.ndarray, epsilon: float) -> tuple[np.ndarr
         return NotImplemented
     X = np.ascontiguousarray(X)
     H, Y, r = empty_like(X), empty_like(X), np.empty((len(X), 1), X.dtype)
-    for rows, _ in _samples(X, 1):
-        np.divide(1, np.sqrt(_mean(X[rows], X[rows]) + epsilon), out=r[rows])
-        np.multiply(X[rows], r[rows], out=H[rows])
-        np.multiply(H[rows], gamma, out=Y[rows])
+
+    def part(blocks: list[tuple[slice, slice]]) -> None:
+        for rows, _ in blocks:
+            np.divide(1, np.sqrt(_mean(X[rows], X[rows]) + epsilon), out=r[rows])
+            np.multiply(X[rows], r[rows], out=H[rows])
+            np.multiply(H[rows], gamma, out=Y[rows])
+
+    _share(part, _samples(X, 1))
     return Y, H, r
 
 
@@ -202,13 +219,18 @@ def rms_norm_backward(
     if dY.dtype.itemsize < 4:
         return NotImplemented
     dY, H = np.ascontiguousarray(dY), np.ascontiguousarray(H)
-    dX, dgamma = empty_like(dY), np.zeros(dY.shape[1])
-    for rows, _ in _samples(dY, 1):
-        dx = np.multiply(dY[rows], gamma, out=dX[rows])
-        dx -= H[rows] * _mean(dx, H[rows])
-        dx *= r[rows]
-        dgamma += _sums(H[rows], dY[rows])
-    return dX, _like(gamma, dgamma)
+    dX = empty_like(dY)
+
+    def part(blocks: list[tuple[slice, slice]]) -> np.ndarray:
+        dgamma = np.zeros(dY.shape[1])
+        for rows, _ in blocks:
+            dx = np.multiply(dY[rows], gamma, out=dX[rows])
+            dx -= H[rows] * _mean(dx, H[rows])
+            dx *= r[rows]
+            dgamma += _sums(H[rows], dY[rows])
+        return dgamma
+
+    return dX, _like(gamma, _share(part, _samples(dY, 1), threads.total))
 
 
 def _mean(*factors: np.ndarray) -> np.ndarray:
@@ -217,8 +239,9 @@ def _mean(*factors: np.ndarray) -> np.ndarray:
 
 
 def _samples(x: np.ndarray, groups: int) -> Iterator[tuple[slice, slice]]:
-    """Whole samples, about 131072 elements at a time, and which rows their groups are."""
-    step = max(1, _BLOCK * len(x) // max(1, x.size))
+    """Whole samples, a block at a time, and which rows their groups are."""
+    together = x.size > 2 * _SHARED_BLOCK and threads.count() > 1
+    step = max(1, (_SHARED_BLOCK if together else _BLOCK) * len(x) // max(1, x.size))
     for i in range(0, len(x), step):
         samples = slice(i, min(i + step, len(x)))
         yield samples, slice(samples.start * groups, samples.stop * groups)
@@ -253,10 +276,10 @@ def _count(X: np.ndarray) -> int:
 
 
 def _share(
-    part: Callable[[list[Block]], Any], x: np.ndarray, share: Callable[..., Any] = threads.share
+    part: Callable[[list[Any]], Any], blocks: Iterable[Any], share: Callable[..., Any] = threads.share
 ) -> Any:
-    """A function of some of x's blocks, in each thread."""
-    blocks = list(_blocks(x))
+    """A function of some of the blocks, in each thread."""
+    blocks = list(blocks)
     return share(lambda first, last: part(blocks[first:last]), len(blocks))
 
 
@@ -279,7 +302,7 @@ def _sums_of(dy: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             total += _sums(h[block], dy[block]), _sums(dy[block])
         return total
 
-    dgamma, dbeta = _share(part, dy, threads.total)
+    dgamma, dbeta = _share(part, _blocks(dy), threads.total)
     return dgamma, dbeta
 
 

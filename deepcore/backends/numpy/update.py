@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,11 +10,10 @@ import numpy as np
 from deepcore.backends.numpy import threads
 from deepcore.backends.numpy.memory import empty, empty_like
 
-_BLOCK = 32768  # elements
-_LONG = (
-    131072  # elements that keep a call of NumPy's busy for 30 us, so that threads don't wait for each other
-)
-_SHARE = 1 << 19  # elements that are worth a thread
+_WORTH_IT = 32768  # elements from which on blocks are faster
+_BLOCK = 131072  # elements; of smaller ones, threads would wait for each other's Python between them
+_SHARE = 131072  # elements that are worth a thread
+_WORTH_ONE_PASS = 1 << 20  # elements from which on blocks pay where a call multiplies and another subtracts
 _quiet = np.errstate(over="ignore", invalid="ignore")  # an overflow shows in the result
 
 
@@ -31,28 +29,25 @@ def sgd(
     out: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """W' = W - lr V'   V' = momentum V + dW   (nesterov: W' = W - lr (dW + momentum V'))"""
-    if not _worth_blocks(W, dW) or nesterov or weight_decay or (V is None and W.size < 2 * _SHARE):
+    if not _worth_blocks(W, dW) or nesterov or weight_decay or (V is None and W.size < _WORTH_ONE_PASS):
         return NotImplemented
     W_new = empty_like(W) if out[0] is None else out[0]
-    if V is None:
-        threads.share(functools.partial(_downhill, W, dW, lr, W_new), W.size, _SHARE)
-        return W_new, None
-    V_new = empty_like(V) if out[1] is None else out[1]
-    for w, dw, v, w_new, v_new in _blocks(W, dW, V, W_new, V_new):
-        np.multiply(v, momentum, out=v_new)
-        v_new += dw
-        np.multiply(v_new, lr, out=w_new)
-        np.subtract(w, w_new, out=w_new)
+    V_new = V if V is None else empty_like(V) if out[1] is None else out[1]
+
+    def part(first: int, last: int) -> None:
+        if V is None or V_new is None:
+            for w, dw, w_new in _blocks(first, last, W, dW, W_new):
+                np.multiply(dw, lr, out=w_new)
+                np.subtract(w, w_new, out=w_new)
+            return
+        for w, dw, v, w_new, v_new in _blocks(first, last, W, dW, V, W_new, V_new):
+            np.multiply(v, momentum, out=v_new)
+            v_new += dw
+            np.multiply(v_new, lr, out=w_new)
+            np.subtract(w, w_new, out=w_new)
+
+    threads.share(part, W.size, _SHARE if V is not None else _WORTH_ONE_PASS // 2)
     return W_new, V_new
-
-
-def _downhill(W: np.ndarray, dW: np.ndarray, lr: Any, W_new: np.ndarray, first: int, last: int) -> None:
-    """W' = W - lr dW, elements first to last."""
-    W, dW, W_new = (array.reshape(-1) for array in (W, dW, W_new))
-    for start in range(first, last, _LONG):
-        block = slice(start, min(start + _LONG, last))
-        np.multiply(dW[block], lr, out=W_new[block])
-        np.subtract(W[block], W_new[block], out=W_new[block])
 
 
 @_quiet
@@ -76,33 +71,37 @@ def adam(
         return NotImplemented
     b1, b2 = betas
     W_new, M_new, V_new = empty_like(W), empty_like(M), empty_like(V)
-    scratch = empty((min(_BLOCK, W.size),), W.dtype)
-    for w, dw, m, v, w_new, m_new, v_new in _blocks(W, dW, M, V, W_new, M_new, V_new):
-        part = scratch[: w.size]
-        if weight_decay:
-            dw = dw + weight_decay * w
-        np.multiply(dw, dw, out=part)
-        part *= 1 - b2
-        np.multiply(v, b2, out=v_new)
-        v_new += part
-        np.multiply(dw, 1 - b1, out=part)
-        np.multiply(m, b1, out=m_new)
-        m_new += part
-        np.sqrt(v_new, out=part)
-        part += eps * root
-        np.divide(m_new, part, out=part)
-        part *= rate * root
-        np.subtract(w if keep is None else np.multiply(w, keep, out=w_new), part, out=w_new)
+
+    def part(first: int, last: int) -> None:
+        scratch = empty((min(_BLOCK, last - first),), W.dtype)
+        for w, dw, m, v, w_new, m_new, v_new in _blocks(first, last, W, dW, M, V, W_new, M_new, V_new):
+            move = scratch[: w.size]
+            if weight_decay:
+                dw = np.add(dw, np.multiply(w, weight_decay, out=w_new), out=w_new)
+            np.multiply(dw, dw, out=move)
+            move *= 1 - b2
+            np.multiply(v, b2, out=v_new)
+            v_new += move
+            np.multiply(dw, 1 - b1, out=move)
+            np.multiply(m, b1, out=m_new)
+            m_new += move
+            np.sqrt(v_new, out=move)
+            move += eps * root
+            np.divide(m_new, move, out=move)
+            move *= rate * root
+            np.subtract(w if keep is None else np.multiply(w, keep, out=w_new), move, out=w_new)
+
+    threads.share(part, W.size, _SHARE)
     return W_new, M_new, V_new
 
 
 def _worth_blocks(W: np.ndarray, dW: np.ndarray) -> bool:
     """Whether there is enough to do, on arrays that can be cut into blocks."""
-    return W.size > _BLOCK and W.dtype.itemsize >= 4 and W.flags.c_contiguous and dW.flags.c_contiguous
+    return W.size > _WORTH_IT and W.dtype.itemsize >= 4 and W.flags.c_contiguous and dW.flags.c_contiguous
 
 
-def _blocks(*arrays: np.ndarray) -> Iterator[list[np.ndarray]]:
-    """The arrays, all of one size, as views of 32768 elements at a time."""
+def _blocks(first: int, last: int, *arrays: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """Elements first .. last of the arrays, all of one size, as views of 131072 elements at a time."""
     flat = [array.reshape(-1) for array in arrays]
-    for start in range(0, flat[0].size, _BLOCK):
-        yield [array[start : start + _BLOCK] for array in flat]
+    for start in range(first, last, _BLOCK):
+        yield [array[start : min(start + _BLOCK, last)] for array in flat]

@@ -10,16 +10,19 @@ from numba import prange
 
 from deepcore.backends.numpy.fast.compiled import Kernel, flat, inline, served
 from deepcore.backends.numpy.fast.elementary import (
+    exp_of_minus_half_square,
     exp_of_negative,
     expm1_of_negative,
     log1p_of_fraction,
-    normal_density,
-    normal_tail_ratio,
+    mills_ratio,
+    widest_vectors,
 )
 from deepcore.backends.numpy.fast.elementary import tanh as tanh_of
 from deepcore.backends.numpy.memory import empty
 
 _CUBIC = 0.044715
+_DENSITY = np.float32(1 / math.sqrt(2 * math.pi))
+_NO_TAIL = np.float32(14)  # beyond which no normal number falls, as far as float32 can tell
 _TWICE_ROOT = 2 * math.sqrt(2 / math.pi)
 
 
@@ -183,31 +186,49 @@ def _silu_grad(X, G):
 
 
 def gelu(X: np.ndarray) -> np.ndarray:
-    """Y = X M phi on the left, X (1 - M phi) on the right, M: the normal tail's ratio to the density phi"""
+    """Y = max(X, 0) - A P(Z > A), A = |X|"""
     return _each(_gelu, X) if X.dtype == np.float32 else NotImplemented
 
 
 @Kernel
 def _gelu(X, Y):
-    one = X.dtype.type(1)
+    zero = X.dtype.type(0)
     for i in prange(X.size):
-        x = X[i]
-        M, phi = normal_tail_ratio(abs(x)), normal_density(abs(x))
-        Y[i] = x * M * phi if x < 0 else x * (one - M * phi)
+        widest_vectors()
+        x, a = X[i], _at_most(abs(X[i]), _NO_TAIL)
+        left = abs(_at_most(x, _NO_TAIL)) * mills_ratio(a) * exp_of_minus_half_square(a)
+        Y[i] = (x if x > zero else zero) - left
 
 
 def gelu_grad(X: np.ndarray) -> np.ndarray:
-    """dY/dX = phi (M - A) on the left, 1 - phi (M - A) on the right, A = |X|"""
+    """dY/dX = P(Z > A) - A phi(A) on the left, 1 minus that on the right"""
     return _each(_gelu_grad, X) if X.dtype == np.float32 else NotImplemented
 
 
 @Kernel
 def _gelu_grad(X, G):
-    one = X.dtype.type(1)
     for i in prange(X.size):
-        A = _at_most(abs(X[i]), X.dtype.type(40))
-        left = normal_density(A) * (normal_tail_ratio(A) - A)
-        G[i] = left if X[i] < 0 else one - left
+        widest_vectors()
+        G[i] = _gelu_slope(X[i])
+
+
+def gelu_backward(dY: np.ndarray, X: np.ndarray) -> np.ndarray:
+    """dX = dY dY/dX"""
+    return _each(_gelu_backward, dY, X) if X.dtype == np.float32 else NotImplemented
+
+
+@Kernel
+def _gelu_backward(dY, X, dX):
+    for i in prange(X.size):
+        widest_vectors()
+        dX[i] = dY[i] * _gelu_slope(X[i])
+
+
+@inline
+def _gelu_slope(x):
+    a = _at_most(abs(x), _NO_TAIL)
+    left = exp_of_minus_half_square(a) * (mills_ratio(a) - _DENSITY * a)
+    return left if x < 0 else type(x)(1) - left
 
 
 @inline

@@ -13,16 +13,13 @@ import numpy as np
 from numba import prange
 
 from deepcore.backends.numpy.fast.compiled import Kernel, flat, plain, row, row_sum, served
-from deepcore.backends.numpy.fast.rows import (
-    dot,
-    scale,
-    scale_and_shift,
-    subtract,
-    total,
-)
+from deepcore.backends.numpy.fast.elementary import widest_vectors
+from deepcore.backends.numpy.fast.rows import FEW, subtract, sums
 from deepcore.backends.numpy.memory import empty
 
 _PARTS = 32
+_ROWS = 16  # whose gradients are added in their own precision
+_SHORT = 2048  # numbers, some 32 for each lane; to cut five arrays takes as long as to add 300
 
 
 def batch_norm(X: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float) -> tuple[np.ndarray, ...]:
@@ -136,14 +133,6 @@ def _centre_channel(dY, c, mean, H, mean_hdy, factor, dX):
             dX[n, c, j] = factor * (dY[n, c, j] - mean - H[n, c, j] * mean_hdy)
 
 
-@row
-def _centre(dh, mean, h, mean_hdh, factor, dx):
-    """dx = factor (dh - mean - h mean_hdh)"""
-    mean, mean_hdh = dh.dtype.type(mean), dh.dtype.type(mean_hdh)
-    for j in range(len(dh)):
-        dx[j] = factor * (dh[j] - mean - h[j] * mean_hdh)
-
-
 def _images_or_rows(X: np.ndarray, *others: np.ndarray) -> bool:
     """Whether numbers enough stand one after the other to be worked on in lanes: places, or channels."""
     return served(X, *others) and (math.prod(X.shape[2:]) >= 16 if X.ndim > 2 else X.ndim == 2)
@@ -223,6 +212,18 @@ def _centre_row(x, mean, rest, d, squares):
         squares[j] += float(d[j]) * float(d[j])
 
 
+@row
+def _multiply(x, y, product):
+    for j in range(len(x)):
+        product[j] = x[j] * y[j]
+
+
+@row
+def _multiply_and_add(x, factors, shifts, y):
+    for j in range(len(x)):
+        y[j] = factors[j] * x[j] + shifts[j]
+
+
 @Kernel
 def _batch_norm_of_rows_backward(dY, H, factor, dX, dgamma, dbeta):
     N, C = dY.shape
@@ -237,6 +238,13 @@ def _batch_norm_of_rows_backward(dY, H, factor, dX, dgamma, dbeta):
     for part in prange(_PARTS):
         for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
             _centre_by_column(dY[n], mean, H[n], mean_hdy, factor, dX[n])
+
+
+@row
+def _add_to_sums(h, dy, dgamma, dbeta):
+    for j in range(len(h)):
+        dgamma[j] += float(h[j]) * float(dy[j])
+        dbeta[j] += dy[j]
 
 
 @row
@@ -285,24 +293,44 @@ def _as_groups(shape: tuple[int, ...], groups: int) -> tuple[tuple[int, ...], tu
 
 @Kernel
 def _standardise(X, gamma, beta, epsilon, centred, Y, H, r):
+    """With D = X - m for an m near the mean, var X = mean D^2 - (mean D)^2: D is as small as X varies."""
     N, G, C, _ = X.shape
     for i in prange(N * G):
         n, g = i // G, i % G
         x, h = X[n, g].reshape(-1), H[n, g].reshape(-1)
-        subtract(x, total(x) / x.size if centred else 0.0, h)
-        r[i] = 1 / math.sqrt(dot(h, h) / x.size + epsilon)
-        scale(h, r[i])
+        m = X.dtype.type(sums(x)[0] / x.size if centred else 0.0)
+        subtract(x, m, h)
+        s, squares = sums(h)
+        mean = s / x.size if centred else 0.0
+        var = squares / x.size - mean * mean
+        r[i] = 1 / math.sqrt((0.0 if var < 0 else var) + epsilon)
         for c in range(C):
             if gamma.shape[2] == 1:
-                scale_and_shift(H[n, g, c], gamma[g, c, 0], beta[g, c, 0], Y[n, g, c])
+                _finish(H[n, g, c], mean, r[i], gamma[g, c, 0], beta[g, c, 0], Y[n, g, c])
             else:
-                _multiply_and_add(H[n, g, c], gamma[g, c], beta[g, c], Y[n, g, c])
+                _finish_each(H[n, g, c], mean, r[i], gamma[g, c], beta[g, c], Y[n, g, c])
 
 
 @row
-def _multiply_and_add(x, factors, shifts, y):
-    for j in range(len(x)):
-        y[j] = factors[j] * x[j] + shifts[j]
+def _finish(h, mean, r, gamma, beta, y):
+    """h = r (h - mean) in place, y = gamma h + beta"""
+    mean = h.dtype.type(mean)
+    widest_vectors()
+    for j in range(len(h)):
+        H = r * (h[j] - mean)
+        h[j] = H
+        y[j] = gamma * H + beta
+
+
+@row
+def _finish_each(h, mean, r, gamma, beta, y):
+    """As `_finish`, each place with a gamma and a beta of its own."""
+    mean = h.dtype.type(mean)
+    widest_vectors()
+    for j in range(len(h)):
+        H = r * (h[j] - mean)
+        h[j] = H
+        y[j] = gamma[j] * H + beta[j]
 
 
 def group_norm_backward(
@@ -339,35 +367,109 @@ def _standardised_backward(
 
 @Kernel
 def _standardise_backward(dY, H, r, gamma, centred, dX, sums):
-    N, G, C, S = dY.shape
+    N, G = dY.shape[:2]
     for part in prange(_PARTS):
-        for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
-            for g in range(G):
-                dh, hdh = 0.0, 0.0
-                for c in range(C):
-                    h, dy, dx = H[n, g, c], dY[n, g, c], dX[n, g, c]
-                    if gamma.shape[2] == 1:
-                        sums[part, 0, g, c, 0] += dot(h, dy)
-                        sums[part, 1, g, c, 0] += total(dy)
-                        scale_and_shift(dy, gamma[g, c, 0], dy.dtype.type(0), dx)
-                    else:
-                        _add_to_sums(h, dy, sums[part, 0, g, c], sums[part, 1, g, c])
-                        _multiply(dy, gamma[g, c], dx)
-                    dh += total(dx)
-                    hdh += dot(h, dx)
-                mean, mean_hdh = (dh / (C * S) if centred else 0.0), hdh / (C * S)
-                for c in range(C):
-                    _centre(dX[n, g, c], mean, H[n, g, c], mean_hdh, r[n * G + g], dX[n, g, c])
+        first, last = N * part // _PARTS, N * (part + 1) // _PARTS
+        for start in range(first, last, _ROWS):
+            few = _zeros_like(sums[part], dX)
+            for n in range(start, min(start + _ROWS, last)):
+                for g in range(G):
+                    arrays = dY[n, g], H[n, g], gamma[g], dX[n, g]
+                    _group_backward(*arrays, r[n * G + g], centred, few[0, g], few[1, g])
+            _add_all(few, sums[part])
 
 
 @row
-def _add_to_sums(h, dy, dgamma, dbeta):
-    for j in range(len(h)):
-        dgamma[j] += float(h[j]) * float(dy[j])
+def _zeros_like(sums, dX):
+    return np.zeros(sums.shape, dX.dtype)
+
+
+@row
+def _add_all(few, sums):
+    few, sums = few.reshape(-1), sums.reshape(-1)
+    for j in range(len(few)):
+        sums[j] += few[j]
+
+
+@row
+def _group_backward(dY, H, gamma, dX, r, centred, dgamma, dbeta):
+    """dX of a group; adds to dgamma and dbeta.   dY, H, dX: (c, places)   gamma: (c, 1) or (1, places)"""
+    dh, hdh = 0.0, 0.0
+    for c in range(len(dY)):
+        if gamma.shape[1] == 1:
+            dy, hdy = _sum_and_dot(dY[c], H[c])
+            dbeta[c, 0] += dy
+            dgamma[c, 0] += hdy
+            dh += gamma[c, 0] * dy
+            hdh += gamma[c, 0] * hdy
+        else:
+            dy, hdy = _add_products(dY[c], H[c], gamma[c], dgamma[c], dbeta[c])
+            dh += dy
+            hdh += hdy
+    mean, mean_hdh = (dh / dY.size if centred else 0.0), hdh / dY.size
+    for c in range(len(dY)):
+        if gamma.shape[1] == 1:
+            _centre(dY[c], gamma[c, 0], mean, H[c], mean_hdh, r, dX[c])
+        else:
+            _centre_each(dY[c], gamma[c], mean, H[c], mean_hdh, r, dX[c])
+
+
+@row_sum
+def _sum_and_dot(x, y):
+    """sum x and sum x y, as `rows.sums`"""
+    s, products = 0.0, 0.0
+    for start in range(0, len(x), FEW):
+        few, others = x[start : start + FEW], y[start : start + FEW]
+        part, part_products = x.dtype.type(0), x.dtype.type(0)
+        widest_vectors()
+        for j in range(len(few)):
+            part += few[j]
+            part_products += few[j] * others[j]
+        s += part
+        products += part_products
+    return s, products
+
+
+@row_sum
+def _add_products(dy, h, gamma, dgamma, dbeta):
+    """dgamma += h dy, dbeta += dy. Returns the sums of gamma dy and of h gamma dy, as `rows.sums`"""
+    if len(dy) <= _SHORT:
+        return _add_few_products(dy, h, gamma, dgamma, dbeta)
+    dh, hdh = 0.0, 0.0
+    for start in range(0, len(dy), _SHORT):
+        few = slice(start, start + _SHORT)
+        s, products = _add_few_products(dy[few], h[few], gamma[few], dgamma[few], dbeta[few])
+        dh += s
+        hdh += products
+    return dh, hdh
+
+
+@row_sum
+def _add_few_products(dy, h, gamma, dgamma, dbeta):
+    dh, hdh = dy.dtype.type(0), dy.dtype.type(0)
+    widest_vectors()
+    for j in range(len(dy)):
+        hdy = h[j] * dy[j]
+        dgamma[j] += hdy
         dbeta[j] += dy[j]
+        dh += gamma[j] * dy[j]
+        hdh += gamma[j] * hdy
+    return float(dh), float(hdh)
 
 
 @row
-def _multiply(x, y, product):
-    for j in range(len(x)):
-        product[j] = x[j] * y[j]
+def _centre(dy, gamma, mean, h, mean_hdh, r, dx):
+    """dx = r (gamma dy - mean - h mean_hdh)"""
+    mean, mean_hdh = dy.dtype.type(mean), dy.dtype.type(mean_hdh)
+    widest_vectors()
+    for j in range(len(dy)):
+        dx[j] = r * (gamma * dy[j] - mean - h[j] * mean_hdh)
+
+
+@row
+def _centre_each(dy, gamma, mean, h, mean_hdh, r, dx):
+    """As `_centre`, each place with a gamma of its own."""
+    mean, mean_hdh = dy.dtype.type(mean), dy.dtype.type(mean_hdh)
+    widest_vectors()
+    for j in range(len(dy)):
+        dx[j] = r * (gamma[j] * dy[j] - mean - h[j] * mean_hdh)

@@ -6,9 +6,9 @@ A sum is taken in the numbers' own precision over so few of them that nothing is
 from __future__ import annotations
 
 from deepcore.backends.numpy.fast.compiled import row, row_sum
-from deepcore.backends.numpy.fast.elementary import exp_of_negative, maximum
+from deepcore.backends.numpy.fast.elementary import exp_of_negative, maximum, widest_vectors
 
-_FEW = 512  # some 16 for each lane
+FEW = 512  # some 16 for each lane
 
 
 @row
@@ -24,8 +24,8 @@ def largest(x):
 def exp_and_sum(x, top, E):
     """E = e^(x - top), where no x is above top. Returns sum E."""
     total = 0.0
-    for start in range(0, len(x), _FEW):
-        few, e = x[start : start + _FEW], E[start : start + _FEW]
+    for start in range(0, len(x), FEW):
+        few, e = x[start : start + FEW], E[start : start + FEW]
         s = x.dtype.type(0)
         for j in range(len(few)):
             y = exp_of_negative(few[j] - top)
@@ -60,17 +60,25 @@ def dot(x, y):
     return s
 
 
-@row
-def subtract(x, mean, D):
-    """D = x - mean, the mean a float64: first what x's type holds of it, exactly, then the rest."""
-    rounded = x.dtype.type(mean)
-    rest = x.dtype.type(mean - rounded)
-    for j in range(len(x)):
-        D[j] = (x[j] - rounded) - rest
+@row_sum
+def sums(x):
+    """sum x and sum x^2, each quick and nearly as good as in float64 throughout."""
+    s, squares = 0.0, 0.0
+    for start in range(0, len(x), FEW):
+        few = x[start : start + FEW]
+        part, part_squares = x.dtype.type(0), x.dtype.type(0)
+        widest_vectors()
+        for j in range(len(few)):
+            part += few[j]
+            part_squares += few[j] * few[j]
+        s += part
+        squares += part_squares
+    return s, squares
 
 
 @row
-def scale_and_shift(x, factor, shift, y):
-    """y = factor x + shift"""
+def subtract(x, m, D):
+    """D = x - m; exact where x is near m."""
+    widest_vectors()
     for j in range(len(x)):
-        y[j] = factor * x[j] + shift
+        D[j] = x[j] - m
