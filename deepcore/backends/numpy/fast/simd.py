@@ -312,15 +312,21 @@ def transform(matrix: Sequence[Sequence[float]]) -> Any:
     return transformed
 
 
-def deinterleave(step: int) -> Any:
-    """D[d + b D_step + j] = S[s + step j + b] for b < step, j < LANES; numbers from `count` on read as 0."""
+def deinterleave(step: int, again: int = 0) -> Any:
+    """A row of numbers, taken apart: D[d + b D_step + j] = S[s + step j + b] for b < step + again, j < limit.
 
-    @written(FLOATS, INT, INT, FLOATS, INT, INT)
-    def split(w, S, s, count, D, d, D_step):
-        firsts = [b * LANES for b in range(step)]
-        vectors = [w.load(w.at(S, w.add(s, k)), w.add(count, -k)) for k in firsts]
-        for b, vector in enumerate(_every(w, step, vectors)):
-            w.store(vector, w.at(D, w.add(d, w.times(b, D_step))))
+    Numbers before `skip` and from `count` on read as 0. Phase step + b is phase b, one place before.
+    """
+
+    @written(FLOATS, INT, INT, INT, FLOATS, INT, INT, INT)
+    def split(w, S, s, skip, count, D, d, D_step, limit):
+        def phases(first: int) -> list[Any]:
+            places = range(first, first + step * LANES, LANES)
+            vectors = [w.load(w.at(S, w.add(s, k)), w.add(count, -k), w.add(skip, -k)) for k in places]
+            return _every(w, step, vectors)
+
+        for b, vector in enumerate(phases(0) + (phases(step)[:again] if again else [])):
+            w.store(vector, w.at(D, w.add(d, w.times(b, D_step))), limit)
 
     return split
 

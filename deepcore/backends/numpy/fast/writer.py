@@ -80,14 +80,17 @@ class Writer:
 
     # vectors
 
-    def load(self, pointer: Any, count: Any = None) -> Any:
-        """A vector; with `count` only so many numbers are read, and zeros stand for the others."""
+    def load(self, pointer: Any, count: Any = None, skip: Any = None) -> Any:
+        """A vector; with `count` only lanes below it are read, and zeros stand for the others.
+
+        With `skip` the first lanes aren't read either.
+        """
         here = self.builder.bitcast(pointer, _VECTOR_POINTER)
         if count is None:
             return self.builder.load(here, align=4)
         shape = ir.FunctionType(_VECTOR, [_VECTOR_POINTER, _I32, _MASK, _VECTOR])
         masked = self._function(f"llvm.masked.load.v{LANES}f32.p0", shape)
-        return self.builder.call(masked, [here, ir.Constant(_I32, 4), self.first(count), ZERO])
+        return self.builder.call(masked, [here, ir.Constant(_I32, 4), self.lanes(skip, count), ZERO])
 
     def store(self, vector: Any, pointer: Any, count: Any = None) -> None:
         """All of a vector, or its first `count` numbers."""
@@ -140,9 +143,16 @@ class Writer:
         return self.builder.shuffle_vector(one, nothing, zeros)
 
     def first(self, count: Any) -> Any:
-        """The mask of the first `count` lanes."""
-        lanes = ir.Constant(ir.VectorType(_I64, LANES), list(range(LANES)))
-        return self.builder.icmp_signed("<", lanes, self.everywhere(self.int(count)))
+        """The mask of the first `count` lanes, of which there are less than 2^31."""
+        lanes = ir.Constant(ir.VectorType(_I32, LANES), list(range(LANES)))
+        return self.builder.icmp_signed(
+            "<", lanes, self.everywhere(self.builder.trunc(self.int(count), _I32))
+        )
+
+    def lanes(self, skip: Any, count: Any) -> Any:
+        """The mask of lanes skip .. count - 1."""
+        below = self.first(count)
+        return below if skip is None else self.builder.and_(below, self.builder.not_(self.first(skip)))
 
     def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
         """x y + z, rounded once."""
