@@ -184,11 +184,11 @@ def _winograd_tile(
         return 0
 
     def products(m: int) -> int:
-        tiles = (-(-out[2] // m) - 1) * (-(-out[3] // m) + 1) + -(-out[3] // m)
+        tiles = out[0] * -(-out[2] // m) * -(-out[3] // m)
         return (m + 2) ** 2 * -(-tiles // LANES) * LANES
 
     m = 4 if select.precision.get() == "relaxed" and products(4) < products(2) else 2
-    direct = 9 * -(-out[2] * (out[3] + 2) // PANEL) * PANEL
+    direct = 9 * out[0] * -(-out[2] * (out[3] + 2) // PANEL) * PANEL
     return m if products(m) < 0.8 * direct else 0
 
 

@@ -12,16 +12,26 @@ import numpy as np
 from numba import get_num_threads, prange, types
 
 from deepcore.backends.numpy.fast.compiled import compiled, flat, threaded
-from deepcore.backends.numpy.fast.simd import PANEL, ROWS, copy, tile, turn, vectors_of
+from deepcore.backends.numpy.fast.simd import (
+    PANEL,
+    ROWS,
+    VECTORS,
+    add_rows,
+    copy_rows,
+    tile,
+    turn,
+    vectors_of,
+)
 from deepcore.backends.numpy.fast.workspace import is_float32, room, steps
 from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, OFFSETS, USABLE, standing_alone
 from deepcore.backends.numpy.memory import empty
 
 _WORTH_IT = 1 << 20  # multiply-adds from which this beats BLAS, which starts faster
 _DEPTH = 512  # rows of B in a panel at most: a panel, and the rows of A that meet it, stay in the caches
-_GROUP = 4  # panels packed at a time, so that rows of A in the cache serve them all: half a megabyte
+_GROUP = 8  # panels packed at a time, so that rows of A in the cache serve them all: a megabyte at most
 _STRIP = 8 * ROWS  # columns of a transposed A copied at a time
 
+_copy_panel, _copy_whole_strip, _copy_columns = map(copy_rows, (VECTORS, _STRIP // LANES, 1))
 _ZEROS = np.zeros(PANEL, np.float32)
 
 
@@ -120,28 +130,23 @@ def pack(B, length, turned, k0, rows, n, columns, panels, P):
             for j in range(columns, width):
                 panels[P + k * width + j] = 0
         return
-    for k in range(rows):
-        for v in range(vectors):
-            there = lanes if v == vectors - 1 else LANES
-            source = (k0 + k) * length + n + v * LANES
-            copy(B, source, panels, P + k * width + v * LANES, there)
+    source = k0 * length + n
+    if vectors == VECTORS:
+        _copy_panel(B, source, length, panels, P, width, rows, lanes)
+        return
+    for v in range(0, width, LANES):
+        _copy_columns(B, source + v, length, panels, P + v, width, rows, columns - v)
 
 
 @compiled
 def _copy_strip(A, length, k0, rows, first, last, strip):
     """strip[k, j] = A[k0 + k, first + j], and 0 from column `last` on."""
-    for k in range(rows):
-        for j in range(0, last - first, LANES):
-            copy(A, (k0 + k) * length + first + j, strip, k * _STRIP + j, last - first - j)
-
-
-@compiled
-def _add_rows(panels, P, rows, columns, sums, at):
-    """In float64, as a long sum of float32 loses digits."""
-    width = vectors_of(columns)[0] * LANES
-    for k in range(rows):
-        for j in range(columns):
-            sums[at + j] += panels[P + k * width + j]
+    source = k0 * length + first
+    if last - first == _STRIP:
+        _copy_whole_strip(A, source, length, strip, 0, _STRIP, rows, LANES)
+        return
+    for j in range(0, last - first, LANES):
+        _copy_columns(A, source + j, length, strip, j, _STRIP, rows, last - first - j)
 
 
 _BOOL = types.boolean
@@ -176,7 +181,9 @@ def product(
                 P = (n - group) * depth
                 pack(B, B_length, B_turned, k0, rows, n, columns, panels, P)
                 if wants_sums:
-                    _add_rows(panels, P, rows, columns, sums, n - group)
+                    vectors, _ = vectors_of(columns)
+                    for v in range(0, vectors * LANES, LANES):
+                        add_rows(panels, P + v, vectors * LANES, rows, sums, n - group + v)
             for strip_start in range(m0, m1, _STRIP):
                 strip_end = min(m1, strip_start + _STRIP)
                 if A_turned:

@@ -77,27 +77,28 @@ def split_image(X, x, split, image):
     """Copy an image that starts at X[x]; the padding is there already.   split: the numbers of a Split"""
     channels, height, width, top, left = split[0], split[1], split[2], split[3], split[4]
     step_h, step_w, row, plane = split[5], split[6], split[7], split[8]
+    step = channels * plane  # from a phase to the next
     for c in range(channels):
+        i, target = top % step_h, c * plane + top // step_h * row  # the phase of a row, and where it goes
         for h in range(height):
-            source = x + (c * height + h) * width
-            phase = (h + top) % step_h * step_w * channels + c
-            target = phase * plane + (h + top) // step_h * row
+            source, at = x + (c * height + h) * width, i * step_w * step + target
             if step_w == 1:
                 for w in range(0, width, LANES):  # zeros beyond the row's end: the next row overwrites them
-                    copy(X, source + w, image, target + left + w, width - w)
-                continue
-            before = min(-left % step_w, width)  # numbers before the first one of phase 0
-            if step_w not in (2, 4):
-                before = width
-            for w in range(before):
-                b, k = (w + left) % step_w, (w + left) // step_w
-                image[target + b * channels * plane + k] = X[source + w]
-            for w in range(before, width, step_w * LANES):
-                at = target + (w + left) // step_w
-                if step_w == 2:
-                    deinterleave_2(X, source + w, width - w, image, at, channels * plane)
-                else:
-                    deinterleave_4(X, source + w, width - w, image, at, channels * plane)
+                    copy(X, source + w, image, at + left + w, width - w)
+            elif step_w == 2 or step_w == 4:
+                for k in range(0, row, LANES):
+                    w = step_w * k - left
+                    if step_w == 2:
+                        deinterleave_2(X, source + w, -w, width - w, image, at + k, step, row - k)
+                    else:
+                        deinterleave_4(X, source + w, -w, width - w, image, at + k, step, row - k)
+            else:
+                for w in range(width):
+                    b, k = (w + left) % step_w, (w + left) // step_w
+                    image[at + b * step + k] = X[source + w]
+            i += 1
+            if i == step_h:
+                i, target = 0, target + row
 
 
 @standing_alone(FLOATS, INT, INT, INT, INT, INT, FLOATS, FLOATS, INT, INT, INT)
@@ -108,21 +109,25 @@ def join_phases(result, f, size, row, step_h, step_w, bias, Y, y, height, width)
     """
     phase = apart(f * size)
     for g in range(f):
+        i, start = 0, g * size  # the phase of a row, and where that row starts
         for h in range(height):
-            source = h % step_h * step_w * phase + g * size + h // step_h * row
-            target = y + (g * height + h) * width
-            if step_w not in (1, 2, 4):
+            source, target = i * step_w * phase + start, y + (g * height + h) * width
+            if step_w == 1 or step_w == 2 or step_w == 4:
+                at = source
+                for w in range(0, width, step_w * LANES):
+                    if step_w == 1:
+                        interleave_1(result, at, phase, bias, g, Y, target + w, width - w)
+                    elif step_w == 2:
+                        interleave_2(result, at, phase, bias, g, Y, target + w, width - w)
+                    else:
+                        interleave_4(result, at, phase, bias, g, Y, target + w, width - w)
+                    at += LANES
+            else:
                 for w in range(width):
                     Y[target + w] = result[source + w % step_w * phase + w // step_w] + bias[g]
-                continue
-            for w in range(0, width, step_w * LANES):
-                at = source + w // step_w
-                if step_w == 1:
-                    interleave_1(result, at, phase, bias, g, Y, target + w, width - w)
-                elif step_w == 2:
-                    interleave_2(result, at, phase, bias, g, Y, target + w, width - w)
-                else:
-                    interleave_4(result, at, phase, bias, g, Y, target + w, width - w)
+            i += 1
+            if i == step_h:
+                i, start = 0, start + row
 
 
 @compiled

@@ -44,11 +44,13 @@ from typing import Any
 from numba import njit
 
 from deepcore.backends.numpy.fast.writer import (
+    DOUBLES,
     FLOATS,
     INT,
     LANES,
     OFFSETS,
     ZERO,
+    ZERO_IN_DOUBLE,
     Writer,
     standing_alone,
     written,
@@ -89,7 +91,11 @@ def tile_product(rows: int, vectors: int) -> Any:
         row_numbers = [w.add(i, r) for r in range(rows)]
         A_pointers = [w.at(A, w.add(a, w.number(w.at(A_rows, r)))) for r in row_numbers]
         C_offsets = [w.number(w.at(C_rows, r)) for r in row_numbers]
+        last = [w.at(C, w.add(c, offset)) for offset in C_offsets]
         panel = w.at(B, b)
+        for pointer in last:
+            for v in range(vectors):
+                w.prefetch(w.at(pointer, v * LANES))
 
         def each_vector(pointer: Any) -> list[tuple[Any, Any]]:
             """Where each vector of a row stands, and how many of its lanes count: None for all."""
@@ -109,7 +115,6 @@ def tile_product(rows: int, vectors: int) -> Any:
 
         sums = w.loop(taps, [ZERO] * (rows * vectors), add_tap)
         first = [w.at(start, w.add(s, w.times(follow, offset))) for offset in C_offsets]
-        last = [w.at(C, w.add(c, offset)) for offset in C_offsets]
         # all is loaded before anything is stored: a repeated row must not find its own result
         starts = [w.load(*vector) for pointer in first for vector in each_vector(pointer)]
         totals = [w.plus(x, y) for x, y in zip(sums, starts, strict=True)]
@@ -211,6 +216,36 @@ def copy(w, S, s, D, d, count):
     w.store(w.load(w.at(S, s), count), w.at(D, d))
 
 
+def copy_rows(vectors: int) -> Any:
+    """`copy` of as many vectors from each of some rows; `count` is of the last of them.
+
+    D[d + k D_step + j] = S[s + k S_step + j] for k < rows
+    """
+
+    @written(FLOATS, INT, INT, FLOATS, INT, INT, INT, INT)
+    def copied(w, S, s, S_step, D, d, D_step, rows, count):
+        def copy_row(_: Any, here: Any, there: Any) -> list[Any]:
+            for v in range(vectors):
+                x = w.load(w.at(S, w.add(here, v * LANES)), count if v == vectors - 1 else None)
+                w.store(x, w.at(D, w.add(there, v * LANES)))
+            return [w.add(here, S_step), w.add(there, D_step)]
+
+        w.loop(rows, [s, d], copy_row)
+
+    return copied
+
+
+@written(FLOATS, INT, INT, INT, DOUBLES, INT)
+def add_rows(w, S, s, S_step, rows, sums, at):
+    """sums[at + j] += sum over k < rows of S[s + k S_step + j] for j < LANES, in float64"""
+
+    def add_row(_: Any, here: Any, total: Any) -> list[Any]:
+        return [w.add(here, S_step), w.plus(total, w.in_double(w.load(w.at(S, here))))]
+
+    _, total = w.loop(rows, [s, ZERO_IN_DOUBLE], add_row)
+    w.add_in_double(total, w.at(sums, at))
+
+
 @written(FLOATS, INT, INT, FLOATS, INT, INT)
 def transpose(w, S, s, S_step, D, d, D_step):
     """D[d + j D_step + i] = S[s + i S_step + j] for i, j < LANES: a square block, turned in registers."""
@@ -277,15 +312,21 @@ def transform(matrix: Sequence[Sequence[float]]) -> Any:
     return transformed
 
 
-def deinterleave(step: int) -> Any:
-    """D[d + b D_step + j] = S[s + step j + b] for b < step, j < LANES; numbers from `count` on read as 0."""
+def deinterleave(step: int, again: int = 0) -> Any:
+    """A row of numbers, taken apart: D[d + b D_step + j] = S[s + step j + b] for b < step + again, j < limit.
 
-    @written(FLOATS, INT, INT, FLOATS, INT, INT)
-    def split(w, S, s, count, D, d, D_step):
-        firsts = [b * LANES for b in range(step)]
-        vectors = [w.load(w.at(S, w.add(s, k)), w.add(count, -k)) for k in firsts]
-        for b, vector in enumerate(_every(w, step, vectors)):
-            w.store(vector, w.at(D, w.add(d, w.times(b, D_step))))
+    Numbers before `skip` and from `count` on read as 0. Phase step + b is phase b, one place before.
+    """
+
+    @written(FLOATS, INT, INT, INT, FLOATS, INT, INT, INT)
+    def split(w, S, s, skip, count, D, d, D_step, limit):
+        def phases(first: int) -> list[Any]:
+            places = range(first, first + step * LANES, LANES)
+            vectors = [w.load(w.at(S, w.add(s, k)), w.add(count, -k), w.add(skip, -k)) for k in places]
+            return _every(w, step, vectors)
+
+        for b, vector in enumerate(phases(0) + (phases(step)[:again] if again else [])):
+            w.store(vector, w.at(D, w.add(d, w.times(b, D_step))), limit)
 
     return split
 

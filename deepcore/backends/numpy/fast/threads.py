@@ -17,7 +17,7 @@ from typing import Any
 
 import numba
 
-_SPINS = "3000"
+_SPINS = "10000"
 _SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # if the user has set one, it counts
 
 

@@ -10,8 +10,11 @@ and summed over the channels it is a product of matrices for each of them:
 
     M[x, f, p] = sum over c of U[x, f, c] V[x, c, p]       x < (m + 2)^2, p a tile
 
-With the image split into m x m phases (see `phases.Split`) tiles side by side are vectors: the numbers d_ij
-of the tiles p, p + 1 ... stand side by side in phase (i mod m, j mod m). The results are the phases of Y.
+The numbers d_ij of all tiles of an image, one tile after the other, are a plane of their own, so that tiles
+side by side are vectors (see `Tiles`). The results are the phases of Y: number (a, b) of each of its tiles.
+
+Tiles of several small images are taken together, as many as the cache has room for: vectors are full, and
+each number of U, which are many where images are small, is fetched once for all of them.
 
 dX is the convolution of dY with the filters turned round. The gradient of the filters has the same form:
 
@@ -26,6 +29,7 @@ Lavin and Gray 2016, arXiv:1509.09308.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,10 +37,19 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from deepcore.backends.numpy.fast.compiled import compiled, flat, threaded
-from deepcore.backends.numpy.fast.phases import Split, add_threads, apart, join_phases, split_image
-from deepcore.backends.numpy.fast.simd import PANEL, ROWS, keep_apart, tile, transform, turn, vectors_of
+from deepcore.backends.numpy.fast.phases import add_threads, apart, join_phases
+from deepcore.backends.numpy.fast.simd import (
+    PANEL,
+    ROWS,
+    deinterleave,
+    keep_apart,
+    tile,
+    transform,
+    turn,
+    vectors_of,
+)
 from deepcore.backends.numpy.fast.workspace import room, steps
-from deepcore.backends.numpy.fast.writer import LANES
+from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, OFFSETS, standing_alone
 from deepcore.backends.numpy.memory import empty
 from deepcore.shapes import Padding
 
@@ -82,24 +95,62 @@ sums_2, sums_4 = transform(turned(G[2])), transform(turned(G[4]))
 _TAPS = steps(9, LANES)  # where the numbers of LANES filters stand, side by side
 
 
-class Plan(NamedTuple):
-    """What the tiles of an image are."""
+class Tiles(NamedTuple):
+    """Some rows of tiles, of which number d_ij of tile p stands at place (i, j) + p, for all of them alike.
 
-    split: Split
+    In memory: for each i < m and j < m + 2 a plane for each channel, in it number (i, j) of all tiles, row by
+    row. What is (i, j) in one tile with i >= m is (i - m, j) in the tile below, a row further on.
+    """
+
+    channels: int
+    height: int  # of the image that comes in
+    width: int
+    top: int  # padding before the first row and the first column
+    left: int
+    m: int
+    row: int  # tiles in a row
+    plane: int  # numbers from a channel to the next
+    count: int  # tiles in all of the image
+
+    @classmethod
+    def of(cls, m: int, shape: Sequence[int], padding: Padding, out: Sequence[int], run: int) -> Tiles:
+        """With room for all rows that `run` tiles may lie in."""
+        (top, _), (left, _) = padding
+        rows, row = (-(-size // m) for size in out)
+        most = min(rows, -(-(run - 1) // row) + 1)
+        plane = apart((most + 1) * row + LANES)  # a vector may look beyond the last row
+        return cls(*shape, top, left, m, row, plane, rows * row)  # pyright: ignore[reportCallIssue]
+
+    def numbers(self) -> np.ndarray:
+        """As compiled code takes them."""
+        return np.array(self, np.int64)
+
+    @property
+    def size(self) -> int:
+        return self.m * (self.m + 2) * self.channels * self.plane
+
+    def places(self) -> np.ndarray:
+        i, j = np.divmod(np.arange((self.m + 2) ** 2), self.m + 2)
+        return (i % self.m * (self.m + 2) + j) * self.channels * self.plane + i // self.m * self.row
+
+
+class Plan(NamedTuple):
+    """How the tiles of a thread's images are cut into blocks: part of a large image, or some small ones."""
+
+    tiles: Tiles
+    numbers: np.ndarray
     places: np.ndarray  # where the numbers of a tile stand in the image
-    count: int  # tiles, those beyond the ends of rows included
-    size: int  # the same, rounded up to whole panels
+    run: int  # tiles of an image in a block
+    group: int  # images in a block; only where a run is a whole image, more than 1
+    columns: int  # of a block at most, vectors that look beyond the last image included
 
 
 @functools.lru_cache(maxsize=64)
-def _plan(m: int, shape: tuple[int, ...], padding: Padding, out: tuple[int, int]) -> Plan:
-    (_, height, width), (top, left) = shape, (padding[0][0], padding[1][0])
-    tiles = [-(-size // m) for size in out]
-    after = m * tiles[0] + 2 - height - top, m * tiles[1] + 2 - width - left
-    split = Split.of(shape, (top, left), after, (m, m))
-    i, j = np.divmod(np.arange((m + 2) ** 2), m + 2)
-    count = (tiles[0] - 1) * split.row + tiles[1]
-    return Plan(split, split.offset(0, i, j), count, -(-count // PANEL) * PANEL)
+def _plan(m: int, shape: tuple[int, ...], padding: Padding, out: tuple[int, ...], images: int) -> Plan:
+    run = min(math.prod(-(-size // m) for size in out), PANEL)
+    tiles = Tiles.of(m, shape, padding, out, run)
+    group = min(images, -(-PANEL // run))
+    return Plan(tiles, tiles.numbers(), tiles.places(), run, group, apart(group * run + LANES))
 
 
 def convolve(
@@ -114,36 +165,21 @@ def convolve(
     """Y of a shape, by tiles of m x m. With `turned_round`, X is dY, and Y is dX."""
     n, c = X.shape[:2]
     f = shape[1]
-    plan = _plan(m, X.shape[1:], padding, shape[2:])
     threads, numbers, length = min(get_num_threads(), n), (m + 2) ** 2, whole_vectors(c)
+    plan = _plan(m, X.shape[1:], padding, shape[2:], -(-n // threads))
+    size = whole_vectors(plan.group * plan.tiles.count) + LANES  # of a row of results
     Y = empty(shape, np.float32)
     U, images, V, M, results, filters = room(
         threads,
-        *(-(-numbers * apart(f * length) // threads), plan.split.size),
-        *(
-            numbers * apart(c * PANEL),
-            numbers * apart(f * PANEL),
-            m * m * apart(f * plan.size) + PANEL,
-            9 * LANES,
-        ),
+        *(-(-numbers * apart(f * length) // threads), plan.tiles.size),
+        *(numbers * apart(c * plan.columns), numbers * apart(f * plan.columns)),
+        *(m * m * apart(f * size) + PANEL, 9 * LANES),
     )
     _convolve(
-        *(m, flat(X), plan.split.numbers(), plan.places, plan.count, plan.size),
-        *(flat(W), turned_round, U.reshape(-1), steps(f, length, ROWS), steps(f, PANEL, ROWS)),
-        *(
-            steps(numbers, apart(f * PANEL)),
-            bias,
-            Y.reshape(-1),
-            n,
-            c,
-            f,
-            *shape[2:],
-            images,
-            V,
-            M,
-            results,
-            filters,
-        ),
+        *(flat(X), plan.numbers, plan.places, plan.run, plan.group, plan.columns, flat(W), turned_round),
+        *(U.reshape(-1), steps(f, length, ROWS), steps(f, plan.columns, ROWS)),
+        steps(numbers, apart(f * plan.columns)),
+        *(bias, Y.reshape(-1), n, f, *shape[2:], images, V, M, results, size, filters),
     )
     return Y
 
@@ -152,25 +188,22 @@ def convolve_dW(m: int, dY: np.ndarray, X: np.ndarray, padding: Padding) -> np.n
     """dW of 3 x 3 filters, by tiles of m x m."""
     n, f, *out = dY.shape
     c = X.shape[1]
-    plan = _plan(m, X.shape[1:], padding, tuple(out))
     threads, numbers, width = min(get_num_threads(), n), (m + 2) ** 2, whole_vectors(f)
-    rows, row = plan.count // plan.split.row + 1, plan.split.row * m  # dY padded to whole tiles
+    plan = _plan(m, X.shape[1:], padding, tuple(out), -(-n // threads))
+    row = plan.tiles.row * m  # of dY, padded to whole tiles
     dW = empty((f, c, 3, 3), np.float32)
     images, dY_turned, V, Z, dU, sums = room(
         threads,
-        *(
-            plan.split.size,
-            rows * m * row * width,
-            numbers * apart(c * PANEL),
-            numbers * apart(PANEL * width),
-        ),
+        *(plan.tiles.size, plan.tiles.count * m * m * width),
+        *(numbers * apart(c * plan.columns), numbers * apart(plan.group * plan.run * width)),
         *(numbers * apart(c * width), 9 * c * width),
     )
     i, j = np.divmod(np.arange(m * m), m)
     _convolve_dW(
-        *(m, flat(X), plan.split.numbers(), plan.places, plan.count, flat(dY), (i * row + j) * width, row),
-        *(steps(c, PANEL, ROWS), steps(c, width, ROWS), steps(numbers, apart(c * width)), dW.reshape(-1)),
-        *(n, c, f, *out, images, dY_turned, V, Z, dU, sums),
+        *(flat(X), plan.numbers, plan.places, plan.run, plan.group, plan.columns),
+        *(flat(dY), (i * row + j) * width, steps(c, plan.columns, ROWS), steps(c, width, ROWS)),
+        *(steps(numbers, apart(c * width)), dW.reshape(-1)),
+        *(n, f, *out, images, dY_turned, V, Z, dU, sums),
     )
     return dW
 
@@ -178,6 +211,31 @@ def convolve_dW(m: int, dY: np.ndarray, X: np.ndarray, padding: Padding) -> np.n
 def whole_vectors(count: int) -> int:
     """At least so many numbers, filling vectors."""
     return -(-count // LANES) * LANES
+
+
+_split_2, _split_4 = deinterleave(2, again=2), deinterleave(4, again=2)
+
+
+@standing_alone(FLOATS, INT, OFFSETS, INT, INT, FLOATS)
+def split_tiles(X, x, tiles, first, rows, image):
+    """Rows of tiles, from row `first` on, of an image that starts at X[x].   tiles: the numbers of a Tiles"""
+    channels, height, width, top, left = tiles[0], tiles[1], tiles[2], tiles[3], tiles[4]
+    m, row, plane = tiles[5], tiles[6], tiles[7]
+    step = channels * plane  # from a place within tiles to the next
+    for c in range(channels):
+        i, target = 0, c * plane
+        for h in range(m * first - top, m * (first + rows) + 2 - top):
+            source, at = x + (c * height + h) * width, i * (m + 2) * step + target
+            count = width if 0 <= h < height else 0  # the padding reads as zeros
+            for k in range(0, row, LANES):
+                w = m * k - left
+                if m == 2:
+                    _split_2(X, source + w, -w, count - w, image, at + k, step, row - k)
+                else:
+                    _split_4(X, source + w, -w, count - w, image, at + k, step, row - k)
+            i += 1
+            if i == m:
+                i, target = 0, target + row
 
 
 @compiled
@@ -199,69 +257,81 @@ def _transform_filters(m, W, first, last, f, c, turned_round, filters, U):
 
 
 @compiled
-def _transform_image(m, image, plane, c, p, tiles, places, V):
-    """V[x, k, p] = B^T d B for some tiles from p on, of all channels."""
+def _transform_image(m, image, plane, c, p, tiles, places, V, q, columns):
+    """V[x, k, q] = B^T d B for some tiles from p on, of all channels."""
     for k in range(c):
         for v in range(0, tiles, LANES):
+            at = k * columns + q + v
             if m == 2:
-                image_2(image, k * plane + p + v, places, V, k * PANEL + v, apart(c * PANEL))
+                image_2(image, k * plane + p + v, places, V, at, apart(c * columns))
             else:
-                image_4(image, k * plane + p + v, places, V, k * PANEL + v, apart(c * PANEL))
+                image_4(image, k * plane + p + v, places, V, at, apart(c * columns))
 
 
 @compiled
-def _multiply(numbers, U, U_rows, length, V, c, M, M_rows, f, tiles, one_tap, zeros):
-    """M[x, g, p] = sum over k of U[x, g, k] V[x, k, p] for p < tiles"""
+def _multiply(numbers, U, U_rows, length, V, c, columns, some, M, M_rows, f, one_tap, zeros):
+    """M[x, g, q] = sum over k of U[x, g, k] V[x, k, q] for the first columns q"""
     keep_apart()
-    vectors, _ = vectors_of(tiles)
     for x in range(numbers):
-        for g in range(0, f, ROWS):
-            tile(
-                vectors,
-                (U, x * apart(f * length), U_rows, one_tap, 1),
-                (V, x * apart(c * PANEL), one_tap, PANEL),
-                (g, 1, c),
-                (M, x * apart(f * PANEL), M_rows),
-                (zeros, 0, 0),
-                LANES,
-            )
+        for q in range(0, some, PANEL):
+            vectors, _ = vectors_of(min(PANEL, some - q))
+            for g in range(0, f, ROWS):
+                tile(
+                    vectors,
+                    (U, x * apart(f * length), U_rows, one_tap, 1),
+                    (V, x * apart(c * columns) + q, one_tap, columns),
+                    (g, 1, c),
+                    (M, x * apart(f * columns) + q, M_rows),
+                    (zeros, 0, 0),
+                    LANES,
+                )
 
 
 @compiled
-def _transform_result(m, M, M_places, f, p, tiles, result, size):
-    """The m x m phases of Y, at some tiles from p on: A^T M A"""
+def _transform_result(m, M, M_places, f, columns, some, result, p, size):
+    """The m x m phases of Y at `some` tiles from p on: A^T M A"""
     for g in range(f):
-        for v in range(0, tiles, LANES):
+        for v in range(0, some, LANES):
+            at = g * size + p + v
             if m == 2:
-                result_2(M, g * PANEL + v, M_places, result, g * size + p + v, apart(f * size))
+                result_2(M, g * columns + v, M_places, result, at, apart(f * size))
             else:
-                result_4(M, g * PANEL + v, M_places, result, g * size + p + v, apart(f * size))
+                result_4(M, g * columns + v, M_places, result, at, apart(f * size))
 
 
 @threaded
 def _convolve(
-    m, X, split, places, count, size, W, turned_round, U, U_rows, M_rows, M_places, bias, Y,
-    n, c, f, height, width, images, V, M, results, filters
+    X, T, places, run, group, columns, W, turned_round, U, U_rows, M_rows, M_places, bias, Y,
+    n, f, height, width, images, V, M, results, size, filters
 ):  # fmt: skip
-    threads, numbers, length = len(images), (m + 2) ** 2, -(-c // LANES) * LANES
-    plane, row = split[8], split[7]
+    """T: the numbers of a Tiles"""
+    threads, c, m, count = len(images), T[0], T[5], T[8]
+    numbers, length = (m + 2) ** 2, -(-c // LANES) * LANES
     for thread in prange(threads):
         first, last = f * thread // threads, f * (thread + 1) // threads
         _transform_filters(m, W, first, last, f, c, turned_round, filters[thread], U)
     for thread in prange(threads):
         image, result = images[thread], results[thread]
         one_tap, zeros = np.zeros(1, np.int64), np.zeros(PANEL, np.float32)
-        image[:] = 0
-        for k in range(n * thread // threads, n * (thread + 1) // threads):
-            split_image(X, k * c * split[1] * split[2], split, image)
-            for p in range(0, count, PANEL):
-                tiles = min(PANEL, count - p)
-                _transform_image(m, image, plane, c, p, tiles, places, V[thread])
+        last = n * (thread + 1) // threads
+        for first in range(n * thread // threads, last, group):
+            some = min(group, last - first)
+            for p in range(0, count, run):
+                tiles = min(run, count - p)
+                row = p // T[6]
+                rows = (p + tiles - 1) // T[6] + 1 - row
+                for k in range(some):
+                    split_tiles(X, (first + k) * c * T[1] * T[2], T, row, rows, image)
+                    at = p - row * T[6]
+                    _transform_image(m, image, T[7], c, at, tiles, places, V[thread], k * tiles, columns)
                 _multiply(
-                    numbers, U, U_rows, length, V[thread], c, M[thread], M_rows, f, tiles, one_tap, zeros
+                    *(numbers, U, U_rows, length, V[thread], c, columns, some * tiles),
+                    *(M[thread], M_rows, f, one_tap, zeros),
                 )
-                _transform_result(m, M[thread], M_places, f, p, tiles, result, size)
-            join_phases(result, f, size, row, m, m, bias, Y, k * f * height * width, height, width)
+                _transform_result(m, M[thread], M_places, f, columns, some * tiles, result, p, size)
+            for k in range(some):
+                y = (first + k) * f * height * width
+                join_phases(result[k * count :], f, size, T[6], m, m, bias, Y, y, height, width)
 
 
 @compiled
@@ -273,21 +343,24 @@ def _pad_turned(dY, y, f, height, width, row, dY_turned):
 
 
 @compiled
-def _transform_dY(m, dY_turned, places, row, tile_row, p, tiles, f, Z):
-    """Z[x, p, g] = A dY A^T for some tiles from p on."""
+def _transform_dY(m, dY_turned, places, tile_row, p, tiles, f, Z, q, columns):
+    """Z[x, q, g] = A dY A^T for some tiles from p on."""
     width = -(-f // LANES) * LANES
-    for q in range(tiles):
-        at = ((p + q) // tile_row * m * row + (p + q) % tile_row * m) * width
+    for t in range(tiles):
+        at = ((p + t) // tile_row * m * tile_row + (p + t) % tile_row) * m * width
         for g in range(0, f, LANES):
+            there = (q + t) * width + g
             if m == 2:
-                gradient_2(dY_turned, at + g, places, Z, q * width + g, apart(PANEL * width))
+                gradient_2(dY_turned, at + g, places, Z, there, apart(columns * width))
             else:
-                gradient_4(dY_turned, at + g, places, Z, q * width + g, apart(PANEL * width))
+                gradient_4(dY_turned, at + g, places, Z, there, apart(columns * width))
 
 
 @compiled
-def _multiply_dW(numbers, V, V_rows, c, Z, f, tiles, dU, dU_rows, one_tap):
-    """dU[x, k, g] += sum over p of V[x, k, p] Z[x, p, g]"""
+def _multiply_dW(
+    numbers, V, V_rows, c, columns, Z, Z_columns, f, some, dU, dU_rows, is_first, zeros, one_tap
+):
+    """dU[x, k, g] += sum over q of V[x, k, q] Z[x, q, g]"""
     keep_apart()
     width = -(-f // LANES) * LANES
     for x in range(numbers):
@@ -295,36 +368,52 @@ def _multiply_dW(numbers, V, V_rows, c, Z, f, tiles, dU, dU_rows, one_tap):
             vectors, _ = vectors_of(min(PANEL, f - g))
             for k in range(0, c, ROWS):
                 at = x * apart(c * width) + g
+                start, s, follow = (zeros, 0, 0) if is_first else (dU, at, 1)
                 tile(
                     vectors,
-                    (V, x * apart(c * PANEL), V_rows, one_tap, 1),
-                    (Z, x * apart(PANEL * width) + g, one_tap, width),
-                    (k, 1, tiles),
+                    (V, x * apart(c * columns), V_rows, one_tap, 1),
+                    (Z, x * apart(Z_columns * width) + g, one_tap, width),
+                    (k, 1, some),
                     (dU, at, dU_rows),
-                    (dU, at, 1),
+                    (start, s, follow),
                     LANES,
                 )
 
 
 @threaded
 def _convolve_dW(
-    m, X, split, places, count, dY, dY_places, row, V_rows, dU_rows, dU_places, dW,
-    n, c, f, height, width, images, dY_turned, V, Z, dU, sums
+    X, T, places, run, group, columns, dY, dY_places, V_rows, dU_rows, dU_places, dW,
+    n, f, height, width, images, dY_turned, V, Z, dU, sums
 ):  # fmt: skip
-    threads, numbers, lanes = len(images), (m + 2) ** 2, -(-f // LANES) * LANES
+    """T: the numbers of a Tiles"""
+    threads, lanes = len(images), -(-f // LANES) * LANES
+    c, m, row, count, numbers = T[0], T[5], T[6], T[8], (T[5] + 2) ** 2
     for thread in prange(threads):
-        image, one_tap = images[thread], np.zeros(1, np.int64)
-        image[:] = 0
+        image = images[thread]
+        one_tap, zeros = np.zeros(1, np.int64), np.zeros(PANEL, np.float32)
         dY_turned[thread, :] = 0
-        dU[thread, :] = 0
-        for k in range(n * thread // threads, n * (thread + 1) // threads):
-            split_image(X, k * c * split[1] * split[2], split, image)
-            _pad_turned(dY, k * f * height * width, f, height, width, row, dY_turned[thread])
-            for p in range(0, count, PANEL):
-                tiles = min(PANEL, count - p)
-                _transform_image(m, image, split[8], c, p, tiles, places, V[thread])
-                _transform_dY(m, dY_turned[thread], dY_places, row, split[7], p, tiles, f, Z[thread])
-                _multiply_dW(numbers, V[thread], V_rows, c, Z[thread], f, tiles, dU[thread], dU_rows, one_tap)
+        begin, last = n * thread // threads, n * (thread + 1) // threads
+        for first in range(begin, last, group):
+            some = min(group, last - first)
+            for p in range(0, count, run):
+                tiles, is_first = min(run, count - p), first == begin and p == 0
+                top = p // row
+                rows = (p + tiles - 1) // row + 1 - top
+                for k in range(some):
+                    split_tiles(X, (first + k) * c * T[1] * T[2], T, top, rows, image)
+                    at = p - top * row
+                    _transform_image(m, image, T[7], c, at, tiles, places, V[thread], k * tiles, columns)
+                    if p == 0:
+                        y = (first + k) * f * height * width
+                        _pad_turned(dY, y, f, height, width, row * m, dY_turned[thread])
+                    _transform_dY(
+                        *(m, dY_turned[thread], dY_places, row, p, tiles, f),
+                        *(Z[thread], k * tiles, group * run),
+                    )
+                _multiply_dW(
+                    *(numbers, V[thread], V_rows, c, columns, Z[thread], group * run, f, some * tiles),
+                    *(dU[thread], dU_rows, is_first, zeros, one_tap),
+                )
         for k in range(c):
             for g in range(0, lanes, LANES):
                 at = k * lanes + g

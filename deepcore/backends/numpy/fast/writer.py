@@ -33,6 +33,7 @@ USABLE = {"+avx2", "+fma"} <= _FEATURES
 LANES = 16 if "+avx512f" in _FEATURES else 8  # float32 numbers in a vector
 
 FLOATS = types.float32[::1]
+DOUBLES = types.float64[::1]
 OFFSETS = types.int64[::1]
 INT = types.int64
 
@@ -40,7 +41,9 @@ _FLOAT, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
 _VECTOR_POINTER = _VECTOR.as_pointer()
 _MASK = ir.VectorType(ir.IntType(1), LANES)
+_DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
 ZERO = ir.Constant(_VECTOR, [0.0] * LANES)
+ZERO_IN_DOUBLE = ir.Constant(_DOUBLES, [0.0] * LANES)
 
 
 class Writer:
@@ -77,14 +80,17 @@ class Writer:
 
     # vectors
 
-    def load(self, pointer: Any, count: Any = None) -> Any:
-        """A vector; with `count` only so many numbers are read, and zeros stand for the others."""
+    def load(self, pointer: Any, count: Any = None, skip: Any = None) -> Any:
+        """A vector; with `count` only lanes below it are read, and zeros stand for the others.
+
+        With `skip` the first lanes aren't read either.
+        """
         here = self.builder.bitcast(pointer, _VECTOR_POINTER)
         if count is None:
             return self.builder.load(here, align=4)
         shape = ir.FunctionType(_VECTOR, [_VECTOR_POINTER, _I32, _MASK, _VECTOR])
         masked = self._function(f"llvm.masked.load.v{LANES}f32.p0", shape)
-        return self.builder.call(masked, [here, ir.Constant(_I32, 4), self.first(count), ZERO])
+        return self.builder.call(masked, [here, ir.Constant(_I32, 4), self.lanes(skip, count), ZERO])
 
     def store(self, vector: Any, pointer: Any, count: Any = None) -> None:
         """All of a vector, or its first `count` numbers."""
@@ -95,6 +101,23 @@ class Writer:
         shape = ir.FunctionType(ir.VoidType(), [_VECTOR, _VECTOR_POINTER, _I32, _MASK])
         masked = self._function(f"llvm.masked.store.v{LANES}f32.p0", shape)
         self.builder.call(masked, [vector, here, ir.Constant(_I32, 4), self.first(count)])
+
+    def prefetch(self, pointer: Any) -> None:
+        """Ask for a line of the cache that will be written to, so that it is there when it is needed."""
+        shape = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        fetch = self._function("llvm.prefetch.p0", shape)
+        to_write, keep, data = (ir.Constant(_I32, x) for x in (1, 3, 1))
+        self.builder.call(fetch, [pointer, to_write, keep, data])
+
+    def in_double(self, vector: Any) -> Any:
+        """The same numbers as float64."""
+        return self.builder.fpext(vector, _DOUBLES)
+
+    def add_in_double(self, vector: Any, pointer: Any) -> None:
+        """Add a vector of float64 to the numbers at a pointer."""
+        here = self.builder.bitcast(pointer, _DOUBLES.as_pointer())
+        total = self.builder.fadd(self.builder.load(here, align=8), vector)
+        self.builder.store(total, here, align=8)
 
     def store_past_caches(self, vector: Any, pointer: Any) -> None:
         """All of a vector, to where a line of the cache starts, without reading that line first."""
@@ -120,9 +143,16 @@ class Writer:
         return self.builder.shuffle_vector(one, nothing, zeros)
 
     def first(self, count: Any) -> Any:
-        """The mask of the first `count` lanes."""
-        lanes = ir.Constant(ir.VectorType(_I64, LANES), list(range(LANES)))
-        return self.builder.icmp_signed("<", lanes, self.everywhere(self.int(count)))
+        """The mask of the first `count` lanes, of which there are less than 2^31."""
+        lanes = ir.Constant(ir.VectorType(_I32, LANES), list(range(LANES)))
+        return self.builder.icmp_signed(
+            "<", lanes, self.everywhere(self.builder.trunc(self.int(count), _I32))
+        )
+
+    def lanes(self, skip: Any, count: Any) -> Any:
+        """The mask of lanes skip .. count - 1."""
+        below = self.first(count)
+        return below if skip is None else self.builder.and_(below, self.builder.not_(self.first(skip)))
 
     def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
         """x y + z, rounded once."""
