@@ -164,6 +164,8 @@ class PretendCupy(types.ModuleType):
             Device=_Device,
             runtime=types.SimpleNamespace(getDeviceCount=lambda: 1),
             Stream=lambda non_blocking=False: _Stream(self, non_blocking),
+            Event=lambda: _Event(self),
+            get_elapsed_time=lambda begun, ended: ended.time - begun.time,
             get_current_stream=lambda: self.streams[-1],
             MemoryPool=lambda: types.SimpleNamespace(malloc=object()),
             using_allocator=self._using_allocator,
@@ -221,6 +223,7 @@ class PretendCupy(types.ModuleType):
         array.guard = guard  # lives as long as the array
         self.guards.add(guard)
         if Tape.running is not None:
+            assert self.allocators, "memory that a graph uses is somebody else's too"
             Tape.running.memory.append(array)
         return array
 
@@ -274,13 +277,29 @@ class _Stream:
         self.cupy.streams.pop()
 
     def begin_capture(self):
-        assert self.non_blocking and self.cupy.streams[-1] is self and self.cupy.allocators
+        assert self.non_blocking and self.cupy.streams[-1] is self
         assert Tape.running is None
         Tape.running = Tape()
+
+    def is_capturing(self):
+        return Tape.running is not None and self.non_blocking
 
     def end_capture(self):
         tape, Tape.running = Tape.running, None
         return tape
+
+
+class _Event:
+    """Its time is that of the fake cuBLASLt's clock."""
+
+    def __init__(self, cupy):
+        self.cupy = cupy
+
+    def record(self):
+        self.time = self.cupy.cublaslt.clock
+
+    def synchronize(self):
+        assert Tape.running is None
 
 
 class _Device:
@@ -300,18 +319,25 @@ def pretended(changes=()):
     """While it lasts, `import cupy` finds a PretendCupy, and CuPy's kernels are those of deepcore for it."""
     cupy, before = PretendCupy(changes), dict(sys.modules)
     sys.modules["cupy"] = cupy
-    for name in [name for name in sys.modules if name.startswith("deepcore.backends.cupy.")]:
-        if name != kernels.__name__:
-            del sys.modules[name]
+    _forget_modules()
     _forget_kernels()
     importlib.import_module("deepcore.backends.cupy.cublaslt").load = lambda: cupy.cublaslt
     try:
         yield cupy
     finally:
-        for name in [name for name in sys.modules if name.startswith(("cupy", "deepcore.backends.cupy."))]:
-            del sys.modules[name]
+        del sys.modules["cupy"]
+        _forget_modules()
         sys.modules.update({name: module for name, module in before.items() if "cupy" in name})
         _forget_kernels()
+
+
+def _forget_modules():
+    """Those that imported cupy; as attributes of their package too, where `from package import` looks."""
+    package = "deepcore.backends.cupy"
+    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        if name != kernels.__name__:
+            del sys.modules[name]
+            vars(sys.modules[package]).pop(name.rpartition(".")[2], None)
 
 
 def _forget_kernels():
