@@ -63,6 +63,21 @@ def _note(again, result):
         Tape.running.append(lambda: np.copyto(result.view(np.ndarray), again()))
 
 
+def _refuse_cublas():
+    if Tape.running is not None:
+        raise RuntimeError("the stream of a cuBLAS handle can't be set in a capture")
+
+
+def _joined(function):
+    """Of more than eight arrays CuPy sends their addresses to the GPU, which can't be captured."""
+
+    def joined(arrays, *rest, **options):
+        assert Tape.running is None or len(arrays) <= 8, "H2D transfers are disallowed"
+        return function(arrays, *rest, **options)
+
+    return joined
+
+
 def _read(function):
     def method(self, *arguments):
         if Tape.running is not None:
@@ -96,6 +111,8 @@ class DeviceArray(np.ndarray):
         return Memory(self)
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        if ufunc is np.matmul:
+            _refuse_cublas()
         inputs = [x.view(np.ndarray) if isinstance(x, DeviceArray) else x for x in inputs]
         if out is not None:
             into = tuple(x.view(np.ndarray) for x in out)
@@ -190,6 +207,8 @@ class PretendCupy(types.ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         function = getattr(np, name)
+        if name in ("concat", "concatenate", "stack"):
+            function = _joined(function)
         if isinstance(function, type) or not callable(function):
             return function
 
@@ -232,8 +251,7 @@ class PretendCupy(types.ModuleType):
 
     def matmul(self, A, B):
         """In the dtype of its arguments, which NumPy widens if it is bfloat16."""
-        if Tape.running is not None:
-            raise RuntimeError("the stream of a cuBLAS handle can't be set in a capture")
+        _refuse_cublas()
         return np.matmul(A, B).astype(A.dtype).view(self.ndarray)
 
     def asarray(self, x, dtype=None, device=None):

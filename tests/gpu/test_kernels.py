@@ -16,7 +16,7 @@ from deepcore.ops.dispatch import OPS
 from tests.places import CUPY
 
 from .cases import SUMS_IN_FLOAT32, TOLERANCE, cases, named, normal, results, targets
-from .test_nets import attentive, averaging, cnn, losses, mlp
+from .test_nets import attentive, averaging, cnn, gru, losses, lstm, mlp, rnn, words
 
 pytestmark = [
     pytest.mark.gpu,
@@ -152,7 +152,7 @@ def test_a_net_trains_there_as_on_numpy_and_comes_back():
         gpu.to("cupy", device=99)
 
 
-@pytest.mark.parametrize("make", [mlp, cnn, averaging, attentive])
+@pytest.mark.parametrize("make", [mlp, cnn, averaging, attentive, words, lstm, gru, rnn])
 def test_a_compiled_step_is_captured_and_does_what_calls_do(make):
     rule = dc.optim.SGD if make is attentive else dc.optim.AdamW  # as in test_nets
     wanted, weights, _ = losses(make, rule(0.01), "cupy", compiled=False)

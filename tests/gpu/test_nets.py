@@ -125,6 +125,23 @@ def attentive():
     return [dc.Reshape((4, 4)), dc.TransformerBlock(4, 2, causal=True), dc.Flatten(), dc.Linear(16, 3)]
 
 
+def gates(layer):
+    """More steps than CuPy can join in a capture."""
+    return [dc.Reshape((16, 1)), layer(1, 5, bidirectional=True), dc.Flatten(), dc.Linear(160, 3)]
+
+
+def lstm():
+    return gates(dc.LSTM)
+
+
+def gru():
+    return gates(dc.GRU)
+
+
+def rnn():
+    return gates(dc.RNN)
+
+
 def losses(make, optimizer, place, compiled, steps=7):
     dc.seed(0)
     net = dc.Net(make(), dc.CrossEntropyLoss()).to(place)
@@ -154,9 +171,12 @@ def losses(make, optimizer, place, compiled, steps=7):
         (averaging, lambda: dc.optim.SGD(0.1)),
         (words, lambda: dc.optim.Adam(0.01)),
         (attentive, lambda: dc.optim.SGD(0.1)),  # the gradient of b_k is 0 but for rounding: no Adam
+        (lstm, lambda: dc.optim.SGD(0.1)),
+        (gru, lambda: dc.optim.SGD(0.1)),
+        (rnn, lambda: dc.optim.SGD(0.1)),
         (mlp, lambda: dc.optim.Muon(0.01)),
     ],
-    ids=["mlp", "cnn", "averaging", "words", "attentive", "muon"],
+    ids=["mlp", "cnn", "averaging", "words", "attentive", "lstm", "gru", "rnn", "muon"],
 )
 def test_a_net_trains_as_on_numpy(make, optimizer, compiled, cupy):
     got, weights, step = losses(make, optimizer(), "cupy", compiled)
