@@ -191,6 +191,7 @@ class PretendCupy(types.ModuleType):
             ),
         )
         self.cublaslt = FakeCublasLt(_do)
+        self.cudnn = None  # a FakeCudnn, where a test wants one
 
     @contextlib.contextmanager
     def _using_allocator(self, malloc):
@@ -340,6 +341,7 @@ def pretended(changes=()):
     _forget_modules()
     _forget_kernels()
     importlib.import_module("deepcore.backends.cupy.cublaslt").load = lambda: cupy.cublaslt
+    importlib.import_module("deepcore.backends.cupy.cudnn").load = lambda: cupy.cudnn
     try:
         yield cupy
     finally:

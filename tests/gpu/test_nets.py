@@ -32,11 +32,16 @@ class PretendBackend(CupyBackend):
 @pytest.fixture
 def cupy(monkeypatch):
     with pretended() as cupy:
-        backend = PretendBackend(cupy)
-        monkeypatch.setitem(registry._live, "cupy", backend)
-        monkeypatch.setitem(registry._BACKEND_OF_TYPE, cupy.ndarray, backend)
-        monkeypatch.setitem(registry._NAMESPACE_OF_TYPE, cupy.ndarray, cupy)
+        select_as_backend(cupy, monkeypatch)
         yield cupy
+
+
+def select_as_backend(cupy, monkeypatch):
+    """deepcore's backend "cupy" is on this stand-in."""
+    backend = PretendBackend(cupy)
+    monkeypatch.setitem(registry._live, "cupy", backend)
+    monkeypatch.setitem(registry._BACKEND_OF_TYPE, cupy.ndarray, backend)
+    monkeypatch.setitem(registry._NAMESPACE_OF_TYPE, cupy.ndarray, cupy)
 
 
 def test_what_info_tells_of_a_gpu(cupy, monkeypatch):
