@@ -11,6 +11,7 @@ from deepcore.backends.cupy import CupyBackend
 from deepcore.diagnose.info import _told, look_at
 
 from . import emulation
+from .fake_cudnn import FakeCudnn
 from .pretend import pretended
 
 pytestmark = pytest.mark.skipif(emulation.COMPILER is None, reason="the emulation of CUDA needs g++")
@@ -52,7 +53,9 @@ def test_what_info_tells_of_a_gpu(cupy, monkeypatch):
     monkeypatch.setenv("CUPY_TF32", "1")
     told = _told(look_at("cupy"))
     assert "14.2" in told and "0: NVIDIA H200, 150.0 GiB; products of float32 in TF32" in told
-    assert "; cuBLASLt; " in told and "cuDNN" in told
+    assert "; cuBLASLt; no cuDNN (deepcore[cudnn], and nvidia-cudnn-cu12 or -cu13)" in told
+    cupy.cudnn = FakeCudnn(None, None)
+    assert "; convolution by cuDNN 9.0.0" in _told(look_at("cupy"))
     monkeypatch.setenv("CUPY_TF32", "0")
     importlib.import_module("deepcore.backends.cupy.cublaslt").load = lambda: None
     assert "products of float32 in float32; no cuBLASLt" in _told(look_at("cupy"))
