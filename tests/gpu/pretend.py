@@ -233,6 +233,7 @@ class PretendCupy(types.ModuleType):
         )
 
     def RawModule(self, code):
+        assert Tape.running is None, "a kernel must be loaded before it is captured"
         changes = [(old, new) for old, new in self.changes if old in code]
         library = emulation.compiled(emulation.changed(code, changes))
         return types.SimpleNamespace(get_function=lambda name: _Kernel(self, library, name))

@@ -272,10 +272,9 @@ def load() -> Any:
     """The package cudnn with the library that it needs, or None."""
     if os.environ.get("DEEPCORE_CUDNN") == "0":
         return None
-    with contextlib.suppress(Exception):  # what is loaded already the package finds by name, wherever it lies
-        pathfinder = importlib.import_module("cuda.pathfinder")
-        pathfinder.load_nvidia_dynamic_lib("cudart")
-        pathfinder.load_nvidia_dynamic_lib("cudnn")
+    for name in ("cudart", "cudnn"):  # what is loaded already the package finds by name, wherever it lies
+        with contextlib.suppress(Exception):
+            importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib(name)
     try:
         cudnn = importlib.import_module("cudnn")
         cudnn.backend_version()

@@ -119,6 +119,8 @@ class Captured:
         """
         try:
             with aside() as stream, self._memory(), _nothing_sent():
+                if back:  # onto themselves: the kernel for it is loaded, which a capture may not do
+                    update.copy_all([(self.inputs[i], self.inputs[i]) for i in self.fed_back])
                 stream.begin_capture()
                 try:
                     result = self.function(*_filled(arguments, inputs))
