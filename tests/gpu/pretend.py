@@ -184,7 +184,7 @@ class PretendCupy(types.ModuleType):
             Event=lambda: _Event(self),
             get_elapsed_time=lambda begun, ended: ended.time - begun.time,
             get_current_stream=lambda: self.streams[-1],
-            MemoryPool=lambda: types.SimpleNamespace(malloc=object()),
+            MemoryPool=lambda: types.SimpleNamespace(malloc=object(), free_all_blocks=lambda: None),
             using_allocator=self._using_allocator,
             set_pinned_memory_allocator=lambda malloc: setattr(
                 self, "pinned", types.SimpleNamespace(malloc=malloc)

@@ -134,7 +134,8 @@ class Captured:
         ) as error:  # of CUDA, of CuPy, of a library: whatever it is, the function itself still runs
             self.why_not = f"{type(error).__name__}: {error}"
             logging.getLogger("deepcore").debug("a step is not captured in a CUDA graph: %s", self.why_not)
-            self.graphs, self.results, self.inputs = [], [], []
+            self.graphs, self.results, self.inputs, self.kept = [], [], [], []
+            self.pool.free_all_blocks()
             return False
         if not back:
             self.form_of_result = result
