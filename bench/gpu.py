@@ -805,7 +805,7 @@ def pooling(shape: tuple[int, ...], dtype: str) -> Iterator[Work]:
 
 
 def convolution(shape: tuple[int, ...], filters: int, dtype: str) -> Iterator[Work]:
-    """3 x 3: Y, dX and dW, by cuDNN if it is there, and by im2col. torch has the order it likes best, NHWC."""
+    """3 x 3: Y, dX and dW, by cuDNN if it is there, and by im2col; torch's in NHWC, which it likes best."""
     n, c, h, w = shape
     how = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
     X, W, Y = shape, (filters, c, 3, 3), (n, filters, h, w)
