@@ -14,8 +14,9 @@ Times are CUDA events' around calls that take turns (kernel, reference, torch, k
 data in several sets of buffers, so that nothing is in the cache from the call before: medians, with the
 spread between the 10th and the 90th percentile. "graph": the same calls captured in one CUDA graph, where
 the host costs nothing. The limit is a copy of as many bytes as the work must move at least, or a large
-product of as many operations, at the speeds of the same run, whichever takes longer. Products of float32 are
-in float32, not TF32, on both sides, but in rows of "tf32".
+product of as many operations, at the speeds of the same run, whichever takes longer. Products and
+convolutions of float32 are in float32, not TF32, on both sides, but in rows of "tf32". "tuned": the library's
+algorithms were tried, and the fastest was taken, as it always is in rows of "tf32".
 """
 
 from __future__ import annotations
@@ -169,6 +170,7 @@ def machine() -> dict[str, Any]:
         "driver": cupy.cuda.runtime.driverGetVersion(),
         "runtime": cupy.cuda.runtime.runtimeGetVersion(),
         "cupy": cupy.__version__,
+        "backend": get_backend("cupy").features(),
         "numpy": np.__version__,
     }
 
@@ -319,6 +321,8 @@ def table(first: int, end: float) -> int:
     def say(**row: Any) -> None:
         print(json.dumps(row), flush=True)
 
+    if find_spec("torch"):
+        __import__("torch").backends.cudnn.allow_tf32 = False  # which it does unless it is told not to
     tf32 = "tf32", lambda: product_speed("float32", tf32=True)
     measured = {dtype: product_speed(dtype) for dtype in ("float32", "bfloat16")} | {tf32[0]: tf32[1]()}
     speeds = {"copy": copy_speed()} | measured
@@ -364,18 +368,33 @@ def product_speed(dtype: str, n: int = 8192, tf32: bool = False) -> float:
 
 def in_tf32(call: Callable[[], Any]) -> Callable[[], Any]:
     """The call, where deepcore and torch may both round products of float32 to TF32."""
-    matmul = __import__("torch").backends.cuda.matmul if find_spec("torch") else None
+    backends = __import__("torch").backends if find_spec("torch") else None
+
+    def allow(tf32: bool) -> None:
+        if backends is not None:
+            backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = tf32
 
     def within() -> Any:
         before = select.precision.set("relaxed")
         try:
-            if matmul is not None:
-                matmul.allow_tf32 = True
+            allow(True)
             return call()
         finally:
             select.precision.reset(before)
-            if matmul is not None:
-                matmul.allow_tf32 = False
+            allow(False)
+
+    return within
+
+
+def tuned(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The call, where the fastest algorithm may be looked for."""
+
+    def within() -> Any:
+        os.environ["DEEPCORE_AUTOTUNE"] = "1"
+        try:
+            return call()
+        finally:
+            del os.environ["DEEPCORE_AUTOTUNE"]
 
     return within
 
@@ -406,9 +425,7 @@ def row_of(work: Work, speeds: dict[str, float]) -> dict[str, Any]:
         each = seconds / (count if name.endswith(" graph") and work.in_graph else 1)
         row[name] = round(each * 1e6, 2)
         row[f"{name} spread"] = round(spread, 3)
-    best = min(
-        (row[name] for name in ("deepcore", "deepcore graph", "compiled") if name in row), default=None
-    )
+    best = min((row[name] for name in OURS if name in row), default=None)
     flops = speeds.get(work.dtype, speeds["float32"])
     row["limit"] = round(max(work.bytes / speeds["copy"], work.flops / flops) * 1e6, 2)
     if best:
@@ -453,7 +470,8 @@ def graph_of_torch(calls: Calls) -> Callable[[], Any]:
     return graph.replay
 
 
-GRAPH_OF = {"deepcore": graph_of_cupy, "torch": graph_of_torch}
+OURS = ("deepcore", "deepcore graph", "tuned", "tuned graph", "compiled")
+GRAPH_OF = {"deepcore": graph_of_cupy, "tuned": graph_of_cupy, "torch": graph_of_torch}
 
 
 def measure(variants: dict[str, Calls], rounds: int = 15) -> dict[str, tuple[float, float]]:
@@ -513,7 +531,8 @@ def works() -> Iterator[Work]:
     yield embedding(8192, 1024, 50257)
     yield from softmax(8192, 32000, "bfloat16")
     yield from pooling((128, 64, 56, 56), "float32")
-    yield convolution((64, 64, 56, 56), 64, "float32")
+    for dtype in ("bfloat16", "tf32", "float32"):
+        yield from convolution((64, 64, 56, 56), 128, dtype)
 
 
 def array(seed: int, *shape: int, dtype: str, scale: float = 1.0) -> Any:
@@ -701,13 +720,20 @@ def products(n: int, i: int, o: int, dtype: str) -> Iterator[Work]:
     ]:
         numbered = "float32" if dtype == "tf32" else dtype
         work = of_op(op, (n, i, o), numbered, shapes, times * numbers, torch, flops=times * flops)
-        if dtype == "tf32":
-            work.dtype = dtype
-            work.variants = {
-                name: lambda s, prepare=prepare: in_tf32(prepare(s))
-                for name, prepare in work.variants.items()
-            }
-        yield work
+        yield with_algorithms(work, dtype)
+
+
+def with_algorithms(work: Work, dtype: str) -> Work:
+    """The work in TF32, if that is the dtype; else with a variant whose algorithms are tried."""
+    if dtype != "tf32":
+        ours = work.variants["deepcore"]
+        work.variants["tuned"] = lambda s: tuned(ours(s))
+        return work
+    work.dtype = dtype
+    work.variants = {
+        name: lambda s, prepare=prepare: in_tf32(prepare(s)) for name, prepare in work.variants.items()
+    }
+    return work
 
 
 def activation(name: str, n: int, dtype: str) -> Work:
@@ -778,19 +804,57 @@ def pooling(shape: tuple[int, ...], dtype: str) -> Iterator[Work]:
     yield of_op("pool.max_pool_backward", shape, dtype, draw, size * 21 // 16, None, (shape, *how))
 
 
-def convolution(shape: tuple[int, ...], filters: int, dtype: str) -> Work:
-    """3 x 3, by im2col."""
+def convolution(shape: tuple[int, ...], filters: int, dtype: str) -> Iterator[Work]:
+    """3 x 3: Y, dX and dW, by cuDNN if it is there, and by im2col; torch's in NHWC, which it likes best."""
     n, c, h, w = shape
     how = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    X, W, Y = shape, (filters, c, 3, 3), (n, filters, h, w)
 
-    def torch(X: Any, W: Any) -> Callable[[], Any]:
+    def nhwc(x: Any) -> Any:
+        return x.contiguous(memory_format=__import__("torch").channels_last)
+
+    def forward(X: Any, W: Any) -> Callable[[], Any]:
         import torch
 
+        X, W = nhwc(X), nhwc(W)
         return lambda: torch.conv2d(X, W, padding=1)
 
-    arrays = [shape, (filters, c, 3, 3)]
+    def gradient(of: int) -> Callable[..., Any]:
+        def torch(dY: Any, given: Any) -> Callable[[], Any]:
+            import torch
+
+            dY, other = nhwc(dY), torch.empty(W if of else X, dtype=dY.dtype, device=dY.device)
+            images, weights = (given, other) if of else (other, given)
+            images, weights, mask = nhwc(images), nhwc(weights), [of == 0, of == 1, False]
+            op = torch.ops.aten.convolution_backward
+            return lambda: op(dY, images, weights, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask)
+
+        return torch
+
     numbers, flops = n * h * w * (c + filters), 2 * n * h * w * c * filters * 9
-    return of_op("conv.conv", shape, dtype, arrays, numbers, torch, (None, *how), flops=flops)
+    numbered = "float32" if dtype == "tf32" else dtype
+    for op, arrays, torch, settings in [
+        ("conv.conv", [X, W], forward, (None, *how)),
+        ("conv.conv_dX", [Y, W], gradient(0), (X, *how)),
+        ("conv.conv_dW", [Y, X], gradient(1), ((3, 3), *how)),
+    ]:
+        work = of_op(op, shape, numbered, arrays, numbers, torch, settings, flops=flops)
+        work.variants["im2col"] = lambda s, prepare=work.variants["deepcore"]: without_cudnn(prepare(s))
+        yield with_algorithms(work, dtype)
+
+
+def without_cudnn(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The call, where deepcore's own kernels do the work of cuDNN."""
+    from deepcore.backends.cupy import cudnn
+
+    def within() -> Any:
+        load, cudnn.load = cudnn.load, lambda: None
+        try:
+            return call()
+        finally:
+            cudnn.load = load
+
+    return within
 
 
 # ---- whole training steps
@@ -898,7 +962,7 @@ def torch_step(sizes: tuple[int, ...], X: Any, y: Any, way: str, dtype: str) -> 
 
 def goals(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """What the rows say of each goal."""
-    ours, torch = ("deepcore", "deepcore graph", "compiled"), ("torch", "torch graph")
+    ours, torch = OURS, ("torch", "torch graph")
     by_compiler, large = ("torch.compile",), (8192, 8192, 8192)
     logits = [(8192, 128256), (8192, 32000)]
     wanted: list[tuple[str, tuple[int, ...], str, tuple[str, ...], float]] = [
@@ -935,7 +999,7 @@ def goals(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def as_text(rows: list[dict[str, Any]]) -> str:
     """The table, microseconds."""
     columns = (
-        *("deepcore", "deepcore graph", "compiled", "reference"),
+        *(*OURS, "im2col", "reference"),
         *("torch", "torch graph", "torch.compile", "limit", "% of limit", "TB/s", "TFLOP/s"),
     )
     lines = [f"{'work':44}" + "".join(f"{column:>15}" for column in columns)]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from deepcore.backends.registry import array_namespace
 from deepcore.ops.activation import sigmoid
 from deepcore.ops.dispatch import op
-from deepcore.ops.linear import linear, linear_backward
+from deepcore.ops.linear import linear, linear_backward, matmul
 from deepcore.ops.reduce import column_sum
 
 # ---- cells
@@ -102,7 +102,6 @@ def lstm_run(
     X: (n, t, i), t > 0   H, C: (n, h), the first state   reverse: whether time runs backwards   Y: (n, t, h)
     These are the gates (4, t, n, h) and T, H, C (t, n, h), in the order that the steps are made.
     """
-    xp = array_namespace(X)
     A = linear(X, W_ih, b_ih)  # of all steps at once
     Hs, tape = [], []
     for step in _steps(X, reverse):
@@ -110,8 +109,8 @@ def lstm_run(
         H, C, gates, T = lstm(A[:, step, :], linear(H, W_hh, b_hh), H, C)
         Hs.append(H)
         tape.append((gates, T, *before))
-    gates, *parts = (xp.stack(list(part), axis=0) for part in zip(*tape, strict=True))
-    gates = xp.stack(_parts(gates, 4), axis=0)  # (t, n, 4 h) -> (4, t, n, h)
+    gates, *parts = (stacked(*part) for part in zip(*tape, strict=True))
+    gates = stacked(*_parts(gates, 4))  # (t, n, 4 h) -> (4, t, n, h)
     return (_in_time(Hs, reverse), H, C, gates, *parts)
 
 
@@ -136,11 +135,10 @@ def lstm_run_backward(
     dAs = []
     for k, step in zip(range(T.shape[0] - 1, -1, -1), _steps(X, not reverse), strict=True):
         dA, dC = lstm_backward(dH + dY[:, step, :], dC, gates[:, k, ...], T[k, ...], C[k, ...])
-        dH = dA @ W_hh.T
+        dH = matmul(dA, W_hh.T)
         dAs.append(dA)
     dX, dW_ih, db = linear_backward(_in_time(dAs, not reverse), X, W_ih)
-    xp = array_namespace(dY)
-    dW_hh = xp.reshape(H, (-1, H.shape[2])).T @ xp.concat(dAs[::-1], axis=0)
+    dW_hh = matmul(_rows(H).T, _rows(stacked(*dAs[::-1])))
     return dX, dH, dC, dW_ih, dW_hh, db
 
 
@@ -201,7 +199,6 @@ def recur_backward(
     dState: of the last state. Each step's H gets dB W_hh^T from the step after it, beside its own dY; the
     weights are the same in all steps, so that their gradients are sums over samples and steps.
     """
-    xp = array_namespace(dY)
     W_ih, W_hh, _, _ = weights
     if cell.run_backward is not None:
         dX, *dFirst, dW_ih, dW_hh, db = cell.run_backward(dY, *dState, X, W_ih, W_hh, *tape, reverse)
@@ -212,12 +209,12 @@ def recur_backward(
         dA, dB, *direct = cell.backward(dH + dY[:, step, :], *after)
         dAs.append(dA)
         dBs.append(dB)
-        dH = dB @ W_hh.T
+        dH = matmul(dB, W_hh.T)
         if direct:
             dH = dH + direct[0]
     dX, dW_ih, db_ih = linear_backward(_in_time(dAs, not reverse), X, W_ih)
-    dB = xp.concat(dBs, axis=0)  # the last step made comes first
-    dW_hh = xp.concat([before for before, _ in tape[::-1]], axis=0).T @ dB
+    dB = _rows(stacked(*dBs))  # the last step made comes first
+    dW_hh = matmul(_rows(stacked(*(before for before, _ in tape[::-1]))).T, dB)
     return dX, (dH,), (dW_ih, dW_hh, db_ih, column_sum(dB))
 
 
@@ -228,4 +225,15 @@ def _steps(X: Any, reverse: bool) -> range:
 
 def _in_time(steps: list[Any], reverse: bool) -> Any:
     """t arrays (n, d), the last first if `reverse`, as (n, t, d)"""
-    return array_namespace(steps[0]).stack(steps[::-1] if reverse else steps, axis=1)
+    return stacked(*(steps[::-1] if reverse else steps), axis=1)
+
+
+@op
+def stacked(*arrays: Any, axis: int = 0) -> Any:
+    """Arrays of one shape along a new axis: a library's own stack may be one that can't be captured."""
+    return array_namespace(arrays[0]).stack(arrays, axis=axis)
+
+
+def _rows(A: Any) -> Any:
+    """(t, n, d) -> (t n, d)"""
+    return array_namespace(A).reshape(A, (-1, A.shape[2]))

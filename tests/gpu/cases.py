@@ -87,6 +87,7 @@ def cases(large: bool) -> list[tuple]:
         ("linear.linear", normal(5), normal(5, 3), normal(1, 3)),
         ("linear.linear", normal(2, 4, 5), normal(5, 3), normal(1, 3)),
         ("linear.matmul", normal(7, 5), normal(5, 3)),
+        *[("recurrent.stacked", *(normal(2, 3, seed=seed) for seed in range(count))) for count in (1, 12)],
         ("linear.matmul", normal(2, 3, 4, 5).swapaxes(1, 2), normal(4, 2, 5, 2).swapaxes(0, 1)),
         *[("linear.linear_backward", normal(n, o), normal(n, i), normal(i, o, seed=1)) for n, i, o in layers],
         ("linear.linear_backward", normal(2, 4, 3), normal(2, 4, 5), normal(5, 3)),

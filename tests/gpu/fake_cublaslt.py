@@ -25,6 +25,8 @@ class FakeCublasLt:
         self.things = {}  # handle -> what it stands for
         self.products = []  # what each call of cublasLtMatmul was told
         self.planned = 0
+        self.times = [1.0]  # milliseconds of each algorithm that it offers; None: it refuses to work
+        self.clock = 0.0  # what the algorithms took together
 
     def _new(self, out, thing):
         out._obj.value = len(self.things) + 1
@@ -64,13 +66,14 @@ class FakeCublasLt:
         return self._set(handle, attribute, value, size, PREFERENCE_SIZES)
 
     def cublasLtMatmulAlgoGetHeuristic(self, handle, operation, A, B, C, D, preference, most, found, count):
-        assert self._of(handle) == "handle" and most == 1 and C is D
+        assert self._of(handle) == "handle" and len(found._obj) == most and C is D
         self.planned += 1
         if not self.supported:
             return NOT_SUPPORTED
         wanted = self._of(preference)
-        found._obj.algo[:3] = [wanted[5], wanted[6], min(wanted[7], wanted[8])]  # what it takes for granted
-        count._obj.value = 1
+        count._obj.value = min(len(self.times), most)
+        for k in range(count._obj.value):  # its number, and what it takes for granted
+            found._obj[k].algo[:4] = [wanted[5], wanted[6], min(wanted[7], wanted[8]), k]
         return 0
 
     def cublasLtMatmul(
@@ -95,11 +98,16 @@ class FakeCublasLt:
         least = 0 if told[7] & 2 else -np.inf
 
         def product():
+            self.clock += self.times[algorithm._obj.algo[3]]
             Y = left.astype(wide) @ right.astype(wide) + np.asarray(bias, wide)
             result[...] = np.maximum(Y, least)
 
+        number = algorithm._obj.algo[3]
+        if self.times[number] is None:
+            return NOT_SUPPORTED
         self.start(product)
-        self.products.append({**told, "workspace": (space.value, size.value), "stream": stream.value})
+        place = {"workspace": (space.value, size.value), "stream": stream.value}
+        self.products.append({**told, **place, "algorithm": number})
         return 0
 
     def _matrix(self, pointer, layout):

@@ -63,6 +63,21 @@ def _note(again, result):
         Tape.running.append(lambda: np.copyto(result.view(np.ndarray), again()))
 
 
+def _refuse_cublas():
+    if Tape.running is not None:
+        raise RuntimeError("the stream of a cuBLAS handle can't be set in a capture")
+
+
+def _joined(function):
+    """Of more than eight arrays CuPy sends their addresses to the GPU, which can't be captured."""
+
+    def joined(arrays, *rest, **options):
+        assert Tape.running is None or len(arrays) <= 8, "H2D transfers are disallowed"
+        return function(arrays, *rest, **options)
+
+    return joined
+
+
 def _read(function):
     def method(self, *arguments):
         if Tape.running is not None:
@@ -96,6 +111,8 @@ class DeviceArray(np.ndarray):
         return Memory(self)
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        if ufunc is np.matmul:
+            _refuse_cublas()
         inputs = [x.view(np.ndarray) if isinstance(x, DeviceArray) else x for x in inputs]
         if out is not None:
             into = tuple(x.view(np.ndarray) for x in out)
@@ -164,14 +181,17 @@ class PretendCupy(types.ModuleType):
             Device=_Device,
             runtime=types.SimpleNamespace(getDeviceCount=lambda: 1),
             Stream=lambda non_blocking=False: _Stream(self, non_blocking),
+            Event=lambda: _Event(self),
+            get_elapsed_time=lambda begun, ended: ended.time - begun.time,
             get_current_stream=lambda: self.streams[-1],
-            MemoryPool=lambda: types.SimpleNamespace(malloc=object()),
+            MemoryPool=lambda: types.SimpleNamespace(malloc=object(), free_all_blocks=lambda: None),
             using_allocator=self._using_allocator,
             set_pinned_memory_allocator=lambda malloc: setattr(
                 self, "pinned", types.SimpleNamespace(malloc=malloc)
             ),
         )
         self.cublaslt = FakeCublasLt(_do)
+        self.cudnn = None  # a FakeCudnn, where a test wants one
 
     @contextlib.contextmanager
     def _using_allocator(self, malloc):
@@ -188,6 +208,8 @@ class PretendCupy(types.ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         function = getattr(np, name)
+        if name in ("concat", "concatenate", "stack"):
+            function = _joined(function)
         if isinstance(function, type) or not callable(function):
             return function
 
@@ -211,6 +233,7 @@ class PretendCupy(types.ModuleType):
         )
 
     def RawModule(self, code):
+        assert Tape.running is None, "a kernel must be loaded before it is captured"
         changes = [(old, new) for old, new in self.changes if old in code]
         library = emulation.compiled(emulation.changed(code, changes))
         return types.SimpleNamespace(get_function=lambda name: _Kernel(self, library, name))
@@ -221,6 +244,7 @@ class PretendCupy(types.ModuleType):
         array.guard = guard  # lives as long as the array
         self.guards.add(guard)
         if Tape.running is not None:
+            assert self.allocators, "memory that a graph uses is somebody else's too"
             Tape.running.memory.append(array)
         return array
 
@@ -229,8 +253,7 @@ class PretendCupy(types.ModuleType):
 
     def matmul(self, A, B):
         """In the dtype of its arguments, which NumPy widens if it is bfloat16."""
-        if Tape.running is not None:
-            raise RuntimeError("the stream of a cuBLAS handle can't be set in a capture")
+        _refuse_cublas()
         return np.matmul(A, B).astype(A.dtype).view(self.ndarray)
 
     def asarray(self, x, dtype=None, device=None):
@@ -274,13 +297,29 @@ class _Stream:
         self.cupy.streams.pop()
 
     def begin_capture(self):
-        assert self.non_blocking and self.cupy.streams[-1] is self and self.cupy.allocators
+        assert self.non_blocking and self.cupy.streams[-1] is self
         assert Tape.running is None
         Tape.running = Tape()
+
+    def is_capturing(self):
+        return Tape.running is not None and self.non_blocking
 
     def end_capture(self):
         tape, Tape.running = Tape.running, None
         return tape
+
+
+class _Event:
+    """Its time is that of the fake cuBLASLt's clock."""
+
+    def __init__(self, cupy):
+        self.cupy = cupy
+
+    def record(self):
+        self.time = self.cupy.cublaslt.clock
+
+    def synchronize(self):
+        assert Tape.running is None
 
 
 class _Device:
@@ -300,18 +339,26 @@ def pretended(changes=()):
     """While it lasts, `import cupy` finds a PretendCupy, and CuPy's kernels are those of deepcore for it."""
     cupy, before = PretendCupy(changes), dict(sys.modules)
     sys.modules["cupy"] = cupy
-    for name in [name for name in sys.modules if name.startswith("deepcore.backends.cupy.")]:
-        if name != kernels.__name__:
-            del sys.modules[name]
+    _forget_modules()
     _forget_kernels()
     importlib.import_module("deepcore.backends.cupy.cublaslt").load = lambda: cupy.cublaslt
+    importlib.import_module("deepcore.backends.cupy.cudnn").load = lambda: cupy.cudnn
     try:
         yield cupy
     finally:
-        for name in [name for name in sys.modules if name.startswith(("cupy", "deepcore.backends.cupy."))]:
-            del sys.modules[name]
+        del sys.modules["cupy"]
+        _forget_modules()
         sys.modules.update({name: module for name, module in before.items() if "cupy" in name})
         _forget_kernels()
+
+
+def _forget_modules():
+    """Those that imported cupy; as attributes of their package too, where `from package import` looks."""
+    package = "deepcore.backends.cupy"
+    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        if name != kernels.__name__:
+            del sys.modules[name]
+            vars(sys.modules[package]).pop(name.rpartition(".")[2], None)
 
 
 def _forget_kernels():

@@ -73,7 +73,8 @@ def small(bench):
     yield bench.embedding(8, 4, 7)
     yield from bench.softmax(2, 9, "float32")
     yield from bench.pooling((2, 3, 4, 4), "float32")
-    yield bench.convolution((2, 3, 4, 4), 5, "float32")
+    yield from bench.convolution((2, 3, 4, 4), 5, "float32")
+    yield from bench.convolution((2, 3, 4, 4), 5, "tf32")
     yield bench.step(4, (6, 5, 3), "bfloat16")
     yield bench.step(4, (6, 5, 3))
 

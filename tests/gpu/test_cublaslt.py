@@ -126,6 +126,64 @@ def test_tf32_only_where_it_was_asked_for(cupy, monkeypatch):
     assert [compute(d) for d in ("f4", "f2", "f8")] == [77, 68, 70]
 
 
+# ---- the choice of an algorithm
+
+
+def chosen(cupy, variable, monkeypatch, times=(2.0, 3.0, 1.0, 1.5)):
+    """The algorithms that three products of one shape are made with, after trials if there are any."""
+    monkeypatch.setenv("DEEPCORE_AUTOTUNE", variable)
+    cupy.cublaslt.times = list(times)
+    found = []
+    A, B, bias = draw(cupy, 5, 4), draw(cupy, 4, 3, seed=1), draw(cupy, 1, 3, seed=2)
+    for _ in range(3):
+        close(module().product(A, B, bias), A @ B + bias)
+        found.append(cupy.cublaslt.products[-1]["algorithm"])
+    return found
+
+
+def test_the_fastest_algorithm_is_found_once(cupy, monkeypatch):
+    assert chosen(cupy, "1", monkeypatch) == [2, 2, 2]
+    tried = [product["algorithm"] for product in cupy.cublaslt.products]
+    assert {0, 1, 2, 3} == set(tried[:-3]) and tried[-3:] == [2, 2, 2]
+    assert len(cupy.streams) == 1
+
+
+@pytest.mark.parametrize("times", [(2.0, 1.97, 2.1), (2.0, None, 3.0), (2.0,)])
+def test_the_first_algorithm_stays_unless_another_is_clearly_faster(times, cupy, monkeypatch):
+    assert chosen(cupy, "1", monkeypatch, times) == [0, 0, 0]
+
+
+def test_an_algorithm_that_refuses_is_not_taken(cupy, monkeypatch):
+    assert chosen(cupy, "1", monkeypatch, (None, 3.0, 2.0)) == [2, 2, 2]
+
+
+def test_nothing_is_tried_unless_it_is_allowed(cupy, monkeypatch):
+    from deepcore.backends import select
+
+    assert chosen(cupy, "", monkeypatch) == [0, 0, 0] and len(cupy.cublaslt.products) == 3
+    before = select.precision.set("relaxed")
+    try:
+        assert chosen(cupy, "0", monkeypatch) == [0, 0, 0]
+        assert chosen(cupy, "", monkeypatch) == [2, 2, 2]
+    finally:
+        select.precision.reset(before)
+    assert chosen(cupy, "", monkeypatch) == [0, 0, 0]  # the same bits as if nobody had tried
+
+
+def test_nothing_is_tried_in_a_capture(cupy, monkeypatch):
+    """The first algorithm is captured; the next call that isn't captured tries them."""
+    monkeypatch.setenv("DEEPCORE_AUTOTUNE", "1")
+    cupy.cublaslt.times = [2.0, 1.0]
+    A, B, stream = draw(cupy, 5, 4), draw(cupy, 4, 3, seed=1), cupy.cuda.Stream(non_blocking=True)
+    with stream, cupy.cuda.using_allocator(object()):
+        stream.begin_capture()
+        module().product(A, B)
+        stream.end_capture()
+    assert [product["algorithm"] for product in cupy.cublaslt.products] == [0]
+    module().product(A, B)
+    assert cupy.cublaslt.products[-1]["algorithm"] == 1
+
+
 def test_what_it_cannot_do_is_left_to_cupy(cupy):
     product = module().product
     A, B = draw(cupy, 2, 3), draw(cupy, 3, 4)

@@ -123,6 +123,22 @@ def test_an_earlier_loss_keeps_its_number(cupy):
     assert all(float(loss) == number for loss, number in losses)
 
 
+def test_beside_the_graphs_nobody_has_memory_from_their_pool(cupy):
+    """What is free there is where a graph keeps its own: a later launch would write over it."""
+    used = []
+
+    def noted(*arguments):
+        used.append(len(cupy.allocators))
+        return step(*arguments)
+
+    def replace(t, state):
+        if t == 4:
+            state["weights"]["W"] = cupy.array(np.array(state["weights"]["W"]))
+
+    steps(cupy, captured(noted), 7, between=replace)
+    assert used == [1, 1, 1, 0]  # as it is, two captures, and once more as it is
+
+
 @pytest.mark.parametrize("fault", ["reads", "sends", "matmul"])
 def test_what_cannot_be_captured_runs_as_it_is(fault, cupy):
     def faulty(state, X, rate):

@@ -4,6 +4,7 @@ Everything else that deepcore promises is tested on CuPy by the battery (tests/b
 itself where it works.
 """
 
+import importlib
 import os
 import pickle
 
@@ -16,7 +17,7 @@ from deepcore.ops.dispatch import OPS
 from tests.places import CUPY
 
 from .cases import SUMS_IN_FLOAT32, TOLERANCE, cases, named, normal, results, targets
-from .test_nets import attentive, averaging, cnn, losses, mlp
+from .test_nets import attentive, averaging, cnn, gru, losses, lstm, mlp, rnn, words
 
 pytestmark = [
     pytest.mark.gpu,
@@ -64,6 +65,39 @@ def test_a_kernel_gives_what_the_reference_gives_in_float64(case, dtype):
         assert a.dtype.name == (wide if np.asarray(e).dtype.kind == "f" else e.dtype)
         atol = TOLERANCE[dtype] * max(float(np.abs(e).max()), 1e-30)
         np.testing.assert_allclose(host(a), e, rtol=TOLERANCE[dtype], atol=atol)
+
+
+CONVOLUTIONS = [case for case in CASES if case[0].startswith("conv.conv")]
+PRODUCTS = [case for case in CASES if case[0].startswith("linear.")]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=named)
+def test_convolution_without_cudnn(case, dtype, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("deepcore.backends.cupy.cudnn"), "load", lambda: None)
+    test_a_kernel_gives_what_the_reference_gives_in_float64(case, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CONVOLUTIONS + PRODUCTS, ids=named)
+def test_algorithms_that_were_tried_give_the_same(case, dtype, monkeypatch):
+    monkeypatch.setenv("DEEPCORE_AUTOTUNE", "1")
+    test_a_kernel_gives_what_the_reference_gives_in_float64(case, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_cudnn_has_plans_if_it_is_there(dtype):
+    cudnn = importlib.import_module("deepcore.backends.cupy.cudnn")
+    if cudnn.load() is None:
+        pytest.skip("cuDNN or its package isn't installed")
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes", reason="CuPy's bfloat16 needs ml_dtypes")
+    X, W = (there(normal(*shape), dtype)[0] for shape in [(4, 8, 9, 9), (16, 8, 3, 3)])
+    how = (1, 1), ((1, 1), (1, 1)), (1, 1)
+    Y = cudnn.conv(X, W, (4, 16, 9, 9), *how)
+    assert Y is not NotImplemented
+    assert cudnn.conv_dX(Y, W, X.shape, *how) is not NotImplemented
+    assert cudnn.conv_dW(Y, X, W.shape, *how) is not NotImplemented
 
 
 @pytest.mark.parametrize("op", sorted({case[0] for case in CASES}))
@@ -152,7 +186,7 @@ def test_a_net_trains_there_as_on_numpy_and_comes_back():
         gpu.to("cupy", device=99)
 
 
-@pytest.mark.parametrize("make", [mlp, cnn, averaging, attentive])
+@pytest.mark.parametrize("make", [mlp, cnn, averaging, attentive, words, lstm, gru, rnn])
 def test_a_compiled_step_is_captured_and_does_what_calls_do(make):
     rule = dc.optim.SGD if make is attentive else dc.optim.AdamW  # as in test_nets
     wanted, weights, _ = losses(make, rule(0.01), "cupy", compiled=False)

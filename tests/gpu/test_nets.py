@@ -1,5 +1,6 @@
 """Whole nets on CuPy's kernels and graphs, without a GPU: the numbers are those of NumPy."""
 
+import gc
 import importlib
 
 import numpy as np
@@ -11,6 +12,7 @@ from deepcore.backends.cupy import CupyBackend
 from deepcore.diagnose.info import _told, look_at
 
 from . import emulation
+from .fake_cudnn import FakeCudnn
 from .pretend import pretended
 
 pytestmark = pytest.mark.skipif(emulation.COMPILER is None, reason="the emulation of CUDA needs g++")
@@ -32,11 +34,16 @@ class PretendBackend(CupyBackend):
 @pytest.fixture
 def cupy(monkeypatch):
     with pretended() as cupy:
-        backend = PretendBackend(cupy)
-        monkeypatch.setitem(registry._live, "cupy", backend)
-        monkeypatch.setitem(registry._BACKEND_OF_TYPE, cupy.ndarray, backend)
-        monkeypatch.setitem(registry._NAMESPACE_OF_TYPE, cupy.ndarray, cupy)
+        select_as_backend(cupy, monkeypatch)
         yield cupy
+
+
+def select_as_backend(cupy, monkeypatch):
+    """deepcore's backend "cupy" is on this stand-in."""
+    backend = PretendBackend(cupy)
+    monkeypatch.setitem(registry._live, "cupy", backend)
+    monkeypatch.setitem(registry._BACKEND_OF_TYPE, cupy.ndarray, backend)
+    monkeypatch.setitem(registry._NAMESPACE_OF_TYPE, cupy.ndarray, cupy)
 
 
 def test_what_info_tells_of_a_gpu(cupy, monkeypatch):
@@ -47,7 +54,9 @@ def test_what_info_tells_of_a_gpu(cupy, monkeypatch):
     monkeypatch.setenv("CUPY_TF32", "1")
     told = _told(look_at("cupy"))
     assert "14.2" in told and "0: NVIDIA H200, 150.0 GiB; products of float32 in TF32" in told
-    assert "; cuBLASLt; " in told and "cuDNN" in told
+    assert "; cuBLASLt; no cuDNN (deepcore[cudnn], and nvidia-cudnn-cu12 or -cu13)" in told
+    cupy.cudnn = FakeCudnn(None, None)
+    assert "; convolution by cuDNN 9.0.0" in _told(look_at("cupy"))
     monkeypatch.setenv("CUPY_TF32", "0")
     importlib.import_module("deepcore.backends.cupy.cublaslt").load = lambda: None
     assert "products of float32 in float32; no cuBLASLt" in _told(look_at("cupy"))
@@ -80,7 +89,7 @@ def test_out_of_memory_changes_nothing(compiled, cupy, monkeypatch):
     monkeypatch.setattr(cupy, "empty", scarce, raising=False)
     run()
     weights = {path: dc.to_numpy(W) for path, W in net.parameters().items()}
-    struck = 0
+    struck, kept = 0, alive(cupy)
     for allocations in (4, 14):
         left[:] = [allocations]
         try:
@@ -90,13 +99,19 @@ def test_out_of_memory_changes_nothing(compiled, cupy, monkeypatch):
             struck += 1
         else:
             break
-        assert optimizer.steps == 1
+        assert optimizer.steps == 1 and alive(cupy) <= kept
         for path, W in net.parameters().items():
             assert np.array_equal(dc.to_numpy(W), weights[path])
     assert struck
     left.clear()
     got = [run() for _ in range(2)]
     assert np.isfinite(got).all() and got[-1] < got[0]
+
+
+def alive(cupy):
+    """How many bytes of the GPU's memory are in use, but for workspaces, of which each stream has one."""
+    gc.collect()
+    return sum(guard.array.nbytes for guard in cupy.guards if guard.array.nbytes < 1 << 25)
 
 
 def mlp_without_noise():
@@ -123,6 +138,23 @@ def words():
 
 def attentive():
     return [dc.Reshape((4, 4)), dc.TransformerBlock(4, 2, causal=True), dc.Flatten(), dc.Linear(16, 3)]
+
+
+def gates(layer):
+    """More steps than CuPy can join in a capture."""
+    return [dc.Reshape((16, 1)), layer(1, 5, bidirectional=True), dc.Flatten(), dc.Linear(160, 3)]
+
+
+def lstm():
+    return gates(dc.LSTM)
+
+
+def gru():
+    return gates(dc.GRU)
+
+
+def rnn():
+    return gates(dc.RNN)
 
 
 def losses(make, optimizer, place, compiled, steps=7):
@@ -154,9 +186,12 @@ def losses(make, optimizer, place, compiled, steps=7):
         (averaging, lambda: dc.optim.SGD(0.1)),
         (words, lambda: dc.optim.Adam(0.01)),
         (attentive, lambda: dc.optim.SGD(0.1)),  # the gradient of b_k is 0 but for rounding: no Adam
+        (lstm, lambda: dc.optim.SGD(0.1)),
+        (gru, lambda: dc.optim.SGD(0.1)),
+        (rnn, lambda: dc.optim.SGD(0.1)),
         (mlp, lambda: dc.optim.Muon(0.01)),
     ],
-    ids=["mlp", "cnn", "averaging", "words", "attentive", "muon"],
+    ids=["mlp", "cnn", "averaging", "words", "attentive", "lstm", "gru", "rnn", "muon"],
 )
 def test_a_net_trains_as_on_numpy(make, optimizer, compiled, cupy):
     got, weights, step = losses(make, optimizer(), "cupy", compiled)

@@ -10,7 +10,6 @@ import importlib
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from deepcore.errors import BackendUnavailable
 
 _INSTALL = 'pip install "deepcore[cuda13]" (or "deepcore[cuda12]" for a driver of CUDA 12)'
 _NO_DEVICE = "cudaErrorNoDevice"
+_NO_CUDNN = "no cuDNN (deepcore[cudnn], and nvidia-cudnn-cu12 or -cu13): convolution by im2col"
 
 
 class CupyBackend(Backend):
@@ -81,10 +81,11 @@ class CupyBackend(Backend):
         """The precision of matrix products, and which of NVIDIA's libraries there are."""
         tf32 = os.environ.get("CUPY_TF32") == "1"
         cublaslt = importlib.import_module("deepcore.backends.cupy.cublaslt").load() is not None
+        cudnn = importlib.import_module("deepcore.backends.cupy.cudnn").load()
         return [
             "products of float32 in TF32 (CUPY_TF32=1)" if tf32 else "products of float32 in float32",
             "cuBLASLt" if cublaslt else "no cuBLASLt: products by CuPy, and no step is captured in a graph",
-            f"{'cuDNN, but not yet called' if find_spec('cudnn') else 'no cuDNN'}: convolution by im2col",
+            f"convolution by cuDNN {cudnn.backend_version_string()}" if cudnn else _NO_CUDNN,
         ]
 
     def memory_owner(self, x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Convolution on CuPy as a matrix product of the windows: what there is without cuDNN.
+"""Convolution on CuPy: by cuDNN, and where that can't, as a matrix product of the windows.
 
 One product for each image and group; the columns are k times as large as the images, k being the window.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 import cupy
 
+from deepcore.backends.cupy import cudnn
 from deepcore.backends.cupy.kernels import aligned, kernel, serves
 from deepcore.backends.cupy.linear import product
 from deepcore.backends.cupy.reduce import totals
@@ -31,9 +32,11 @@ def conv(
     shape = conv_output_shape(X.shape, W.shape, stride, padding, dilation, groups)
     if not _serve(X, W) or 0 in shape:
         return NotImplemented
-    columns = _columns(X, W.shape[2:], shape[2:], stride, padding, dilation, groups)
-    filters = W.reshape(groups, shape[1] // groups, -1)
-    Y = product(filters, columns).reshape(shape)  # (g, f/g, c/g k) (n, g, c/g k, p) -> (n, g, f/g, p)
+    Y = cudnn.conv(X, W, shape, stride, padding, dilation)
+    if Y is NotImplemented:
+        columns = _columns(X, W.shape[2:], shape[2:], stride, padding, dilation, groups)
+        filters = W.reshape(groups, shape[1] // groups, -1)
+        Y = product(filters, columns).reshape(shape)  # (g, f/g, c/g k) (n, g, c/g k, p) -> (n, g, f/g, p)
     if b is not None:
         Y += b
     return Y
@@ -51,6 +54,9 @@ def conv_dX(
     """dX = W^T dY"""
     if not _serve(dY, W) or 0 in shape:
         return NotImplemented
+    dX = cudnn.conv_dX(dY, W, tuple(shape), stride, padding, dilation)
+    if dX is not NotImplemented:
+        return dX
     n, f, *out = dY.shape
     filters = W.reshape(groups, f // groups, -1)
     dY = dY.reshape(n, groups, f // groups, math.prod(out))
@@ -78,6 +84,9 @@ def conv_dW(
     if not _serve(dY, X):
         return NotImplemented
     n, f, *out = dY.shape
+    dW = cudnn.conv_dW(dY, X, (f, X.shape[1] // groups, *window), stride, padding, dilation)
+    if dW is not NotImplemented:
+        return dW
     columns = _columns(X, window, out, stride, padding, dilation, groups)
     dY = dY.reshape(n, groups, f // groups, math.prod(out))
     per_image = product(dY, columns.swapaxes(-1, -2))  # (n, g, f/g, p) (n, g, p, c/g k) -> (n, g, f/g, c/g k)

@@ -8,7 +8,8 @@ is given Y^T = B^T A^T: B first, then A, and a bias runs along the rows of Y^T, 
 
 What a call needs is planned once for each set of shapes, strides, dtype, alignment and epilogue, and kept. In
 float32 nothing is rounded to TF32 unless the precision is "relaxed" (fit, Net.compile), or the variable
-CUPY_TF32 is 1, as in CuPy itself.
+CUPY_TF32 is 1, as in CuPy itself. Of cuBLASLt's algorithms the one is taken that it believes to be the
+fastest; where tuning.py allows it, the one that is, in a trial at the first call that isn't being captured.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ from ctypes import byref, c_double, c_float, c_int, c_int32, c_int64, c_size_t, 
 from dataclasses import dataclass
 from typing import Any
 
+import cupy
 import numpy as np
 
 from deepcore.backends import select
+from deepcore.backends.cupy import tuning
+from deepcore.backends.cupy.kernels import aligned
 
 WORKSPACE = 32 << 20  # bytes; what NVIDIA recommends for Hopper
 _MOST_PLANS = 1024
+_MOST_TRIED = 8  # algorithms for one problem
 _BEST_ALIGNMENT = 256  # bytes: what cuBLASLt takes for granted unless it is told
 
 # ---- the names of cublasLt.h, cublas_api.h and library_types.h
@@ -96,10 +101,15 @@ class Problem:
     bias: bool
     activation: str | None
     tf32: bool
+    tuned: bool  # whether algorithms may be tried
 
 
 class Plan:
-    """Descriptors and algorithm for one Problem."""
+    """Descriptors and algorithm for one Problem.
+
+    algorithms: those that cuBLASLt offers, the one that is used first
+    untried: whether the others are to be tried at the next opportunity
+    """
 
     def __init__(self, library: Any, handle: Any, problem: Problem):
         self.functions, self.handle = library, handle
@@ -125,7 +135,10 @@ class Plan:
             self._set(BIAS_DATA_TYPE, c_int32(kind))
             self._set(BIAS_POINTER, c_void_p(_BEST_ALIGNMENT))  # so that an algorithm for it is chosen
         self.layouts = [self._layout(operand, kind, problem.batch) for operand in (B, A, Y)]
-        self.algorithm = self._choose(B.alignment, A.alignment, Y.alignment, Y.alignment)
+        self.algorithms = self._offered(
+            _MOST_TRIED if problem.tuned else 1, B.alignment, A.alignment, Y.alignment, Y.alignment
+        )
+        self.untried = len(self.algorithms) > 1
 
     def _set(self, attribute: int, value: Any) -> None:
         check(
@@ -154,9 +167,9 @@ class Plan:
             )
         return layout
 
-    def _choose(self, *alignments: int) -> Heuristic:
-        """The algorithm that cuBLASLt takes for the fastest."""
-        preference, found, count = c_void_p(), Heuristic(), c_int()
+    def _offered(self, most: int, *alignments: int) -> list[Heuristic]:
+        """The algorithms that cuBLASLt takes for the fastest, that one first."""
+        preference, found, count = c_void_p(), (Heuristic * most)(), c_int()
         check(self.functions.cublasLtMatmulPreferenceCreate(byref(preference)))
         wanted = (
             (MAX_WORKSPACE_BYTES, c_uint64(WORKSPACE)),
@@ -172,28 +185,36 @@ class Plan:
             B, A, Y = self.layouts
             check(
                 self.functions.cublasLtMatmulAlgoGetHeuristic(
-                    self.handle, self.operation, B, A, Y, Y, preference, 1, byref(found), byref(count)
+                    self.handle, self.operation, B, A, Y, Y, preference, most, byref(found), byref(count)
                 )
             )
         finally:
             self.functions.cublasLtMatmulPreferenceDestroy(preference)
-        if count.value == 0:
+        offered = [algorithm for algorithm in found[: count.value] if algorithm.state == 0]
+        if not offered:
             raise Unavailable("no algorithm for this product")
-        check(found.state)
-        return found
+        return offered
 
-    def run(self, A: int, B: int, bias: int, Y: int, workspace: int, stream: int) -> None:
-        """Start the product of what lies at these addresses."""
+    def run(self, A: int, B: int, bias: int, Y: int) -> None:
+        """Start the product of what lies at these addresses, on the current stream."""
         if bias:
             self._set(BIAS_POINTER, c_void_p(bias))
-        b, a, y = self.layouts
-        check(
-            self.functions.cublasLtMatmul(
-                *(self.handle, self.operation, byref(self.one)),
-                *(c_void_p(B), b, c_void_p(A), a, byref(self.zero), c_void_p(Y), y, c_void_p(Y), y),
-                *(byref(self.algorithm), c_void_p(workspace), c_size_t(WORKSPACE), c_void_p(stream)),
+
+        def start(k: int, stream: Any) -> None:
+            b, a, y = self.layouts
+            check(
+                self.functions.cublasLtMatmul(
+                    *(self.handle, self.operation, byref(self.one)),
+                    *(c_void_p(B), b, c_void_p(A), a, byref(self.zero), c_void_p(Y), y, c_void_p(Y), y),
+                    *(byref(self.algorithms[k]), c_void_p(_workspace(stream)), c_size_t(WORKSPACE)),
+                    c_void_p(stream.ptr),
+                )
             )
-        )
+
+        if self.untried and tuning.possible():
+            self.algorithms = [self.algorithms[tuning.fastest(len(self.algorithms), start)]]
+            self.untried = False
+        start(0, cupy.cuda.get_current_stream())
 
     def __del__(self) -> None:
         for layout in getattr(self, "layouts", ()):
@@ -219,8 +240,6 @@ def product(A: Any, B: Any, bias: Any = None, activation: str | None = None) -> 
 
     A: (..., n, k)   B: (..., k, m)   bias: m numbers   activation: None, "relu" or "gelu" (by tanh)
     """
-    import cupy
-
     name = A.dtype.name
     if name not in TYPES or A.dtype != B.dtype or 0 in (*A.shape, *B.shape) or min(A.ndim, B.ndim) < 2:
         return NotImplemented
@@ -235,7 +254,7 @@ def product(A: Any, B: Any, bias: Any = None, activation: str | None = None) -> 
     if batch:
         A, B = (_at_equal_distances(cupy.broadcast_to(M, (*batch, *M.shape[-2:]))) for M in (A, B))
     if bias is not None:
-        bias = cupy.ascontiguousarray(bias, A.dtype)
+        bias = aligned(bias.astype(A.dtype, copy=False))
     try:
         _fill(library, A, B, bias, activation, Y)
     except Unavailable:
@@ -250,23 +269,24 @@ def _fill(library: Any, A: Any, B: Any, bias: Any, activation: str | None, Y: An
         for a, b, y in zip(A, B, Y, strict=True):
             _fill(library, a, b, bias, activation, y)
         return
-    import cupy
-
     a, b = (_operand(M, step) for M, step in zip((A, B), steps, strict=True))
     y = _operand(Y, Y.shape[-2] * Y.shape[-1])
     tf32 = A.dtype.name == "float32" and rounds_to_tf32()
     batch = math.prod(Y.shape[:-2])
-    problem = Problem(a, b, y, batch, A.dtype.name, bias is not None, activation, tf32)
-    device, stream = cupy.cuda.Device().id, cupy.cuda.get_current_stream().ptr
-    plan = _plan(library, device, problem)
+    problem = Problem(a, b, y, batch, A.dtype.name, bias is not None, activation, tf32, tuning.allowed())
+    plan = _plan(library, cupy.cuda.Device().id, problem)
     if plan is None:
         raise Unavailable
-    workspace = _mine.workspaces.get((device, stream))
+    plan.run(A.data.ptr, B.data.ptr, 0 if bias is None else bias.data.ptr, Y.data.ptr)
+
+
+def _workspace(stream: Any) -> int:
+    """The address of this stream's: products on two streams may run at the same time."""
+    place = cupy.cuda.Device().id, stream.ptr
+    workspace = _mine.workspaces.get(place)
     if workspace is None:
-        workspace = _mine.workspaces[device, stream] = cupy.empty(WORKSPACE, cupy.uint8)
-    plan.run(
-        A.data.ptr, B.data.ptr, 0 if bias is None else bias.data.ptr, Y.data.ptr, workspace.data.ptr, stream
-    )
+        workspace = _mine.workspaces[place] = cupy.empty(WORKSPACE, cupy.uint8)
+    return workspace.data.ptr
 
 
 def rounds_to_tf32() -> bool:
@@ -325,8 +345,6 @@ def _steps(M: Any) -> tuple[bool, int] | None:
 
 def _at_equal_distances(M: Any) -> Any:
     """M, or a copy of it, as of the heads of an attention, unless a matrix of it stands for many."""
-    import cupy
-
     one_for_many = any(stride == 0 < size - 1 for size, stride in zip(M.shape, M.strides, strict=True))
     return M if one_for_many or _batch_step(M) is not None else cupy.ascontiguousarray(M)
 

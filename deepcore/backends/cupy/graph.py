@@ -7,8 +7,10 @@ inputs and leaves its results where they fall, the other reads those and leaves 
 is copied that the call before has left, and while a call runs, what went into it stays whole.
 
 The first call runs as it is, on the stream and in the memory pool of the graphs: kernels are compiled,
-libraries started, workspaces made. What can't be captured (a number read on the host, an array sent to the
-GPU, a product by another library than cuBLASLt) raises; from then on the function runs as it is.
+libraries started, workspaces made. Once there are graphs, nobody else may have memory from their pool: what
+is free in it is where a graph keeps what it needs between its kernels. What can't be captured (a number read
+on the host, an array sent to the GPU, a product by another library than cuBLASLt) raises; from then on the
+function runs as it is.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 import cupy
 
 from deepcore.backends.cupy import cublaslt, update
+from deepcore.backends.cupy.streams import aside
 from deepcore.errors import UnsupportedError
 
 
@@ -86,7 +89,7 @@ class Captured:
         return self._given_out(turn)
 
     def _as_it_is(self, arguments: Any) -> Any:
-        with self._aside():
+        with aside(), contextlib.nullcontext() if self.graphs else self._memory():
             return self.function(*_sent(arguments))
 
     def _fill(self, i: int, there: Any, array: Any) -> None:
@@ -115,7 +118,9 @@ class Captured:
         False where that is impossible: self.why_not says why.
         """
         try:
-            with self._aside() as stream, _nothing_sent():
+            with aside() as stream, self._memory(), _nothing_sent():
+                if back:  # onto themselves: the kernel for it is loaded, which a capture may not do
+                    update.copy_all([(self.inputs[i], self.inputs[i]) for i in self.fed_back])
                 stream.begin_capture()
                 try:
                     result = self.function(*_filled(arguments, inputs))
@@ -129,7 +134,8 @@ class Captured:
         ) as error:  # of CUDA, of CuPy, of a library: whatever it is, the function itself still runs
             self.why_not = f"{type(error).__name__}: {error}"
             logging.getLogger("deepcore").debug("a step is not captured in a CUDA graph: %s", self.why_not)
-            self.graphs, self.results, self.inputs = [], [], []
+            self.graphs, self.results, self.inputs, self.kept = [], [], [], []
+            self.pool.free_all_blocks()
             return False
         if not back:
             self.form_of_result = result
@@ -138,28 +144,9 @@ class Captured:
         self.results.append(results)
         return True
 
-    @contextlib.contextmanager
-    def _aside(self) -> Iterator[Any]:
-        """On a stream that can be captured, in memory of the graphs' own, between the caller's works."""
-        caller, stream = cupy.cuda.get_current_stream(), _stream()
-        stream.wait_event(caller.record())
-        try:
-            with stream, cupy.cuda.using_allocator(self.pool.malloc):
-                yield stream
-        finally:
-            caller.wait_event(stream.record())
-
-
-_of_thread = threading.local()
-
-
-def _stream() -> Any:
-    """This thread's stream for captures, on the current device."""
-    streams = vars(_of_thread).setdefault("streams", {})
-    device = cupy.cuda.Device().id
-    if device not in streams:
-        streams[device] = cupy.cuda.Stream(non_blocking=True)
-    return streams[device]
+    def _memory(self) -> contextlib.AbstractContextManager[None]:
+        """New arrays lie in the graphs' pool."""
+        return cupy.cuda.using_allocator(self.pool.malloc)
 
 
 @contextlib.contextmanager
