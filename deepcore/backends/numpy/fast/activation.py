@@ -37,6 +37,17 @@ def _each(kernel: Kernel, *arrays: np.ndarray, numbers: tuple[Any, ...] = ()) ->
     return Y
 
 
+def chain(dY: np.ndarray, G: np.ndarray) -> np.ndarray:
+    """dX = dY G"""
+    return _each(_chain, dY, G) if isinstance(G, np.ndarray) and G.shape == dY.shape else NotImplemented
+
+
+@Kernel
+def _chain(dY, G, dX):
+    for i in prange(dY.size):
+        dX[i] = dY[i] * G[i]
+
+
 def relu(X: np.ndarray) -> np.ndarray:
     """Y = max(X, 0)"""
     return _each(_relu, X)
@@ -192,12 +203,10 @@ def gelu(X: np.ndarray) -> np.ndarray:
 
 @Kernel
 def _gelu(X, Y):
-    zero = X.dtype.type(0)
     for i in prange(X.size):
         widest_vectors()
-        x, a = X[i], _at_most(abs(X[i]), _NO_TAIL)
-        left = abs(_at_most(x, _NO_TAIL)) * mills_ratio(a) * exp_of_minus_half_square(a)
-        Y[i] = (x if x > zero else zero) - left
+        a = _at_most(abs(X[i]), _NO_TAIL)
+        Y[i] = _gelu_of(X[i], mills_ratio(a), exp_of_minus_half_square(a))
 
 
 def gelu_grad(X: np.ndarray) -> np.ndarray:
@@ -209,25 +218,39 @@ def gelu_grad(X: np.ndarray) -> np.ndarray:
 def _gelu_grad(X, G):
     for i in prange(X.size):
         widest_vectors()
-        G[i] = _gelu_slope(X[i])
+        a = _at_most(abs(X[i]), _NO_TAIL)
+        G[i] = _gelu_slope(X[i], a, mills_ratio(a), exp_of_minus_half_square(a))
 
 
-def gelu_backward(dY: np.ndarray, X: np.ndarray) -> np.ndarray:
-    """dX = dY dY/dX"""
-    return _each(_gelu_backward, dY, X) if X.dtype == np.float32 else NotImplemented
+def gelu_and_slope(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Y and dY/dX"""
+    if X.dtype != np.float32 or not served(X):
+        return NotImplemented
+    Y, G = empty(X.shape, X.dtype), empty(X.shape, X.dtype)
+    _gelu_and_slope(X.size, flat(X), Y.reshape(-1), G.reshape(-1))
+    return Y, G
 
 
 @Kernel
-def _gelu_backward(dY, X, dX):
+def _gelu_and_slope(X, Y, G):
     for i in prange(X.size):
         widest_vectors()
-        dX[i] = dY[i] * _gelu_slope(X[i])
+        x, a = X[i], _at_most(abs(X[i]), _NO_TAIL)
+        ratio, density = mills_ratio(a), exp_of_minus_half_square(a)
+        Y[i] = _gelu_of(x, ratio, density)
+        G[i] = _gelu_slope(x, a, ratio, density)
 
 
 @inline
-def _gelu_slope(x):
-    a = _at_most(abs(x), _NO_TAIL)
-    left = exp_of_minus_half_square(a) * (mills_ratio(a) - _DENSITY * a)
+def _gelu_of(x, ratio, density):
+    """Y, given the two factors of P(Z > |x|)."""
+    zero = type(x)(0)
+    return (x if x > zero else zero) - abs(_at_most(x, _NO_TAIL)) * ratio * density
+
+
+@inline
+def _gelu_slope(x, a, ratio, density):
+    left = density * (ratio - _DENSITY * a)
     return left if x < 0 else type(x)(1) - left
 
 
