@@ -59,6 +59,7 @@ CASES = [  # op, arguments
     ("conv.conv_dX", Y, FILTERS, IMAGES.shape, *GEOMETRY),
     ("conv.conv_dW", Y, IMAGES, (3, 2), *GEOMETRY),
     ("conv.channel_sum", Y),
+    ("embedding.embedding", normal(700, 256), np.arange(1200).reshape(3, 400) * 7 % 700),
     ("embedding.scatter_add", np.array([[1, 4], [1, 0]]), normal(2, 2, 3), 6),
     (
         "embedding.scatter_add",

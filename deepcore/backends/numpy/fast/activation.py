@@ -80,6 +80,7 @@ def sigmoid(X: np.ndarray) -> np.ndarray:
 @Kernel
 def _sigmoid(X, Y):
     for i in prange(X.size):
+        widest_vectors()
         Y[i] = sigmoid_of(X[i])
 
 
@@ -98,6 +99,7 @@ def sigmoid_grad(X: np.ndarray) -> np.ndarray:
 @Kernel
 def _sigmoid_grad(X, G):
     for i in prange(X.size):
+        widest_vectors()
         G[i] = _sigmoid_grad_of(X[i])
 
 
@@ -116,6 +118,7 @@ def tanh(X: np.ndarray) -> np.ndarray:
 @Kernel
 def _tanh(X, Y):
     for i in prange(X.size):
+        widest_vectors()
         Y[i] = tanh_of(X[i])
 
 
@@ -128,6 +131,7 @@ def tanh_grad(X: np.ndarray) -> np.ndarray:
 def _tanh_grad(X, G):
     one = X.dtype.type(1)
     for i in prange(X.size):
+        widest_vectors()
         E = exp_of_negative(-abs(X[i]))
         sech = (E + E) / (one + E * E)
         G[i] = sech * sech
@@ -141,6 +145,7 @@ def softplus_tail(X: np.ndarray) -> np.ndarray:
 @Kernel
 def _softplus_tail(X, Y):
     for i in prange(X.size):
+        widest_vectors()
         Y[i] = log1p_of_fraction(exp_of_negative(-abs(X[i])))
 
 
@@ -153,6 +158,7 @@ def elu(X: np.ndarray, alpha: float, rate: float = 1.0, scale: float = 1.0) -> n
 def _elu(X, height, rate, scale, Y):
     zero = X.dtype.type(0)
     for i in prange(X.size):
+        widest_vectors()
         left = expm1_of_negative(zero if X[i] > zero else rate * X[i])
         Y[i] = scale * X[i] if X[i] > zero else height * left
 
@@ -166,6 +172,7 @@ def elu_grad(X: np.ndarray, alpha: float, rate: float = 1.0, scale: float = 1.0)
 def _elu_grad(X, slope, rate, scale, G):
     zero = X.dtype.type(0)
     for i in prange(X.size):
+        widest_vectors()
         left = exp_of_negative(zero if X[i] > zero else rate * X[i])
         G[i] = scale if X[i] > zero else slope * left
 
@@ -179,6 +186,7 @@ def silu(X: np.ndarray) -> np.ndarray:
 def _silu(X, Y):
     one, half = X.dtype.type(1), X.dtype.type(0.5)
     for i in prange(X.size):
+        widest_vectors()
         x = X[i]
         H = exp_of_negative(-half * abs(x))
         Y[i] = (x * H * H if x < 0 else x) / (one + H * H)
@@ -193,6 +201,7 @@ def silu_grad(X: np.ndarray) -> np.ndarray:
 def _silu_grad(X, G):
     one = X.dtype.type(1)
     for i in prange(X.size):
+        widest_vectors()
         G[i] = sigmoid_of(X[i]) * (one + X[i] * sigmoid_of(-X[i]))
 
 
@@ -268,6 +277,7 @@ def gelu_tanh(X: np.ndarray) -> np.ndarray:
 def _gelu_tanh(X, linear, cubic, Y):
     least, most = X.dtype.type(-40), X.dtype.type(40)
     for i in prange(X.size):
+        widest_vectors()
         B = _at_most(least if X[i] < least else X[i], most)
         Y[i] = X[i] * sigmoid_of(B * (linear + cubic * B * B))
 
@@ -281,6 +291,7 @@ def gelu_tanh_grad(X: np.ndarray) -> np.ndarray:
 def _gelu_tanh_grad(X, linear, cubic, G):
     least, most, three = X.dtype.type(-40), X.dtype.type(40), X.dtype.type(3)
     for i in prange(X.size):
+        widest_vectors()
         B = _at_most(least if X[i] < least else X[i], most)
         U2 = B * (linear + cubic * B * B)
         G[i] = sigmoid_of(U2) + B * _sigmoid_grad_of(U2) * (linear + three * cubic * B * B)
