@@ -150,3 +150,15 @@ def test_prelu_starts_as_it_is_told_and_comes_back_from_a_description():
     assert dc.PReLU().weight["alpha"] == np.float32(0.25)
     assert (dc.PReLU(2, init="zeros").weight["alpha"] == 0).all()
     assert repr(build(describe(dc.PReLU(2, init=0.1)))) == "PReLU(num_parameters=2, init=0.1)"
+
+
+def test_gelu_leaves_its_local_gradient_beside_the_output():
+    """Most of the work is the same; but not where nobody differentiates."""
+    f, X = dc.GELU(), np.linspace(-3, 3, 7)
+    f(X)
+    np.testing.assert_array_equal(f._record.grad["X"], f.local_grad(X)["X"])
+    np.testing.assert_array_equal(f.backward(X), X * f.local_grad(X)["X"])
+    with dc.inference():
+        np.testing.assert_array_equal(f(X), f.forward(X))
+    f.forward(X[:2])
+    assert f.grad["X"].shape == X.shape  # of the recorded call, not of the direct one

@@ -268,14 +268,13 @@ class GELU(Function):
         self.approximate = approximate
 
     def forward(self, X: Any) -> Any:
-        self.cache["X"] = X
-        return activation.gelu_tanh(X) if self.approximate == "tanh" else activation.gelu(X)
-
-    def backward(self, dY: Any) -> Any:
-        X = self.cache["X"]
         if self.approximate == "tanh":
-            return dY * activation.gelu_tanh_grad(X)
-        return activation.gelu_backward(dY, X)
+            return activation.gelu_tanh(X)
+        if not self._recording:
+            return activation.gelu(X)
+        Y, G = activation.gelu_and_slope(X)
+        self._record.grad = {"X": G}  # most of the work for it is done
+        return Y
 
     def local_grad(self, X: Any) -> dict[str, Any]:
         tanh = self.approximate == "tanh"

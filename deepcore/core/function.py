@@ -14,6 +14,7 @@ from deepcore.core.record import CURRENT, LastCall, Record, Staged
 from deepcore.core.shown import Shown
 from deepcore.core.tree import Node
 from deepcore.errors import DTypeError, MixedBackendError, ShapeError, StateError, UnsupportedError
+from deepcore.ops import activation
 
 
 class Function(Node, Shown):
@@ -91,7 +92,7 @@ class Function(Node, Shown):
         dX = dY * local_grad(X)["X"]
         """
         factors = list(self.grad.values())[: len(self._record.inputs)]
-        gradients = tuple(dY[0] * factor for factor in factors)
+        gradients = tuple(activation.chain(dY[0], factor) for factor in factors)
         return gradients[0] if len(gradients) == 1 else gradients
 
     # ---- calls

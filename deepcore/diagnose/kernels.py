@@ -175,7 +175,8 @@ CASES = [
     _native("activation.silu_grad", "256x1000", lambda: _rows(1)),
     _native("activation.gelu", "256x1000", lambda: _rows(1)),
     _native("activation.gelu_grad", "256x1000", lambda: _rows(1)),
-    _native("activation.gelu_backward", "256x1000", lambda: _rows(1, 2)),
+    _native("activation.gelu_and_slope", "256x1000", lambda: _rows(1)),
+    _native("activation.chain", "256x1000", lambda: _rows(1, 2)),
     _native("activation.gelu_tanh", "256x1000", lambda: _rows(1)),
     _native("activation.gelu_tanh_grad", "256x1000", lambda: _rows(1)),
     _native("activation.elu", "256x1000", lambda: (*_rows(1), 1.0)),
@@ -200,6 +201,7 @@ CASES = [
         _CONV_FLOPS,
     ),
     _native("conv.channel_sum", "32x64x32x32", lambda: (_normal(*_IMAGES),)),
+    _native("embedding.embedding", "8192 of 10000x128", lambda: (_normal(10000, 128), _labels(8192, 10000))),
     _native(
         "embedding.scatter_add", "4096 of 10000x64", lambda: (_labels(4096, 10000), _normal(4096, 64), 10000)
     ),

@@ -10,6 +10,7 @@ from deepcore.backends.select import is_narrow
 from deepcore.ops.dispatch import op
 
 
+@op
 def embedding(W: Any, index: Any, in_doubt: bool = False) -> Any:
     """Y = W[index].   W: (n, d)   index: (...) of integers, 0 <= index < n   Y: (..., d)
 

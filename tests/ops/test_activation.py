@@ -174,3 +174,17 @@ def test_torch_agrees(name):
     np.testing.assert_allclose(run("numpy", name, X), y.detach().numpy(), rtol=0, atol=1e-12)
     slope = run("numpy", DERIVATIVES[name], X)
     np.testing.assert_allclose(dY * slope, x.grad.numpy(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_blocks_and_threads_of_gelu(threads, monkeypatch):
+    """Many blocks, the last one smaller, give the bits that one would."""
+    from deepcore.backends.numpy import gelu as native
+
+    X = numbers("float32", (7, 31))
+    whole = native.gelu(X), native.gelu_grad(X)
+    monkeypatch.setattr(native.threads, "count", lambda: threads)
+    monkeypatch.setattr(native, "_BLOCK", 20)
+    monkeypatch.setattr(native, "_SHARE", 50)
+    for got in ((native.gelu(X), native.gelu_grad(X)), native.gelu_and_slope(X)):
+        np.testing.assert_array_equal(got, whole)

@@ -135,3 +135,23 @@ def test_gradient_agrees_with_torch():
     W = torch.zeros((11, 3), dtype=torch.float64, requires_grad=True)
     torch.nn.functional.embedding(torch.tensor(index), W).backward(torch.tensor(dY))
     np.testing.assert_allclose(scatter_add(index, dY, 11), W.grad, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("n", "count"), [(200, 600), (70_000, 90_000), (200_000, 300)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_numpys_own_kernels_at_sizes_of_use(n, count, threads, monkeypatch):
+    """More rows than 16 bits can number, most of them hit or few; a row that is NaN stays alone."""
+    from deepcore.backends.numpy import embedding as native
+
+    monkeypatch.setattr(native.threads, "count", lambda: threads)
+    monkeypatch.setattr(native, "_SHARE", 256)
+    rng = np.random.default_rng(0)
+    index, rows = rng.integers(0, n, count), rng.standard_normal((count, 3))
+    rows[0] = np.nan
+    wanted = np.zeros((n, 3))
+    np.add.at(wanted, index, rows)
+    got = native.scatter_add(index, rows, n)
+    np.testing.assert_allclose(got, wanted, rtol=1e-14, atol=1e-14)
+    np.testing.assert_array_equal(
+        native.embedding(wanted, index.reshape(2, -1)), wanted[index.reshape(2, -1)]
+    )

@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepcore.backends.numpy.gelu import gelu, gelu_grad  # noqa: F401 - kernels of this family
+from deepcore.backends.numpy.gelu import gelu, gelu_and_slope, gelu_grad  # noqa: F401 - of this family
+from deepcore.backends.numpy.memory import empty_like
 
 _BITS = {np.dtype("f2"): np.int16, np.dtype("f4"): np.int32, np.dtype("f8"): np.int64}
 _ZERO = {dtype: np.zeros((), dtype) for dtype in _BITS}  # a Python number costs 0.3 us to convert
 _ONE_BYTE = np.ones((), np.int8)
 _SMALL = 1024  # elements up to which the number of calls counts, not what they do
+
+
+def chain(dY: np.ndarray, G: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """dX = dY G"""
+    if dY.size <= _SMALL or not isinstance(G, np.ndarray) or dY.shape != G.shape or dY.dtype != G.dtype:
+        return NotImplemented
+    return np.multiply(dY, G, out=empty_like(dY) if out is None else out)
 
 
 def relu(X: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

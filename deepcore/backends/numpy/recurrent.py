@@ -36,7 +36,7 @@ def lstm_run(
     n, t, i = X.shape
     h = len(W_hh)
     gates = empty((4, t, n, h), X.dtype)
-    A = _steps_first(X, reverse).reshape(t * n, i).dot(W_ih)
+    A = steps_first(X, reverse).reshape(t * n, i).dot(W_ih)
     A += b_ih + b_hh
     A = A.reshape(t, n, 4 * h)
     Hs, Cs, T = empty((t + 1, n, h), X.dtype), empty((t + 1, n, h), X.dtype), empty((t, n, h), X.dtype)
@@ -60,7 +60,7 @@ def lstm_run(
             np.multiply(O, np.tanh(C, out=T[k, some]), out=Hs[k + 1, some])
 
     _all_samples(part, n)
-    return _samples_first(Hs[1:], reverse), Hs[t].copy(), Cs[t].copy(), gates, T, Hs[:t], Cs[:t]
+    return samples_first(Hs[1:], reverse), Hs[t].copy(), Cs[t].copy(), gates, T, Hs[:t], Cs[:t]
 
 
 @quiet
@@ -87,7 +87,7 @@ def lstm_run_backward(
         _local_gradients(*(A[..., first:last, :, :] for A in (gates, T, C, P, Q)))
 
     threads.share(part, t, -(-_SHARE // max(1, 4 * n * h)))
-    dY, dH, dC = _steps_first(dY, reverse), dH.copy(), dC.copy()
+    dY, dH, dC = steps_first(dY, reverse), dH.copy(), dC.copy()
     W_hh_T = np.ascontiguousarray(W_hh.T)  # 42 us a product, not 63
 
     def back(first: int, last: int) -> None:
@@ -104,10 +104,10 @@ def lstm_run_backward(
 
     _all_samples(back, n)
     dA = dA.reshape(t * n, 4 * h)
-    X = _steps_first(X, reverse)
+    X = steps_first(X, reverse)
     dX = dA.dot(W_ih.T).reshape(X.shape)
     dW_ih, dW_hh = X.reshape(t * n, X.shape[2]).T.dot(dA), H.reshape(t * n, h).T.dot(dA)
-    return _samples_first(dX, reverse), dH, dC, dW_ih, dW_hh, column_sum(dA)
+    return samples_first(dX, reverse), dH, dC, dW_ih, dW_hh, column_sum(dA)
 
 
 def _all_samples(part: Callable[[int, int], None], n: int) -> None:
@@ -138,12 +138,12 @@ def _by_gate(W: np.ndarray) -> np.ndarray:
     return W.reshape(n, 4, width // 4).swapaxes(0, 1)
 
 
-def _steps_first(X: np.ndarray, reverse: bool) -> np.ndarray:
+def steps_first(X: np.ndarray, reverse: bool) -> np.ndarray:
     """(n, t, d) -> (t, n, d), in the order that the steps are made."""
     X = X.swapaxes(0, 1)
     return np.ascontiguousarray(X[::-1] if reverse else X)
 
 
-def _samples_first(Y: np.ndarray, reverse: bool) -> np.ndarray:
-    """The opposite of `_steps_first`."""
+def samples_first(Y: np.ndarray, reverse: bool) -> np.ndarray:
+    """The opposite of `steps_first`."""
     return np.ascontiguousarray((Y[::-1] if reverse else Y).swapaxes(0, 1))

@@ -37,6 +37,17 @@ def _each(kernel: Kernel, *arrays: np.ndarray, numbers: tuple[Any, ...] = ()) ->
     return Y
 
 
+def chain(dY: np.ndarray, G: np.ndarray) -> np.ndarray:
+    """dX = dY G"""
+    return _each(_chain, dY, G) if isinstance(G, np.ndarray) and G.shape == dY.shape else NotImplemented
+
+
+@Kernel
+def _chain(dY, G, dX):
+    for i in prange(dY.size):
+        dX[i] = dY[i] * G[i]
+
+
 def relu(X: np.ndarray) -> np.ndarray:
     """Y = max(X, 0)"""
     return _each(_relu, X)
@@ -69,6 +80,7 @@ def sigmoid(X: np.ndarray) -> np.ndarray:
 @Kernel
 def _sigmoid(X, Y):
     for i in prange(X.size):
+        widest_vectors()
         Y[i] = sigmoid_of(X[i])
 
 
@@ -87,6 +99,7 @@ def sigmoid_grad(X: np.ndarray) -> np.ndarray:
 @Kernel
 def _sigmoid_grad(X, G):
     for i in prange(X.size):
+        widest_vectors()
         G[i] = _sigmoid_grad_of(X[i])
 
 
@@ -105,6 +118,7 @@ def tanh(X: np.ndarray) -> np.ndarray:
 @Kernel
 def _tanh(X, Y):
     for i in prange(X.size):
+        widest_vectors()
         Y[i] = tanh_of(X[i])
 
 
@@ -117,6 +131,7 @@ def tanh_grad(X: np.ndarray) -> np.ndarray:
 def _tanh_grad(X, G):
     one = X.dtype.type(1)
     for i in prange(X.size):
+        widest_vectors()
         E = exp_of_negative(-abs(X[i]))
         sech = (E + E) / (one + E * E)
         G[i] = sech * sech
@@ -130,6 +145,7 @@ def softplus_tail(X: np.ndarray) -> np.ndarray:
 @Kernel
 def _softplus_tail(X, Y):
     for i in prange(X.size):
+        widest_vectors()
         Y[i] = log1p_of_fraction(exp_of_negative(-abs(X[i])))
 
 
@@ -142,6 +158,7 @@ def elu(X: np.ndarray, alpha: float, rate: float = 1.0, scale: float = 1.0) -> n
 def _elu(X, height, rate, scale, Y):
     zero = X.dtype.type(0)
     for i in prange(X.size):
+        widest_vectors()
         left = expm1_of_negative(zero if X[i] > zero else rate * X[i])
         Y[i] = scale * X[i] if X[i] > zero else height * left
 
@@ -155,6 +172,7 @@ def elu_grad(X: np.ndarray, alpha: float, rate: float = 1.0, scale: float = 1.0)
 def _elu_grad(X, slope, rate, scale, G):
     zero = X.dtype.type(0)
     for i in prange(X.size):
+        widest_vectors()
         left = exp_of_negative(zero if X[i] > zero else rate * X[i])
         G[i] = scale if X[i] > zero else slope * left
 
@@ -168,6 +186,7 @@ def silu(X: np.ndarray) -> np.ndarray:
 def _silu(X, Y):
     one, half = X.dtype.type(1), X.dtype.type(0.5)
     for i in prange(X.size):
+        widest_vectors()
         x = X[i]
         H = exp_of_negative(-half * abs(x))
         Y[i] = (x * H * H if x < 0 else x) / (one + H * H)
@@ -182,6 +201,7 @@ def silu_grad(X: np.ndarray) -> np.ndarray:
 def _silu_grad(X, G):
     one = X.dtype.type(1)
     for i in prange(X.size):
+        widest_vectors()
         G[i] = sigmoid_of(X[i]) * (one + X[i] * sigmoid_of(-X[i]))
 
 
@@ -192,12 +212,10 @@ def gelu(X: np.ndarray) -> np.ndarray:
 
 @Kernel
 def _gelu(X, Y):
-    zero = X.dtype.type(0)
     for i in prange(X.size):
         widest_vectors()
-        x, a = X[i], _at_most(abs(X[i]), _NO_TAIL)
-        left = abs(_at_most(x, _NO_TAIL)) * mills_ratio(a) * exp_of_minus_half_square(a)
-        Y[i] = (x if x > zero else zero) - left
+        a = _at_most(abs(X[i]), _NO_TAIL)
+        Y[i] = _gelu_of(X[i], mills_ratio(a), exp_of_minus_half_square(a))
 
 
 def gelu_grad(X: np.ndarray) -> np.ndarray:
@@ -209,25 +227,39 @@ def gelu_grad(X: np.ndarray) -> np.ndarray:
 def _gelu_grad(X, G):
     for i in prange(X.size):
         widest_vectors()
-        G[i] = _gelu_slope(X[i])
+        a = _at_most(abs(X[i]), _NO_TAIL)
+        G[i] = _gelu_slope(X[i], a, mills_ratio(a), exp_of_minus_half_square(a))
 
 
-def gelu_backward(dY: np.ndarray, X: np.ndarray) -> np.ndarray:
-    """dX = dY dY/dX"""
-    return _each(_gelu_backward, dY, X) if X.dtype == np.float32 else NotImplemented
+def gelu_and_slope(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Y and dY/dX"""
+    if X.dtype != np.float32 or not served(X):
+        return NotImplemented
+    Y, G = empty(X.shape, X.dtype), empty(X.shape, X.dtype)
+    _gelu_and_slope(X.size, flat(X), Y.reshape(-1), G.reshape(-1))
+    return Y, G
 
 
 @Kernel
-def _gelu_backward(dY, X, dX):
+def _gelu_and_slope(X, Y, G):
     for i in prange(X.size):
         widest_vectors()
-        dX[i] = dY[i] * _gelu_slope(X[i])
+        x, a = X[i], _at_most(abs(X[i]), _NO_TAIL)
+        ratio, density = mills_ratio(a), exp_of_minus_half_square(a)
+        Y[i] = _gelu_of(x, ratio, density)
+        G[i] = _gelu_slope(x, a, ratio, density)
 
 
 @inline
-def _gelu_slope(x):
-    a = _at_most(abs(x), _NO_TAIL)
-    left = exp_of_minus_half_square(a) * (mills_ratio(a) - _DENSITY * a)
+def _gelu_of(x, ratio, density):
+    """Y, given the two factors of P(Z > |x|)."""
+    zero = type(x)(0)
+    return (x if x > zero else zero) - abs(_at_most(x, _NO_TAIL)) * ratio * density
+
+
+@inline
+def _gelu_slope(x, a, ratio, density):
+    left = density * (ratio - _DENSITY * a)
     return left if x < 0 else type(x)(1) - left
 
 
@@ -245,6 +277,7 @@ def gelu_tanh(X: np.ndarray) -> np.ndarray:
 def _gelu_tanh(X, linear, cubic, Y):
     least, most = X.dtype.type(-40), X.dtype.type(40)
     for i in prange(X.size):
+        widest_vectors()
         B = _at_most(least if X[i] < least else X[i], most)
         Y[i] = X[i] * sigmoid_of(B * (linear + cubic * B * B))
 
@@ -258,6 +291,7 @@ def gelu_tanh_grad(X: np.ndarray) -> np.ndarray:
 def _gelu_tanh_grad(X, linear, cubic, G):
     least, most, three = X.dtype.type(-40), X.dtype.type(40), X.dtype.type(3)
     for i in prange(X.size):
+        widest_vectors()
         B = _at_most(least if X[i] < least else X[i], most)
         U2 = B * (linear + cubic * B * B)
         G[i] = sigmoid_of(U2) + B * _sigmoid_grad_of(U2) * (linear + three * cubic * B * B)

@@ -1,12 +1,34 @@
-"""Scatter-add by a counting sort: each row of the result then is the sum of its own rows, in float64."""
+"""Looking up rows; scatter-add by a counting sort: each row then is the sum of its own, in float64."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import prange
 
-from deepcore.backends.numpy.fast.compiled import Kernel, compiled, plain, served
+from deepcore.backends.numpy.fast.compiled import WORTH_COMPILED, Kernel, compiled, flat, plain, row, served
 from deepcore.backends.numpy.memory import empty
+
+
+def embedding(W: np.ndarray, index: np.ndarray, in_doubt: bool = False) -> np.ndarray:
+    """Y = W[index]"""
+    d = W.shape[1]
+    if in_doubt or index.dtype != np.int64 or index.size * d < WORTH_COMPILED or not served(W, least=1):
+        return NotImplemented
+    Y = empty((index.size, d), W.dtype)
+    _take(Y.size, plain(W), flat(index), Y)
+    return Y.reshape(*index.shape, d)
+
+
+@Kernel
+def _take(W, index, Y):
+    for i in prange(len(index)):
+        _copy(W[index[i]], Y[i])
+
+
+@row
+def _copy(x, y):
+    for j in range(len(x)):
+        y[j] = x[j]
 
 
 def scatter_add(index: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numba import get_num_threads, prange
 
+from deepcore.backends.numpy import linear as numpy_linear
 from deepcore.backends.numpy.fast.activation import sigmoid_of
 from deepcore.backends.numpy.fast.compiled import compiled, flat, plain, row, threaded
 from deepcore.backends.numpy.fast.elementary import tanh
@@ -22,6 +24,7 @@ from deepcore.backends.numpy.fast.simd import PANEL, ROWS, VECTORS, any_tile, ve
 from deepcore.backends.numpy.fast.workspace import is_float32, room
 from deepcore.backends.numpy.fast.writer import LANES, USABLE
 from deepcore.backends.numpy.memory import empty
+from deepcore.backends.numpy.recurrent import samples_first, steps_first
 
 _FLOAT32 = np.dtype(np.float32)
 _ZEROS = np.zeros(PANEL, np.float32)
@@ -41,7 +44,7 @@ def lstm_run(
     if not _suits(X, W_ih, W_hh, b_ih, b_hh, H, C):
         return NotImplemented
     (n, t, _), h = X.shape, len(W_hh)
-    A = _affine(_steps_first(X, reverse), plain(W_ih), b_ih + b_hh)
+    A = _either(linear, numpy_linear.linear, steps_first(X, reverse), plain(W_ih), b_ih + b_hh)
     Y, gates, T = (empty(shape, _FLOAT32) for shape in ((n, t, h), (4, t, n, h), (t, n, h)))
     Hs, Cs = empty((t + 1, n, h), _FLOAT32), empty((t + 1, n, h), _FLOAT32)
     Hs[0], Cs[0] = H, C
@@ -75,33 +78,20 @@ def lstm_run_backward(
     (panels,) = room(1, _packed_size(4 * h, h))
     arrays = plain(dY), flat(W_hh), reverse, plain(gates), plain(T), plain(C), dA, dH, dC, _ZEROS
     _lstm_backward(*arrays, samples, samples * (4 * h), samples * h, panels[0])
-    dX, dW_ih, db = _affine_backward(dA, _steps_first(X, reverse), plain(W_ih), True)
-    _, dW_hh, _ = _affine_backward(dA, plain(H), W_hh, False)
-    return np.ascontiguousarray((dX[::-1] if reverse else dX).swapaxes(0, 1)), dH, dC, dW_ih, dW_hh, db
+    backward = linear_backward, numpy_linear.linear_backward
+    dX, dW_ih, db = _either(*backward, dA, steps_first(X, reverse), plain(W_ih))
+    _, dW_hh, _ = _either(*backward, dA, plain(H), W_hh, False, (False, True, False))
+    return samples_first(dX, reverse), dH, dC, dW_ih, dW_hh, db
 
 
 def _suits(X: np.ndarray, *others: np.ndarray) -> bool:
     return USABLE and X.size > 0 and is_float32(X, *others)
 
 
-def _steps_first(X: np.ndarray, reverse: bool) -> np.ndarray:
-    """(n, t, d) -> (t, n, d), in the order that the steps are made."""
-    X = X.swapaxes(0, 1)
-    return np.ascontiguousarray(X[::-1] if reverse else X)
-
-
-def _affine(X: np.ndarray, W: np.ndarray, b: np.ndarray) -> np.ndarray:
-    Y = linear(X, W, b)
-    return X @ W + b if Y is NotImplemented else Y
-
-
-def _affine_backward(dY: np.ndarray, X: np.ndarray, W: np.ndarray, needs_dX: bool) -> Any:
-    results = linear_backward(dY, X, W, True, (needs_dX, True, True))
-    if results is not NotImplemented:
-        return results
-    rows, i = dY.reshape(-1, W.shape[1]), W.shape[0]  # small matrices are left to BLAS
-    db = rows.sum(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
-    return (dY @ W.T if needs_dX else None), X.reshape(-1, i).T @ rows, db
+def _either(compiled: Callable[..., Any], plain: Callable[..., Any], *arguments: Any) -> Any:
+    """The compiled kernel's result; small matrices it leaves to BLAS."""
+    result = compiled(*arguments)
+    return plain(*arguments) if result is NotImplemented else result
 
 
 def _packed_size(rows: int, columns: int) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from numba import prange
 
 from deepcore.backends.numpy.fast.compiled import Kernel, flat, served
+from deepcore.backends.numpy.fast.elementary import widest_vectors
 from deepcore.backends.numpy.memory import empty
 
 
@@ -68,6 +69,7 @@ def adam(
 @Kernel
 def _adam(W, dW, M, V, rate, b1, b1_rest, b2, b2_rest, eps, weight_decay, keep, new_W, new_M, new_V):
     for i in prange(W.size):
+        widest_vectors()
         dw = dW[i] + weight_decay * W[i] if weight_decay else dW[i]
         m = b1 * M[i] + b1_rest * dw
         v = b2 * V[i] + b2_rest * (dw * dw)
