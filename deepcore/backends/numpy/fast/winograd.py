@@ -39,11 +39,14 @@ from numba import get_num_threads, prange
 from deepcore.backends.numpy.fast.compiled import compiled, flat, threaded
 from deepcore.backends.numpy.fast.phases import add_threads, apart, join_phases
 from deepcore.backends.numpy.fast.simd import (
+    OF_TILE,
     PANEL,
     ROWS,
+    VECTORS,
     deinterleave,
     keep_apart,
     tile,
+    tile_product,
     transform,
     turn,
     vectors_of,
@@ -268,6 +271,20 @@ def _transform_image(m, image, plane, c, p, tiles, places, V, q, columns):
                 image_4(image, k * plane + p + v, places, V, at, apart(c * columns))
 
 
+_fetching_tile = tile_product(ROWS, VECTORS, fetches=True)
+
+
+@standing_alone(*OF_TILE)
+def whole_tile(
+    A, a, A_rows, A_taps, A_step, B, b, B_taps, B_step, i, taps, K, C, c, C_rows, start, s, follow, lanes
+):  # fmt: skip
+    """`tile_product` of ROWS rows and VECTORS vectors, which fetches the rows of the next tile."""
+    _fetching_tile(
+        *(A, a, A_rows, A_taps, A_step, B, b, B_taps, B_step, i, taps, K),
+        *(C, c, C_rows, start, s, follow, lanes),
+    )
+
+
 @compiled
 def _multiply(numbers, U, U_rows, length, V, c, columns, some, M, M_rows, f, one_tap, zeros):
     """M[x, g, q] = sum over k of U[x, g, k] V[x, k, q] for the first columns q"""
@@ -276,15 +293,13 @@ def _multiply(numbers, U, U_rows, length, V, c, columns, some, M, M_rows, f, one
         for q in range(0, some, PANEL):
             vectors, _ = vectors_of(min(PANEL, some - q))
             for g in range(0, f, ROWS):
-                tile(
-                    vectors,
-                    (U, x * apart(f * length), U_rows, one_tap, 1),
-                    (V, x * apart(c * columns) + q, one_tap, columns),
-                    (g, 1, c),
-                    (M, x * apart(f * columns) + q, M_rows),
-                    (zeros, 0, 0),
-                    LANES,
-                )
+                A = U, x * apart(f * length), U_rows, one_tap, 1
+                B = V, x * apart(c * columns) + q, one_tap, columns
+                C = M, x * apart(f * columns) + q, M_rows
+                if vectors == VECTORS:
+                    whole_tile(*A, *B, g, 1, c, *C, zeros, 0, 0, LANES)
+                else:
+                    tile(vectors, A, B, (g, 1, c), C, (zeros, 0, 0), LANES)
 
 
 @compiled
