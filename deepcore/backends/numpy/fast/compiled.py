@@ -14,6 +14,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
+import inspect
 import sys
 import types
 from collections.abc import Callable
@@ -22,9 +23,11 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba.core import event, sigutils
+from llvmlite import ir
+from numba.core import cgutils, event, sigutils
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
+from numba.extending import intrinsic
 
 from deepcore.backends.numpy.fast.threads import pool
 
@@ -44,6 +47,12 @@ row = numba.njit(fastmath=EXACT, error_model="numpy")
 row_sum = numba.njit(fastmath=SUMS, error_model="numpy")
 
 
+@inline
+def share(n, part, parts):
+    """Those of 0 .. n - 1 that a part takes."""
+    return range(n * part // parts, n * (part + 1) // parts)
+
+
 class Kernel:
     """A compiled loop. Called with the number of elements that it goes over, then its own arguments."""
 
@@ -59,6 +68,99 @@ class Kernel:
         if elements < WORTH_THREADS or not pool.usable():
             return self.serial(*arguments)
         return pool.run(self.threaded, arguments)
+
+
+class InParts:
+    """A kernel that does part number `part` of `parts`, its first two arguments, compiled once.
+
+    Called with the number of elements that it goes over, then its other arguments; or by `run`, in so many
+    parts. It returns nothing. A loop over `prange` takes numba three times as long to compile as the loop
+    itself, and here the same machine code serves one thread and all of them.
+    """
+
+    def __init__(self, function: Callable[..., None], fastmath: set[str] = EXACT):
+        of_part = numba.njit(fastmath=fastmath, error_model="numpy", nogil=True)(function)
+        self.all_parts = compiled(_over_parts(function, of_part), fastmath)
+
+    def __call__(self, elements: int, *arguments: Any) -> None:
+        self.run(numba.get_num_threads() if elements >= WORTH_THREADS and pool.usable() else 1, *arguments)
+
+    def run(self, parts: int, *arguments: Any) -> None:
+        """In threads, if they may be used now; else one part after the other."""
+        if parts > 1 and pool.usable():
+            pool.run(self.all_parts, (parts, True, *arguments))
+        else:
+            pool.ready()
+            self.all_parts(parts, False, *arguments)
+
+
+def _over_parts(function: Callable[..., None], of_part: Any) -> Callable[..., None]:
+    """all_parts(parts, in_threads, *the function's other arguments), which stands where the function does."""
+    names = ", ".join([*inspect.signature(function).parameters][2:])
+    found: dict[str, Any] = {"share_out": share_out, "of_part": of_part}
+    exec(
+        f"def all_parts(parts, in_threads, {names}):\n    share_out(of_part, parts, in_threads, ({names},))",
+        found,
+    )
+    code, place = found["all_parts"].__code__, function.__code__
+    code = code.replace(co_filename=place.co_filename, co_firstlineno=place.co_firstlineno)
+    all_parts = types.FunctionType(code, found, function.__name__)
+    all_parts.__module__, all_parts.__qualname__ = function.__module__, f"{function.__qualname__}_in_parts"
+    return all_parts
+
+
+def _share_out(typingctx: Any, of_part: Any, parts: Any, in_threads: Any, arguments: Any) -> Any:
+    """of_part(part, parts, *arguments) for every part, by numba's threads or by this one.
+
+    It is what numba makes of a loop over `prange`: a function with a fixed signature, whose address goes to
+    numba_parallel_for, and whose data lie in a structure. Its one array starts at address 0 and has a step of
+    1, so that the address of part number k is k.
+    """
+    resolved = of_part.get_call_type(typingctx, (parts, parts, *arguments), {})
+    one = of_part.dispatcher.get_compile_result(resolved)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        _, count, shared, packed = values
+        context.add_linking_libs([one.library])
+        i64, address = ir.IntType(64), ir.IntType(8).as_pointer()
+        data = cgutils.alloca_once_value(builder, cgutils.pack_struct(builder, [count, packed]))
+
+        shape = ir.FunctionType(
+            ir.VoidType(), [address.as_pointer(), i64.as_pointer(), i64.as_pointer(), address]
+        )
+        some = ir.Function(builder.module, shape, name=f"{one.fndesc.llvm_func_name}.some_parts")
+        some.linkage = "internal"
+        b = ir.IRBuilder(some.append_basic_block())
+        first = b.ptrtoint(b.load(some.args[0]), i64)
+        all_of_them = b.load(b.bitcast(some.args[3], data.type))
+        given = cgutils.unpack_tuple(b, b.extract_value(all_of_them, 1))
+        called = context.declare_function(builder.module, one.fndesc)
+        with cgutils.for_range(b, b.load(some.args[1])) as loop:
+            part = [b.add(first, loop.index), b.extract_value(all_of_them, 0)]
+            context.call_conv.call_function(
+                *(b, called, one.fndesc.restype, one.fndesc.argtypes, [*part, *given]), attrs=("noinline",)
+            )
+        b.ret_void()
+
+        start = cgutils.alloca_once_value(builder, ir.Constant(address, None))
+        length = cgutils.alloca_once_value(builder, count)
+        step = cgutils.alloca_once_value(builder, ir.Constant(i64, 1))
+        own = [start, length, step, builder.bitcast(data, address)]
+        run = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [address] * 5 + [i64] * 3), "numba_parallel_for"
+        )
+        with builder.if_else(shared) as (threads, alone):
+            with threads:
+                addresses = [builder.bitcast(x, address) for x in (some, *own)]
+                builder.call(run, [*addresses, ir.Constant(i64, 0), ir.Constant(i64, 1), count])
+            with alone:
+                builder.call(some, own)
+        return context.get_dummy_value()
+
+    return numba.types.void(of_part, parts, in_threads, arguments), generate
+
+
+share_out: Any = intrinsic(_share_out)
 
 
 def threaded(loop: Callable[..., Any], fastmath: set[str] = EXACT) -> Any:

@@ -41,6 +41,10 @@ class _Pool:
         _launch()
         return numba.get_num_threads() > 1
 
+    def ready(self) -> None:
+        """Code that shares out work can be loaded, though it may not be run by threads."""
+        _launch()
+
     def run(self, kernel: Any, arguments: tuple[Any, ...]) -> Any:
         """OpenMP and TBB serve several callers at once; numba's own pool, without them, only one."""
         if self.layer in ("omp", "tbb"):
