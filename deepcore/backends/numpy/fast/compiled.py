@@ -24,9 +24,10 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, event, sigutils
+from numba.core import cgutils, compiler, event, sigutils
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
+from numba.core.cpu_options import FastMathOptions
 from numba.extending import intrinsic
 
 from deepcore.backends.numpy.fast.threads import pool
@@ -42,9 +43,11 @@ _PRANGE_ALONE = {"prange": True} | dict.fromkeys(
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 # functions that kernels call: for one number, for a row of them, and for a row whose sum is taken
-inline = numba.njit(fastmath=EXACT, error_model="numpy", forceinline=True)
-row = numba.njit(fastmath=EXACT, error_model="numpy")
-row_sum = numba.njit(fastmath=SUMS, error_model="numpy")
+_CALLED_BY_KERNELS = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+inline = numba.njit(fastmath=EXACT, forceinline=True, **_CALLED_BY_KERNELS)
+row = numba.njit(fastmath=EXACT, **_CALLED_BY_KERNELS)
+row_sum = numba.njit(fastmath=SUMS, **_CALLED_BY_KERNELS)
+step = row  # of any other kind
 
 
 @inline
@@ -79,8 +82,7 @@ class InParts:
     """
 
     def __init__(self, function: Callable[..., None], fastmath: set[str] = EXACT):
-        of_part = numba.njit(fastmath=fastmath, error_model="numpy", nogil=True)(function)
-        self.all_parts = compiled(_over_parts(function, of_part), fastmath)
+        self.all_parts = compiled(_over_parts(function, fastmath))
 
     def __call__(self, elements: int, *arguments: Any) -> None:
         self.run(numba.get_num_threads() if elements >= WORTH_THREADS and pool.usable() else 1, *arguments)
@@ -94,14 +96,11 @@ class InParts:
             self.all_parts(parts, False, *arguments)
 
 
-def _over_parts(function: Callable[..., None], of_part: Any) -> Callable[..., None]:
+def _over_parts(function: Callable[..., None], fastmath: set[str]) -> Callable[..., None]:
     """all_parts(parts, in_threads, *the function's other arguments), which stands where the function does."""
     names = ", ".join([*inspect.signature(function).parameters][2:])
-    found: dict[str, Any] = {"share_out": share_out, "of_part": of_part}
-    exec(
-        f"def all_parts(parts, in_threads, {names}):\n    share_out(of_part, parts, in_threads, ({names},))",
-        found,
-    )
+    found: dict[str, Any] = {"share_out": _sharing_out(function, fastmath)}
+    exec(f"def all_parts(parts, in_threads, {names}):\n    share_out(parts, in_threads, ({names},))", found)
     code, place = found["all_parts"].__code__, function.__code__
     code = code.replace(co_filename=place.co_filename, co_firstlineno=place.co_firstlineno)
     all_parts = types.FunctionType(code, found, function.__name__)
@@ -109,58 +108,70 @@ def _over_parts(function: Callable[..., None], of_part: Any) -> Callable[..., No
     return all_parts
 
 
-def _share_out(typingctx: Any, of_part: Any, parts: Any, in_threads: Any, arguments: Any) -> Any:
-    """of_part(part, parts, *arguments) for every part, by numba's threads or by this one.
+def _sharing_out(function: Callable[..., None], fastmath: set[str]) -> Any:
+    """An intrinsic: function(part, parts, *arguments) for every part, by numba's threads or by this one.
 
-    It is what numba makes of a loop over `prange`: a function with a fixed signature, whose address goes to
-    numba_parallel_for, and whose data lie in a structure. Its one array starts at address 0 and has a step of
-    1, so that the address of part number k is k.
+    It writes what numba makes of a loop over `prange`: a function with a fixed signature, whose address goes
+    to numba_parallel_for, and whose data lie in a structure. Its one array starts at address 0 and has a step
+    of 1, so that the address of part number k is k.
     """
-    resolved = of_part.get_call_type(typingctx, (parts, parts, *arguments), {})
-    one = of_part.dispatcher.get_compile_result(resolved)
 
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        _, count, shared, packed = values
-        context.add_linking_libs([one.library])
-        i64, address = ir.IntType(64), ir.IntType(8).as_pointer()
-        data = cgutils.alloca_once_value(builder, cgutils.pack_struct(builder, [count, packed]))
+    def share_out(typingctx: Any, parts: Any, in_threads: Any, arguments: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            count, shared, packed = values
+            number, address = ir.IntType(64), ir.IntType(8).as_pointer()
+            data = cgutils.alloca_once_value(builder, cgutils.pack_struct(builder, [count, packed]))
+            some_parts = _written_for_parts(context, builder, function, fastmath, arguments, data.type)
 
-        shape = ir.FunctionType(
-            ir.VoidType(), [address.as_pointer(), i64.as_pointer(), i64.as_pointer(), address]
-        )
-        some = ir.Function(builder.module, shape, name=f"{one.fndesc.llvm_func_name}.some_parts")
-        some.linkage = "internal"
-        b = ir.IRBuilder(some.append_basic_block())
-        first = b.ptrtoint(b.load(some.args[0]), i64)
-        all_of_them = b.load(b.bitcast(some.args[3], data.type))
-        given = cgutils.unpack_tuple(b, b.extract_value(all_of_them, 1))
-        called = context.declare_function(builder.module, one.fndesc)
-        with cgutils.for_range(b, b.load(some.args[1])) as loop:
-            part = [b.add(first, loop.index), b.extract_value(all_of_them, 0)]
-            context.call_conv.call_function(
-                *(b, called, one.fndesc.restype, one.fndesc.argtypes, [*part, *given]), attrs=("noinline",)
-            )
-        b.ret_void()
+            start = cgutils.alloca_once_value(builder, ir.Constant(address, None))
+            length = cgutils.alloca_once_value(builder, count)
+            step = cgutils.alloca_once_value(builder, ir.Constant(number, 1))
+            given = [start, length, step, builder.bitcast(data, address)]
+            shape = ir.FunctionType(ir.VoidType(), [address] * 5 + [number] * 3)
+            parallel_for = cgutils.get_or_insert_function(builder.module, shape, "numba_parallel_for")
+            with builder.if_else(shared) as (threads, alone):
+                with threads:
+                    addresses = [builder.bitcast(x, address) for x in (some_parts, *given)]
+                    inner_axes, arrays = ir.Constant(number, 0), ir.Constant(number, 1)
+                    builder.call(parallel_for, [*addresses, inner_axes, arrays, count])
+                with alone:
+                    builder.call(some_parts, given)
+            return context.get_dummy_value()
 
-        start = cgutils.alloca_once_value(builder, ir.Constant(address, None))
-        length = cgutils.alloca_once_value(builder, count)
-        step = cgutils.alloca_once_value(builder, ir.Constant(i64, 1))
-        own = [start, length, step, builder.bitcast(data, address)]
-        run = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [address] * 5 + [i64] * 3), "numba_parallel_for"
-        )
-        with builder.if_else(shared) as (threads, alone):
-            with threads:
-                addresses = [builder.bitcast(x, address) for x in (some, *own)]
-                builder.call(run, [*addresses, ir.Constant(i64, 0), ir.Constant(i64, 1), count])
-            with alone:
-                builder.call(some, own)
-        return context.get_dummy_value()
+        return numba.types.void(parts, in_threads, arguments), generate
 
-    return numba.types.void(of_part, parts, in_threads, arguments), generate
+    return intrinsic(share_out)
 
 
-share_out: Any = intrinsic(_share_out)
+def _written_for_parts(
+    context: Any, builder: Any, function: Callable[..., None], fastmath: set[str], arguments: Any, kind: Any
+) -> Any:
+    """The function that each thread calls, for some parts that follow each other; kind: the type of its data.
+
+    numba compiles a function that another one calls by itself first, and then once more with that; here it is
+    told to do the latter alone.
+    """
+    flags = compiler.Flags()
+    flags.nrt, flags.error_model, flags.fastmath = True, "numpy", FastMathOptions(fastmath)
+    whole = numba.types.intp
+    signature = numba.types.void(whole, whole, *arguments)
+    one = context.compile_subroutine(builder, function, signature, flags=flags)
+
+    number, address = ir.IntType(64), ir.IntType(8).as_pointer()
+    arrays, lengths = address.as_pointer(), number.as_pointer()
+    shape = ir.FunctionType(ir.VoidType(), [arrays, lengths, lengths, address])
+    written = ir.Function(builder.module, shape, name=f"{one.fndesc.llvm_func_name}.some_parts")
+    written.linkage = "internal"
+    b = ir.IRBuilder(written.append_basic_block())
+    first = b.ptrtoint(b.load(written.args[0]), number)
+    data = b.load(b.bitcast(written.args[3], kind))
+    given = cgutils.unpack_tuple(b, b.extract_value(data, 1))
+    of_part = context.declare_function(builder.module, one.fndesc)
+    with cgutils.for_range(b, b.load(written.args[1])) as loop:
+        values = [b.add(first, loop.index), b.extract_value(data, 0), *given]
+        context.call_conv.call_function(b, of_part, one.fndesc.restype, one.fndesc.argtypes, values)
+    b.ret_void()
+    return written
 
 
 def threaded(loop: Callable[..., Any], fastmath: set[str] = EXACT) -> Any:

@@ -22,14 +22,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import get_num_threads
 
 from deepcore.backends import select
-from deepcore.backends.numpy.fast import winograd
-from deepcore.backends.numpy.fast.compiled import InParts, compiled, flat, share
+from deepcore.backends.numpy.fast.compiled import InParts, flat, share, step
 from deepcore.backends.numpy.fast.phases import Split, add_threads, apart, join_phases, split_image
 from deepcore.backends.numpy.fast.rows import total
 from deepcore.backends.numpy.fast.simd import (
@@ -70,7 +70,7 @@ def conv(
     bias = np.zeros(shape[1], np.float32) if b is None else flat(b)
     m = _winograd_tile(W.shape, stride, dilation, shape)
     if m:
-        return winograd.convolve(m, X, W, False, bias, tuple(padding), shape)
+        return _winograd().convolve(m, X, W, False, bias, tuple(padding), shape)
     plan = _forward_plan(X.shape[1:], W.shape, tuple(stride), tuple(padding), tuple(dilation), shape[2:])
     return _run(plan, X, W, bias, shape)
 
@@ -90,7 +90,7 @@ def conv_dX(
     full = tuple((2 - before, 2 - after) for before, after in padding)
     m = _winograd_tile(W.shape, stride, dilation, shape)
     if m and min(map(min, full)) >= 0:
-        return winograd.convolve(m, dY, W, True, np.zeros(shape[1], np.float32), full, tuple(shape))
+        return _winograd().convolve(m, dY, W, True, np.zeros(shape[1], np.float32), full, tuple(shape))
     plan = _gradient_plan(
         dY.shape[1:], W.shape, tuple(stride), tuple(padding), tuple(dilation), tuple(shape[2:])
     )
@@ -113,7 +113,7 @@ def conv_dW(
     W_shape = (f, X.shape[1], *kernel)
     m = _winograd_tile(W_shape, stride, dilation, dY.shape)
     if m:
-        return winograd.convolve_dW(m, dY, X, tuple(padding))
+        return _winograd().convolve_dW(m, dY, X, tuple(padding))
     if f <= LANES:
         return _few_filters_dW(dY, X, W_shape, tuple(stride), tuple(padding), tuple(dilation))
     (top, bottom), (left, right) = padding
@@ -195,6 +195,13 @@ def _winograd_tile(
     m = 4 if select.precision.get() == "relaxed" and products(4) < products(2) else 2
     direct = 9 * out[0] * -(-out[2] * (out[3] + 2) // PANEL) * PANEL
     return m if products(m) < 0.8 * direct else 0
+
+
+def _winograd() -> ModuleType:
+    """Loaded when it is first wanted: it compiles kernels of its own, or reads them from disk."""
+    from deepcore.backends.numpy.fast import winograd
+
+    return winograd
 
 
 def _suits(groups: int, X: np.ndarray, W: np.ndarray, b: np.ndarray | None = None) -> bool:
@@ -307,7 +314,7 @@ def _run(plan: Plan, X: np.ndarray, W: np.ndarray, bias: np.ndarray, shape: tupl
     return Y
 
 
-@compiled
+@step
 def _convolve_image(
     image, W, W_rows, W_taps, W_step, taps, channels, plane, f, count, result, r, Y_rows, zeros
 ):  # fmt: skip
@@ -343,7 +350,7 @@ def _convolve(
         join_phases(result, f, size, row, step[0], step[1], bias, Y, y, height, width)
 
 
-@compiled
+@step
 def _add_image(image, taps, rows, turned, turned_rows, f, columns, step, sums, sums_rows):
     """sums[t, f] += sum over p of image[taps[t] + step p] turned[p, f]"""
     keep_apart()

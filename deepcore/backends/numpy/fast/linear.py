@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import get_num_threads, types
 
-from deepcore.backends.numpy.fast.compiled import InParts, compiled, flat
+from deepcore.backends.numpy.fast.compiled import InParts, flat, step
 from deepcore.backends.numpy.fast.simd import (
     PANEL,
     ROWS,
@@ -108,7 +108,7 @@ def _linear_backward(
     product(*part, n, *A, *B, *C, zeros, False, db, has_bias, P, strip)
 
 
-@compiled
+@step
 def _part(thread, threads, M, N):
     """The rows and columns of C that a thread computes: some columns if it is wide, else some rows."""
     if threads * PANEL <= N:
@@ -120,7 +120,7 @@ def _part(thread, threads, M, N):
     return ROWS * first, min(M, ROWS * last), 0, N
 
 
-@compiled
+@step
 def pack(B, length, turned, k0, rows, n, columns, panels, P):
     """Rows k0 .. k0 + rows and columns n .. n + columns of B as a panel at P, filled up with zeros."""
     vectors, lanes = vectors_of(columns)
@@ -139,7 +139,7 @@ def pack(B, length, turned, k0, rows, n, columns, panels, P):
         _copy_columns(B, source + v, length, panels, P + v, width, rows, columns - v)
 
 
-@compiled
+@step
 def _copy_strip(A, length, k0, rows, first, last, strip):
     """strip[k, j] = A[k0 + k, first + j], and 0 from column `last` on."""
     source = k0 * length + first

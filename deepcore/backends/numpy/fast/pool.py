@@ -10,7 +10,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from deepcore.backends.numpy.fast.compiled import InParts, compiled, plain, served, share
+from deepcore.backends.numpy.fast.compiled import InParts, plain, served, share, step
 from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, USABLE, Writer, written
 from deepcore.backends.numpy.memory import empty
 from deepcore.shapes import Padding, pool_output_shape
@@ -61,7 +61,7 @@ def _max_pool(part, parts, X, kernel, step, before, first, last, Y, index):
                     y[out + q], which[out + q] = _window(x, height, width, row, column, kernel)
 
 
-@compiled
+@step
 def _window(x, height, width, row, column, kernel):
     """The largest number of one window, and its place in it; what lies outside of the image doesn't count."""
     kh, kw = kernel

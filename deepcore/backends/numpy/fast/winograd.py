@@ -36,7 +36,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_num_threads
 
-from deepcore.backends.numpy.fast.compiled import InParts, compiled, flat, share
+from deepcore.backends.numpy.fast.compiled import InParts, flat, share, step
 from deepcore.backends.numpy.fast.phases import add_threads, apart, join_phases
 from deepcore.backends.numpy.fast.simd import (
     OF_TILE,
@@ -261,7 +261,7 @@ def _transform_filters(thread, threads, m, W, f, c, turned_round, filters, U):
                 filter_4(of_these, 0, taps, U, g * length + k0, apart(f * length))
 
 
-@compiled
+@step
 def _transform_image(m, image, plane, c, p, tiles, places, V, q, columns):
     """V[x, k, q] = B^T d B for some tiles from p on, of all channels."""
     for k in range(c):
@@ -287,7 +287,7 @@ def whole_tile(
     )
 
 
-@compiled
+@step
 def _multiply(numbers, U, U_rows, length, V, c, columns, some, M, M_rows, f, one_tap, zeros):
     """M[x, g, q] = sum over k of U[x, g, k] V[x, k, q] for the first columns q"""
     keep_apart()
@@ -304,7 +304,7 @@ def _multiply(numbers, U, U_rows, length, V, c, columns, some, M, M_rows, f, one
                     tile(vectors, A, B, (g, 1, c), C, (zeros, 0, 0), LANES)
 
 
-@compiled
+@step
 def _transform_result(m, M, M_places, f, columns, some, result, p, size):
     """The m x m phases of Y at `some` tiles from p on: A^T M A"""
     for g in range(f):
@@ -351,7 +351,7 @@ def _convolve(
             join_phases(result[k * count :], f, size, row, m, m, bias, Y, y, height, width)
 
 
-@compiled
+@step
 def _pad_turned(dY, y, f, height, width, row, dY_turned):
     """dY_turned[(i row + j), g] = dY[g, i, j]: filters side by side."""
     lanes = -(-f // LANES) * LANES
@@ -359,7 +359,7 @@ def _pad_turned(dY, y, f, height, width, row, dY_turned):
         turn(dY, y + i * width, f, width, height * width, dY_turned, i * row * lanes, lanes)
 
 
-@compiled
+@step
 def _transform_dY(m, dY_turned, places, tile_row, p, tiles, f, Z, q, columns):
     """Z[x, q, g] = A dY A^T for some tiles from p on."""
     width = -(-f // LANES) * LANES
@@ -373,7 +373,7 @@ def _transform_dY(m, dY_turned, places, tile_row, p, tiles, f, Z, q, columns):
                 gradient_4(dY_turned, at + g, places, Z, there, apart(columns * width))
 
 
-@compiled
+@step
 def _multiply_dW(
     numbers, V, V_rows, c, columns, Z, Z_columns, f, some, dU, dU_rows, is_first, zeros, one_tap
 ):
