@@ -133,7 +133,7 @@ def test_a_gradient_that_no_cache_would_hold():
 def test_threads_wait_only_briefly_and_leave_the_environment_alone():
     """GNU OpenMP says what it read when it starts; nothing of it is left for child processes."""
     code = "import os; print(right(), 'GOMP_SPINCOUNT' in os.environ)"
-    for variables, spins in (({}, "3000"), ({"GOMP_SPINCOUNT": "77"}, "77")):
+    for variables, spins in (({}, "10000"), ({"GOMP_SPINCOUNT": "77"}, "77")):
         settings = {
             "OMP_NUM_THREADS": "2",
             "NUMBA_NUM_THREADS": "2",

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
+import inspect
 import sys
 import types
 from collections.abc import Callable
@@ -22,9 +23,12 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba.core import event, sigutils
+from llvmlite import ir
+from numba.core import cgutils, compiler, event, sigutils
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
+from numba.core.cpu_options import FastMathOptions
+from numba.extending import intrinsic
 
 from deepcore.backends.numpy.fast.threads import pool
 
@@ -39,9 +43,17 @@ _PRANGE_ALONE = {"prange": True} | dict.fromkeys(
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 # functions that kernels call: for one number, for a row of them, and for a row whose sum is taken
-inline = numba.njit(fastmath=EXACT, error_model="numpy", forceinline=True)
-row = numba.njit(fastmath=EXACT, error_model="numpy")
-row_sum = numba.njit(fastmath=SUMS, error_model="numpy")
+_CALLED_BY_KERNELS = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+inline = numba.njit(fastmath=EXACT, forceinline=True, **_CALLED_BY_KERNELS)
+row = numba.njit(fastmath=EXACT, **_CALLED_BY_KERNELS)
+row_sum = numba.njit(fastmath=SUMS, **_CALLED_BY_KERNELS)
+step = row  # of any other kind
+
+
+@inline
+def share(n, part, parts):
+    """Those of 0 .. n - 1 that a part takes."""
+    return range(n * part // parts, n * (part + 1) // parts)
 
 
 class Kernel:
@@ -59,6 +71,107 @@ class Kernel:
         if elements < WORTH_THREADS or not pool.usable():
             return self.serial(*arguments)
         return pool.run(self.threaded, arguments)
+
+
+class InParts:
+    """A kernel that does part number `part` of `parts`, its first two arguments, compiled once.
+
+    Called with the number of elements that it goes over, then its other arguments; or by `run`, in so many
+    parts. It returns nothing. A loop over `prange` takes numba three times as long to compile as the loop
+    itself, and here the same machine code serves one thread and all of them.
+    """
+
+    def __init__(self, function: Callable[..., None], fastmath: set[str] = EXACT):
+        self.all_parts = compiled(_over_parts(function, fastmath))
+
+    def __call__(self, elements: int, *arguments: Any) -> None:
+        self.run(numba.get_num_threads() if elements >= WORTH_THREADS and pool.usable() else 1, *arguments)
+
+    def run(self, parts: int, *arguments: Any) -> None:
+        """In threads, if they may be used now; else one part after the other."""
+        if parts > 1 and pool.usable():
+            pool.run(self.all_parts, (parts, True, *arguments))
+        else:
+            pool.ready()
+            self.all_parts(parts, False, *arguments)
+
+
+def _over_parts(function: Callable[..., None], fastmath: set[str]) -> Callable[..., None]:
+    """all_parts(parts, in_threads, *the function's other arguments), which stands where the function does."""
+    names = ", ".join([*inspect.signature(function).parameters][2:])
+    found: dict[str, Any] = {"share_out": _sharing_out(function, fastmath)}
+    exec(f"def all_parts(parts, in_threads, {names}):\n    share_out(parts, in_threads, ({names},))", found)
+    code, place = found["all_parts"].__code__, function.__code__
+    code = code.replace(co_filename=place.co_filename, co_firstlineno=place.co_firstlineno)
+    all_parts = types.FunctionType(code, found, function.__name__)
+    all_parts.__module__, all_parts.__qualname__ = function.__module__, f"{function.__qualname__}_in_parts"
+    return all_parts
+
+
+def _sharing_out(function: Callable[..., None], fastmath: set[str]) -> Any:
+    """An intrinsic: function(part, parts, *arguments) for every part, by numba's threads or by this one.
+
+    It writes what numba makes of a loop over `prange`: a function with a fixed signature, whose address goes
+    to numba_parallel_for, and whose data lie in a structure. Its one array starts at address 0 and has a step
+    of 1, so that the address of part number k is k.
+    """
+
+    def share_out(typingctx: Any, parts: Any, in_threads: Any, arguments: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            count, shared, packed = values
+            number, address = ir.IntType(64), ir.IntType(8).as_pointer()
+            data = cgutils.alloca_once_value(builder, cgutils.pack_struct(builder, [count, packed]))
+            some_parts = _written_for_parts(context, builder, function, fastmath, arguments, data.type)
+
+            start = cgutils.alloca_once_value(builder, ir.Constant(address, None))
+            length = cgutils.alloca_once_value(builder, count)
+            step = cgutils.alloca_once_value(builder, ir.Constant(number, 1))
+            given = [start, length, step, builder.bitcast(data, address)]
+            shape = ir.FunctionType(ir.VoidType(), [address] * 5 + [number] * 3)
+            parallel_for = cgutils.get_or_insert_function(builder.module, shape, "numba_parallel_for")
+            with builder.if_else(shared) as (threads, alone):
+                with threads:
+                    addresses = [builder.bitcast(x, address) for x in (some_parts, *given)]
+                    inner_axes, arrays = ir.Constant(number, 0), ir.Constant(number, 1)
+                    builder.call(parallel_for, [*addresses, inner_axes, arrays, count])
+                with alone:
+                    builder.call(some_parts, given)
+            return context.get_dummy_value()
+
+        return numba.types.void(parts, in_threads, arguments), generate
+
+    return intrinsic(share_out)
+
+
+def _written_for_parts(
+    context: Any, builder: Any, function: Callable[..., None], fastmath: set[str], arguments: Any, kind: Any
+) -> Any:
+    """The function that each thread calls, for some parts that follow each other; kind: the type of its data.
+
+    numba compiles a function that another one calls by itself first, and then once more with that; here it is
+    told to do the latter alone.
+    """
+    flags = compiler.Flags()
+    flags.nrt, flags.error_model, flags.fastmath = True, "numpy", FastMathOptions(fastmath)
+    whole = numba.types.intp
+    signature = numba.types.void(whole, whole, *arguments)
+    one = context.compile_subroutine(builder, function, signature, flags=flags)
+
+    number, address = ir.IntType(64), ir.IntType(8).as_pointer()
+    arrays, lengths = address.as_pointer(), number.as_pointer()
+    shape = ir.FunctionType(ir.VoidType(), [arrays, lengths, lengths, address])
+    written = ir.Function(builder.module, shape, name=f"{one.fndesc.llvm_func_name}.some_parts")
+    written.linkage = "internal"
+    b = ir.IRBuilder(written.append_basic_block())
+    first = b.ptrtoint(b.load(written.args[0]), number)
+    data = b.load(b.bitcast(written.args[3], kind))
+    given = cgutils.unpack_tuple(b, b.extract_value(data, 1))
+    of_part = context.declare_function(builder.module, one.fndesc)
+    with cgutils.for_range(b, b.load(written.args[1])) as loop:
+        values = [b.add(first, loop.index), b.extract_value(data, 0), *given]
+        context.call_conv.call_function(b, of_part, one.fndesc.restype, one.fndesc.argtypes, values)
+    b.ret_void()
+    return written
 
 
 def threaded(loop: Callable[..., Any], fastmath: set[str] = EXACT) -> Any:

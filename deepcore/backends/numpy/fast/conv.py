@@ -22,14 +22,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 
 from deepcore.backends import select
-from deepcore.backends.numpy.fast import winograd
-from deepcore.backends.numpy.fast.compiled import compiled, flat, threaded
+from deepcore.backends.numpy.fast.compiled import InParts, flat, share, step
 from deepcore.backends.numpy.fast.phases import Split, add_threads, apart, join_phases, split_image
 from deepcore.backends.numpy.fast.rows import total
 from deepcore.backends.numpy.fast.simd import (
@@ -70,7 +70,7 @@ def conv(
     bias = np.zeros(shape[1], np.float32) if b is None else flat(b)
     m = _winograd_tile(W.shape, stride, dilation, shape)
     if m:
-        return winograd.convolve(m, X, W, False, bias, tuple(padding), shape)
+        return _winograd().convolve(m, X, W, False, bias, tuple(padding), shape)
     plan = _forward_plan(X.shape[1:], W.shape, tuple(stride), tuple(padding), tuple(dilation), shape[2:])
     return _run(plan, X, W, bias, shape)
 
@@ -90,7 +90,7 @@ def conv_dX(
     full = tuple((2 - before, 2 - after) for before, after in padding)
     m = _winograd_tile(W.shape, stride, dilation, shape)
     if m and min(map(min, full)) >= 0:
-        return winograd.convolve(m, dY, W, True, np.zeros(shape[1], np.float32), full, tuple(shape))
+        return _winograd().convolve(m, dY, W, True, np.zeros(shape[1], np.float32), full, tuple(shape))
     plan = _gradient_plan(
         dY.shape[1:], W.shape, tuple(stride), tuple(padding), tuple(dilation), tuple(shape[2:])
     )
@@ -113,7 +113,7 @@ def conv_dW(
     W_shape = (f, X.shape[1], *kernel)
     m = _winograd_tile(W_shape, stride, dilation, dY.shape)
     if m:
-        return winograd.convolve_dW(m, dY, X, tuple(padding))
+        return _winograd().convolve_dW(m, dY, X, tuple(padding))
     if f <= LANES:
         return _few_filters_dW(dY, X, W_shape, tuple(stride), tuple(padding), tuple(dilation))
     (top, bottom), (left, right) = padding
@@ -124,11 +124,12 @@ def conv_dW(
     threads = min(get_num_threads(), n)
     images, turned, sums = room(threads, split.size, places * width, len(taps) * width)
     dW = empty(W_shape, np.float32)
-    _convolve_dW(
-        *(flat(X), split.numbers(), flat(dY), n, f, out[0], out[1], stride[1], taps, rows),
+    _convolve_dW.run(
+        *(threads, flat(X), split.numbers(), flat(dY), n, f, out[0], out[1], stride[1], taps, rows),
         *(steps(out[0], out[1] * width), steps(math.prod(W_shape[1:]), width, ROWS)),
-        *(dW.reshape(-1), images, turned, sums),
+        *(images, turned, sums),
     )
+    add_threads.run(threads, sums, f, dW.reshape(-1))
     return dW
 
 
@@ -140,15 +141,19 @@ def _few_filters_dW(dY, X, W_shape, stride, padding, dilation) -> np.ndarray:
     split_dY = Split.of(dY.shape[1:], (0, 0), (0, split.row - out[1]), (1, 1))
     vectors = -(-((out[0] - 1) * split.row + out[1]) // LANES)
     images, gradients, sums = room(min(get_num_threads(), n), split.size, split_dY.size, f * weights * LANES)
-    dW = empty(W_shape, np.float32)
     columns = steps(weights, 1, DOT_COLUMNS)
     taps = (np.arange(W_shape[1])[:, None] * split.plane + plan.taps).reshape(-1)[columns]
-    _add_few_filters(
-        *(flat(X), split.numbers(), flat(dY), split_dY.numbers(), n, f, vectors, taps),
+    _add_few_filters.run(
+        *(len(images), flat(X), split.numbers(), flat(dY), split_dY.numbers(), n, f, vectors, taps),
         *(steps(f, split_dY.plane, DOT_ROWS), steps(f, weights * LANES, DOT_ROWS), columns * LANES),
-        *(dW.reshape(-1), images, gradients, sums),
+        *(images, gradients, sums),
     )
-    return dW
+    return (
+        sums.reshape(-1, f * weights, LANES)
+        .sum(axis=(0, 2), dtype=np.float64)
+        .astype(np.float32)
+        .reshape(W_shape)
+    )
 
 
 def channel_sum(dY: np.ndarray) -> Any:
@@ -157,7 +162,7 @@ def channel_sum(dY: np.ndarray) -> Any:
         return NotImplemented
     n, f, *out = dY.shape
     sums = np.zeros((min(get_num_threads(), n), f))
-    _add_channels(flat(dY), n, f, math.prod(out), sums)
+    _add_channels.run(len(sums), flat(dY), n, f, math.prod(out), sums)
     return sums.sum(axis=0).astype(np.float32).reshape(1, f, *(1 for _ in out))
 
 
@@ -190,6 +195,13 @@ def _winograd_tile(
     m = 4 if select.precision.get() == "relaxed" and products(4) < products(2) else 2
     direct = 9 * out[0] * -(-out[2] * (out[3] + 2) // PANEL) * PANEL
     return m if products(m) < 0.8 * direct else 0
+
+
+def _winograd() -> ModuleType:
+    """Loaded when it is first wanted: it compiles kernels of its own, or reads them from disk."""
+    from deepcore.backends.numpy.fast import winograd
+
+    return winograd
 
 
 def _suits(groups: int, X: np.ndarray, W: np.ndarray, b: np.ndarray | None = None) -> bool:
@@ -283,14 +295,26 @@ def _run(plan: Plan, X: np.ndarray, W: np.ndarray, bias: np.ndarray, shape: tupl
         split, W_rows, W_taps, W_step, taps, phases, step, result = plan
         images, results = room(min(get_num_threads(), n), split.size, len(phases) * apart(f * result) + PANEL)
         Y_rows = _padded_rows(f, result)
-        _convolve(
-            *(flat(X), split.numbers(), flat(W), W_rows, W_taps, W_step, taps, phases, Y_rows, bias),
+        _convolve.run(
+            *(
+                len(images),
+                flat(X),
+                split.numbers(),
+                flat(W),
+                W_rows,
+                W_taps,
+                W_step,
+                taps,
+                phases,
+                Y_rows,
+                bias,
+            ),
             *(Y.reshape(-1), n, f, shape[2], shape[3], step, result, images, results),
         )
     return Y
 
 
-@compiled
+@step
 def _convolve_image(
     image, W, W_rows, W_taps, W_step, taps, channels, plane, f, count, result, r, Y_rows, zeros
 ):  # fmt: skip
@@ -305,30 +329,28 @@ def _convolve_image(
             )
 
 
-@threaded
+@InParts
 def _convolve(
-    X, split, W, W_rows, W_taps, W_step, taps, phases, Y_rows, bias, Y,
+    thread, threads, X, split, W, W_rows, W_taps, W_step, taps, phases, Y_rows, bias, Y,
     n, f, height, width, step, size, images, results
 ):  # fmt: skip
     """Each thread takes some of the images."""
-    threads, row = len(images), split[7]
-    for thread in prange(threads):
-        image, result, zeros = images[thread], results[thread], np.zeros(PANEL, np.float32)
-        image[:] = 0
-        for k in range(n * thread // threads, n * (thread + 1) // threads):
-            split_image(X, k * split[0] * split[1] * split[2], split, image)
-            for x in range(len(phases)):
-                first, last, rows, columns = phases[x]
-                count, r = (rows - 1) * row + columns, x * apart(f * size)
-                _convolve_image(
-                    *(image, W, W_rows, W_taps[first:last], W_step, taps[first:last]),
-                    *(split[0], split[8], f, count, result, r, Y_rows, zeros),
-                )
-            y = k * f * height * width
-            join_phases(result, f, size, row, step[0], step[1], bias, Y, y, height, width)
+    image, result, row, zeros = images[thread], results[thread], split[7], np.zeros(PANEL, np.float32)
+    image[:] = 0
+    for k in share(n, thread, threads):
+        split_image(X, k * split[0] * split[1] * split[2], split, image)
+        for x in range(len(phases)):
+            first, last, rows, columns = phases[x]
+            count, r = (rows - 1) * row + columns, x * apart(f * size)
+            _convolve_image(
+                *(image, W, W_rows, W_taps[first:last], W_step, taps[first:last]),
+                *(split[0], split[8], f, count, result, r, Y_rows, zeros),
+            )
+        y = k * f * height * width
+        join_phases(result, f, size, row, step[0], step[1], bias, Y, y, height, width)
 
 
-@compiled
+@step
 def _add_image(image, taps, rows, turned, turned_rows, f, columns, step, sums, sums_rows):
     """sums[t, f] += sum over p of image[taps[t] + step p] turned[p, f]"""
     keep_apart()
@@ -347,57 +369,48 @@ def _add_image(image, taps, rows, turned, turned_rows, f, columns, step, sums, s
             )
 
 
-@threaded
+@InParts
 def _convolve_dW(
-    X, split, dY, n, f, height, width, step, taps, rows, turned_rows, sums_rows, dW, images, turned, sums
+    thread, threads, X, split, dY, n, f, height, width, step, taps, rows, turned_rows, sums_rows,
+    images, turned, sums
 ):  # fmt: skip
-    """Each thread adds up some of the images; then each takes some of the taps, and adds up the threads."""
-    threads, places, lanes = len(images), height * width, -(-f // LANES) * LANES
-    for thread in prange(threads):
-        image, dY_turned, total = images[thread], turned[thread], sums[thread]
-        image[:] = 0
-        dY_turned[:] = 0
-        total[:] = 0
-        for k in range(n * thread // threads, n * (thread + 1) // threads):
-            split_image(X, k * split[0] * split[1] * split[2], split, image)
-            turn(dY, k * f * places, f, places, places, dY_turned, 0, lanes)
-            _add_image(image, taps, rows, dY_turned, turned_rows, f, width, step, total, sums_rows)
-    for thread in prange(threads):
-        add_threads(sums, thread, f, dW)
+    """Each thread adds up some of the images."""
+    image, dY_turned, total = images[thread], turned[thread], sums[thread]
+    places, lanes = height * width, -(-f // LANES) * LANES
+    image[:] = 0
+    dY_turned[:] = 0
+    total[:] = 0
+    for k in share(n, thread, threads):
+        split_image(X, k * split[0] * split[1] * split[2], split, image)
+        turn(dY, k * f * places, f, places, places, dY_turned, 0, lanes)
+        _add_image(image, taps, rows, dY_turned, turned_rows, f, width, step, total, sums_rows)
 
 
-@threaded
+@InParts
 def _add_few_filters(
-    X, split, dY, split_dY, n, f, vectors, taps, dY_rows, sums_rows, sums_columns, dW, images, gradients, sums
+    thread, threads, X, split, dY, split_dY, n, f, vectors, taps, dY_rows, sums_rows, sums_columns,
+    images, gradients, sums
 ):  # fmt: skip
-    """Each thread adds up some of the images, lane by lane; then the lanes and the threads are added."""
-    threads = len(images)
-    for thread in prange(threads):
-        image, gradient, total = images[thread], gradients[thread], sums[thread]
-        image[:] = 0
-        gradient[:] = 0
-        total[:] = 0
-        for k in range(n * thread // threads, n * (thread + 1) // threads):
-            split_image(X, k * split[0] * split[1] * split[2], split, image)
-            split_image(dY, k * split_dY[0] * split_dY[1] * split_dY[2], split_dY, gradient)
-            for g in range(0, f, DOT_ROWS):
-                for t in range(0, len(taps), DOT_COLUMNS):
-                    add_dot_products(
-                        *(gradient, 0, dY_rows, g, image, 0, taps, t),
-                        *(vectors, total, sums_rows, sums_columns),
-                    )
-    for k in prange(len(dW)):
-        weight = 0.0
-        for thread in range(threads):
-            for lane in range(LANES):
-                weight += sums[thread, k * LANES + lane]
-        dW[k] = weight
+    """Each thread adds up some of the images, lane by lane."""
+    image, gradient, total = images[thread], gradients[thread], sums[thread]
+    image[:] = 0
+    gradient[:] = 0
+    total[:] = 0
+    for k in share(n, thread, threads):
+        split_image(X, k * split[0] * split[1] * split[2], split, image)
+        split_image(dY, k * split_dY[0] * split_dY[1] * split_dY[2], split_dY, gradient)
+        for g in range(0, f, DOT_ROWS):
+            for t in range(0, len(taps), DOT_COLUMNS):
+                add_dot_products(
+                    *(gradient, 0, dY_rows, g, image, 0, taps, t),
+                    *(vectors, total, sums_rows, sums_columns),
+                )
 
 
-@threaded
-def _add_channels(dY, n, f, places, sums):
+@InParts
+def _add_channels(thread, threads, dY, n, f, places, sums):
     """In float64."""
-    threads = len(sums)
-    for thread in prange(threads):
-        for row in range(n * thread // threads * f, n * (thread + 1) // threads * f):
-            sums[thread, row % f] += total(dY[row * places : (row + 1) * places])
+    for k in share(n, thread, threads):
+        for channel in range(f):
+            row = k * f + channel
+            sums[thread, channel] += total(dY[row * places : (row + 1) * places])

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, prange, types
+from numba import get_num_threads, types
 
-from deepcore.backends.numpy.fast.compiled import compiled, flat, threaded
+from deepcore.backends.numpy.fast.compiled import InParts, flat, step
 from deepcore.backends.numpy.fast.simd import (
     PANEL,
     ROWS,
@@ -44,7 +44,8 @@ def linear(X: np.ndarray, W: np.ndarray, b: np.ndarray | None = None, out: np.nd
     Y = empty((*X.shape[:-1], o), np.float32) if out is None else out
     start = _ZEROS if b is None else flat(b)
     rows = steps(n, i, ROWS), steps(n, o, ROWS)
-    _linear(n, i, o, flat(X), flat(W), start, b is not None, Y.reshape(-1), *rows, *_rooms())
+    rooms = _rooms()
+    _linear.run(len(rooms[0]), n, i, o, flat(X), flat(W), start, b is not None, Y.reshape(-1), *rows, *rooms)
     return Y
 
 
@@ -65,11 +66,12 @@ def linear_backward(
     dX, dW, db = (
         empty(shape, np.float32) if there is None else there for shape, there in zip(shapes, out, strict=True)
     )
-    _linear_backward(
-        *(n, i, o, flat(dY), flat(X), flat(W)),
+    panels, strips = _rooms()
+    _linear_backward.run(
+        *(len(panels), n, i, o, flat(dY), flat(X), flat(W)),
         *(dX.reshape(-1), dW.reshape(-1), db.reshape(-1), bias, _ZEROS),
         *(steps(n, o, ROWS), steps(n, i, ROWS), steps(i, 1, ROWS), steps(i, o, ROWS)),
-        *_rooms(),
+        *(panels, strips),
     )
     return dX if needed[0] else None, dW, db if bias else None
 
@@ -84,30 +86,29 @@ def _rooms() -> list[np.ndarray]:
     return room(get_num_threads(), _GROUP * PANEL * _DEPTH, _STRIP * _DEPTH)
 
 
-@threaded
-def _linear(n, i, o, X, W, start, has_bias, Y, X_rows, Y_rows, panels, strips):
-    for thread in prange(len(panels)):
-        part = _part(thread, len(panels), n, o)
-        A, B, C = (X, X_rows, i, False), (W, o, False), (Y, Y_rows)
-        product(*part, i, *A, *B, *C, start, has_bias, start, False, panels[thread], strips[thread])
+@InParts
+def _linear(thread, threads, n, i, o, X, W, start, has_bias, Y, X_rows, Y_rows, panels, strips):
+    part = _part(thread, threads, n, o)
+    A, B, C = (X, X_rows, i, False), (W, o, False), (Y, Y_rows)
+    product(*part, i, *A, *B, *C, start, has_bias, start, False, panels[thread], strips[thread])
 
 
-@threaded
+@InParts
 def _linear_backward(
-    n, i, o, dY, X, W, dX, dW, db, has_bias, zeros, dY_rows, dX_rows, X_columns, dW_rows, panels, strips
+    thread, threads, n, i, o, dY, X, W, dX, dW, db, has_bias, zeros,
+    dY_rows, dX_rows, X_columns, dW_rows, panels, strips
 ):  # fmt: skip
-    for thread in prange(len(panels)):
-        P, strip = panels[thread], strips[thread]
-        if len(dX):
-            part = _part(thread, len(panels), n, i)
-            A, B, C = (dY, dY_rows, o, False), (W, o, True), (dX, dX_rows)
-            product(*part, o, *A, *B, *C, zeros, False, db, False, P, strip)
-        part = _part(thread, len(panels), i, o)
-        A, B, C = (X, X_columns, i, True), (dY, o, False), (dW, dW_rows)
-        product(*part, n, *A, *B, *C, zeros, False, db, has_bias, P, strip)
+    P, strip = panels[thread], strips[thread]
+    if len(dX):
+        part = _part(thread, threads, n, i)
+        A, B, C = (dY, dY_rows, o, False), (W, o, True), (dX, dX_rows)
+        product(*part, o, *A, *B, *C, zeros, False, db, False, P, strip)
+    part = _part(thread, threads, i, o)
+    A, B, C = (X, X_columns, i, True), (dY, o, False), (dW, dW_rows)
+    product(*part, n, *A, *B, *C, zeros, False, db, has_bias, P, strip)
 
 
-@compiled
+@step
 def _part(thread, threads, M, N):
     """The rows and columns of C that a thread computes: some columns if it is wide, else some rows."""
     if threads * PANEL <= N:
@@ -119,7 +120,7 @@ def _part(thread, threads, M, N):
     return ROWS * first, min(M, ROWS * last), 0, N
 
 
-@compiled
+@step
 def pack(B, length, turned, k0, rows, n, columns, panels, P):
     """Rows k0 .. k0 + rows and columns n .. n + columns of B as a panel at P, filled up with zeros."""
     vectors, lanes = vectors_of(columns)
@@ -138,7 +139,7 @@ def pack(B, length, turned, k0, rows, n, columns, panels, P):
         _copy_columns(B, source + v, length, panels, P + v, width, rows, columns - v)
 
 
-@compiled
+@step
 def _copy_strip(A, length, k0, rows, first, last, strip):
     """strip[k, j] = A[k0 + k, first + j], and 0 from column `last` on."""
     source = k0 * length + first

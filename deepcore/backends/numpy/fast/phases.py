@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
-from deepcore.backends.numpy.fast.compiled import compiled
+from deepcore.backends.numpy.fast.compiled import InParts
 from deepcore.backends.numpy.fast.simd import (
     PANEL,
     copy,
@@ -130,10 +130,10 @@ def join_phases(result, f, size, row, step_h, step_w, bias, Y, y, height, width)
                 i, start = 0, start + row
 
 
-@compiled
-def add_threads(sums, thread, f, dW):
+@InParts
+def add_threads(thread, threads, sums, f, dW):
     """dW[f, t] = sum over threads of sums[thread][t, f], for some of the taps."""
-    threads, lanes, weights = len(sums), -(-f // LANES) * LANES, len(dW) // f
+    lanes, weights = -(-f // LANES) * LANES, len(dW) // f
     first, last = weights * thread // threads, weights * (thread + 1) // threads
     total = sums[0]
     for other in range(1, threads):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from deepcore.backends.numpy.fast.compiled import Kernel, plain, row, served
+from deepcore.backends.numpy.fast.compiled import InParts, plain, row, served, share
 
 _PARTS = 32
 
@@ -19,12 +18,11 @@ def column_sum(X: np.ndarray) -> np.ndarray:
     return np.add.reduce(sums, axis=0, keepdims=True).astype(X.dtype)
 
 
-@Kernel
-def _column_sums(X, sums):
-    n = len(X)
-    for part in prange(_PARTS):
-        for i in range(n * part // _PARTS, n * (part + 1) // _PARTS):
-            _add(X[i], sums[part])
+@InParts
+def _column_sums(part, parts, X, sums):
+    for k in share(_PARTS, part, parts):
+        for i in share(len(X), k, _PARTS):
+            _add(X[i], sums[k])
 
 
 @row

@@ -60,7 +60,7 @@ ROWS = 6  # of a tile
 VECTORS = 4 if LANES == 16 else 2  # of a tile at most: 24 or 12 registers hold its sums
 PANEL = VECTORS * LANES  # columns of a whole panel
 
-_OF_TILE = (
+OF_TILE = (
     *(FLOATS, INT, OFFSETS, OFFSETS, INT),  # A
     *(FLOATS, INT, OFFSETS, INT),  # B
     *(INT, INT, INT),
@@ -70,7 +70,7 @@ _OF_TILE = (
 )
 
 
-def tile_product(rows: int, vectors: int) -> Any:
+def tile_product(rows: int, vectors: int, fetches: bool = False) -> Any:
     """The kernel of the page above for tiles of one size, to be called in compiled code.
 
     A, a, A_rows, A_taps, A_step: its numbers stand at A[a + A_rows[i + r] + A_taps[t] + k A_step]
@@ -80,38 +80,47 @@ def tile_product(rows: int, vectors: int) -> Any:
     start, s, follow: start[s + follow C_rows[i + r]] is added. With follow = 0 these are the same numbers for
         all rows (zeros, or a bias); start = C, s = c, follow = 1 adds to what C holds. They are added at the
         end: a sum of many short sums keeps more digits than one long sum.
+    fetches: whether the rows of A behind these, an equal step further on, are fetched for the next tile. That
+        pays where A comes from far away, and is used once
     lanes: columns in the last vector, 1 .. LANES; of C, and of start, nothing beyond is read or written
     """
 
-    @written(*_OF_TILE)
+    @written(*OF_TILE)
     def product(
         w, A, a, A_rows, A_taps, A_step, B, b, B_taps, B_step,
         i, taps, K, C, c, C_rows, start, s, follow, lanes
     ):  # fmt: skip
         row_numbers = [w.add(i, r) for r in range(rows)]
-        A_pointers = [w.at(A, w.add(a, w.number(w.at(A_rows, r)))) for r in row_numbers]
+        A_offsets = [w.add(a, w.number(w.at(A_rows, r))) for r in row_numbers]
+        A_pointers = [w.at(A, offset) for offset in A_offsets]
         C_offsets = [w.number(w.at(C_rows, r)) for r in row_numbers]
         last = [w.at(C, w.add(c, offset)) for offset in C_offsets]
         panel = w.at(B, b)
         for pointer in last:
             for v in range(vectors):
-                w.prefetch(w.at(pointer, v * LANES))
+                w.prefetch(w.at(pointer, v * LANES), to_write=True)
 
         def each_vector(pointer: Any) -> list[tuple[Any, Any]]:
             """Where each vector of a row stands, and how many of its lanes count: None for all."""
             return [(w.at(pointer, v * LANES), lanes if v == vectors - 1 else None) for v in range(vectors)]
 
-        def add_products(k: Any, at_A: Any, at_B: Any, *sums: Any) -> list[Any]:
+        length = w.add(A_offsets[1], w.times(A_offsets[0], -1))
+        lengths = w.times(length, rows)
+
+        def add_products(k: Any, at_A: Any, at_B: Any, row: Any, *sums: Any) -> list[Any]:
+            if fetches:  # a number of one row at each step: by and by every line of each
+                w.prefetch(w.at(A_pointers[0], w.add(lengths, w.add(row, at_A))))
+                row = w.unless_equal(w.add(row, length), lengths)
             B_vectors = [w.load(w.at(panel, w.add(at_B, v * LANES))) for v in range(vectors)]
             new = []
             for r in range(rows):
                 x = w.everywhere(w.number(w.at(A_pointers[r], at_A)))
                 new += [w.multiply_add(x, y, sums[r * vectors + v]) for v, y in enumerate(B_vectors)]
-            return [w.add(at_A, A_step), w.add(at_B, B_step), *new]
+            return [w.add(at_A, A_step), w.add(at_B, B_step), row, *new]
 
         def add_tap(t: Any, *sums: Any) -> list[Any]:
             at_A, at_B = w.number(w.at(A_taps, t)), w.number(w.at(B_taps, t))
-            return w.loop(K, [at_A, at_B, *sums], add_products)[2:]
+            return w.loop(K, [at_A, at_B, w.int(0), *sums], add_products)[3:]
 
         sums = w.loop(taps, [ZERO] * (rows * vectors), add_tap)
         first = [w.at(start, w.add(s, w.times(follow, offset))) for offset in C_offsets]
@@ -128,7 +137,7 @@ _tile_of_4 = tile_product(4, VECTORS)
 _tile_1, _tile_2, _tile_3, _tile_4 = (tile_product(ROWS, min(v, VECTORS)) for v in (1, 2, 3, 4))
 
 
-@standing_alone(INT, INT, *_OF_TILE)
+@standing_alone(INT, INT, *OF_TILE)
 def any_tile(
     rows, vectors, A, a, A_rows, A_taps, A_step, B, b, B_taps, B_step,
     i, taps, K, C, c, C_rows, start, s, follow, lanes

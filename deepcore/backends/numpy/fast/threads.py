@@ -3,9 +3,9 @@
 A thread that has finished its part waits by spinning: GNU OpenMP's 300,000 turns, up to 20 ms. To wake one
 that sleeps takes 40 to 60 us, as much as many a kernel; to call one that spins takes 4. But where the one
 that it waits for has no core, because another process works or a thread of BLAS spins there, each kernel
-takes a scheduler's slice or more: 0.1 ms becomes 16. Here they sleep after some 50 us, which is longer than
-the Python between the kernels of a step, and no trouble for products by BLAS, whose threads want the cores
-too. OpenBLAS's own sleep as early, by backends.numpy.threads.
+takes a scheduler's slice or more: 0.1 ms becomes 16. Here they sleep after some 130 us, which is longer
+than the Python between two layers, and little trouble for products by BLAS, whose threads want the cores too.
+OpenBLAS's own sleep soon as well, by backends.numpy.threads.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ class _Pool:
             return False
         _launch()
         return numba.get_num_threads() > 1
+
+    def ready(self) -> None:
+        """Code that shares out work can be loaded, though it may not be run by threads."""
+        _launch()
 
     def run(self, kernel: Any, arguments: tuple[Any, ...]) -> Any:
         """OpenMP and TBB serve several callers at once; numba's own pool, without them, only one."""

@@ -34,16 +34,19 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 
-from deepcore.backends.numpy.fast.compiled import compiled, flat, threaded
+from deepcore.backends.numpy.fast.compiled import InParts, flat, share, step
 from deepcore.backends.numpy.fast.phases import add_threads, apart, join_phases
 from deepcore.backends.numpy.fast.simd import (
+    OF_TILE,
     PANEL,
     ROWS,
+    VECTORS,
     deinterleave,
     keep_apart,
     tile,
+    tile_product,
     transform,
     turn,
     vectors_of,
@@ -175,11 +178,12 @@ def convolve(
         *(numbers * apart(c * plan.columns), numbers * apart(f * plan.columns)),
         *(m * m * apart(f * size) + PANEL, 9 * LANES),
     )
-    _convolve(
-        *(flat(X), plan.numbers, plan.places, plan.run, plan.group, plan.columns, flat(W), turned_round),
-        *(U.reshape(-1), steps(f, length, ROWS), steps(f, plan.columns, ROWS)),
-        steps(numbers, apart(f * plan.columns)),
-        *(bias, Y.reshape(-1), n, f, *shape[2:], images, V, M, results, size, filters),
+    U = U.reshape(-1)
+    _transform_filters.run(threads, m, flat(W), f, c, turned_round, filters, U)
+    _convolve.run(
+        *(threads, flat(X), plan.numbers, plan.places, plan.run, plan.group, plan.columns),
+        *(U, steps(f, length, ROWS), steps(f, plan.columns, ROWS), steps(numbers, apart(f * plan.columns))),
+        *(bias, Y.reshape(-1), n, f, *shape[2:], images, V, M, results, size),
     )
     return Y
 
@@ -199,12 +203,12 @@ def convolve_dW(m: int, dY: np.ndarray, X: np.ndarray, padding: Padding) -> np.n
         *(numbers * apart(c * width), 9 * c * width),
     )
     i, j = np.divmod(np.arange(m * m), m)
-    _convolve_dW(
-        *(flat(X), plan.numbers, plan.places, plan.run, plan.group, plan.columns),
+    _convolve_dW.run(
+        *(threads, flat(X), plan.numbers, plan.places, plan.run, plan.group, plan.columns),
         *(flat(dY), (i * row + j) * width, steps(c, plan.columns, ROWS), steps(c, width, ROWS)),
-        *(steps(numbers, apart(c * width)), dW.reshape(-1)),
-        *(n, f, *out, images, dY_turned, V, Z, dU, sums),
+        *(steps(numbers, apart(c * width)), n, f, *out, images, dY_turned, V, Z, dU, sums),
     )
+    add_threads.run(threads, sums, f, dW.reshape(-1))
     return dW
 
 
@@ -238,25 +242,26 @@ def split_tiles(X, x, tiles, first, rows, image):
                 i, target = 0, target + row
 
 
-@compiled
-def _transform_filters(m, W, first, last, f, c, turned_round, filters, U):
-    """U[x, g, k] = G W[g, k] G^T for the filters g from first to last, LANES channels k at a time."""
+@InParts
+def _transform_filters(thread, threads, m, W, f, c, turned_round, filters, U):
+    """U[x, g, k] = G W[g, k] G^T for some of the filters g, LANES channels k at a time."""
     length = -(-c // LANES) * LANES
     taps = _TAPS[::-1].copy() if turned_round else _TAPS
-    for g in range(first, last):
+    of_these = filters[thread]
+    for g in share(f, thread, threads):
         for k0 in range(0, c, LANES):
             few = min(LANES, c - k0)
             if turned_round:
-                turn(W, (k0 * f + g) * 9, few, 9, f * 9, filters, 0, LANES)
+                turn(W, (k0 * f + g) * 9, few, 9, f * 9, of_these, 0, LANES)
             else:
-                turn(W, (g * c + k0) * 9, few, 9, 9, filters, 0, LANES)
+                turn(W, (g * c + k0) * 9, few, 9, 9, of_these, 0, LANES)
             if m == 2:
-                filter_2(filters, 0, taps, U, g * length + k0, apart(f * length))
+                filter_2(of_these, 0, taps, U, g * length + k0, apart(f * length))
             else:
-                filter_4(filters, 0, taps, U, g * length + k0, apart(f * length))
+                filter_4(of_these, 0, taps, U, g * length + k0, apart(f * length))
 
 
-@compiled
+@step
 def _transform_image(m, image, plane, c, p, tiles, places, V, q, columns):
     """V[x, k, q] = B^T d B for some tiles from p on, of all channels."""
     for k in range(c):
@@ -268,7 +273,21 @@ def _transform_image(m, image, plane, c, p, tiles, places, V, q, columns):
                 image_4(image, k * plane + p + v, places, V, at, apart(c * columns))
 
 
-@compiled
+_fetching_tile = tile_product(ROWS, VECTORS, fetches=True)
+
+
+@standing_alone(*OF_TILE)
+def whole_tile(
+    A, a, A_rows, A_taps, A_step, B, b, B_taps, B_step, i, taps, K, C, c, C_rows, start, s, follow, lanes
+):  # fmt: skip
+    """`tile_product` of ROWS rows and VECTORS vectors, which fetches the rows of the next tile."""
+    _fetching_tile(
+        *(A, a, A_rows, A_taps, A_step, B, b, B_taps, B_step, i, taps, K),
+        *(C, c, C_rows, start, s, follow, lanes),
+    )
+
+
+@step
 def _multiply(numbers, U, U_rows, length, V, c, columns, some, M, M_rows, f, one_tap, zeros):
     """M[x, g, q] = sum over k of U[x, g, k] V[x, k, q] for the first columns q"""
     keep_apart()
@@ -276,18 +295,16 @@ def _multiply(numbers, U, U_rows, length, V, c, columns, some, M, M_rows, f, one
         for q in range(0, some, PANEL):
             vectors, _ = vectors_of(min(PANEL, some - q))
             for g in range(0, f, ROWS):
-                tile(
-                    vectors,
-                    (U, x * apart(f * length), U_rows, one_tap, 1),
-                    (V, x * apart(c * columns) + q, one_tap, columns),
-                    (g, 1, c),
-                    (M, x * apart(f * columns) + q, M_rows),
-                    (zeros, 0, 0),
-                    LANES,
-                )
+                A = U, x * apart(f * length), U_rows, one_tap, 1
+                B = V, x * apart(c * columns) + q, one_tap, columns
+                C = M, x * apart(f * columns) + q, M_rows
+                if vectors == VECTORS:
+                    whole_tile(*A, *B, g, 1, c, *C, zeros, 0, 0, LANES)
+                else:
+                    tile(vectors, A, B, (g, 1, c), C, (zeros, 0, 0), LANES)
 
 
-@compiled
+@step
 def _transform_result(m, M, M_places, f, columns, some, result, p, size):
     """The m x m phases of Y at `some` tiles from p on: A^T M A"""
     for g in range(f):
@@ -299,42 +316,42 @@ def _transform_result(m, M, M_places, f, columns, some, result, p, size):
                 result_4(M, g * columns + v, M_places, result, at, apart(f * size))
 
 
-@threaded
+@InParts
 def _convolve(
-    X, T, places, run, group, columns, W, turned_round, U, U_rows, M_rows, M_places, bias, Y,
-    n, f, height, width, images, V, M, results, size, filters
+    thread, threads, X, T, places, run, group, columns, U, U_rows, M_rows, M_places, bias, Y,
+    n, f, height, width, images, V, M, results, size
 ):  # fmt: skip
-    """T: the numbers of a Tiles"""
-    threads, c, m, count = len(images), T[0], T[5], T[8]
+    """Each thread takes some of the images.   T: the numbers of a Tiles"""
+    c, m, row, plane, count = T[0], T[5], T[6], T[7], T[8]
     numbers, length = (m + 2) ** 2, -(-c // LANES) * LANES
-    for thread in prange(threads):
-        first, last = f * thread // threads, f * (thread + 1) // threads
-        _transform_filters(m, W, first, last, f, c, turned_round, filters[thread], U)
-    for thread in prange(threads):
-        image, result = images[thread], results[thread]
-        one_tap, zeros = np.zeros(1, np.int64), np.zeros(PANEL, np.float32)
-        last = n * (thread + 1) // threads
-        for first in range(n * thread // threads, last, group):
-            some = min(group, last - first)
-            for p in range(0, count, run):
-                tiles = min(run, count - p)
-                row = p // T[6]
-                rows = (p + tiles - 1) // T[6] + 1 - row
-                for k in range(some):
-                    split_tiles(X, (first + k) * c * T[1] * T[2], T, row, rows, image)
-                    at = p - row * T[6]
-                    _transform_image(m, image, T[7], c, at, tiles, places, V[thread], k * tiles, columns)
-                _multiply(
-                    *(numbers, U, U_rows, length, V[thread], c, columns, some * tiles),
-                    *(M[thread], M_rows, f, one_tap, zeros),
-                )
-                _transform_result(m, M[thread], M_places, f, columns, some * tiles, result, p, size)
+    image, result, one_tap, zeros = (
+        images[thread],
+        results[thread],
+        np.zeros(1, np.int64),
+        np.zeros(PANEL, np.float32),
+    )
+    last = n * (thread + 1) // threads
+    for first in range(n * thread // threads, last, group):
+        some = min(group, last - first)
+        for p in range(0, count, run):
+            tiles = min(run, count - p)
+            top = p // row
+            rows = (p + tiles - 1) // row + 1 - top
             for k in range(some):
-                y = (first + k) * f * height * width
-                join_phases(result[k * count :], f, size, T[6], m, m, bias, Y, y, height, width)
+                split_tiles(X, (first + k) * c * T[1] * T[2], T, top, rows, image)
+                at = p - top * row
+                _transform_image(m, image, plane, c, at, tiles, places, V[thread], k * tiles, columns)
+            _multiply(
+                *(numbers, U, U_rows, length, V[thread], c, columns, some * tiles),
+                *(M[thread], M_rows, f, one_tap, zeros),
+            )
+            _transform_result(m, M[thread], M_places, f, columns, some * tiles, result, p, size)
+        for k in range(some):
+            y = (first + k) * f * height * width
+            join_phases(result[k * count :], f, size, row, m, m, bias, Y, y, height, width)
 
 
-@compiled
+@step
 def _pad_turned(dY, y, f, height, width, row, dY_turned):
     """dY_turned[(i row + j), g] = dY[g, i, j]: filters side by side."""
     lanes = -(-f // LANES) * LANES
@@ -342,7 +359,7 @@ def _pad_turned(dY, y, f, height, width, row, dY_turned):
         turn(dY, y + i * width, f, width, height * width, dY_turned, i * row * lanes, lanes)
 
 
-@compiled
+@step
 def _transform_dY(m, dY_turned, places, tile_row, p, tiles, f, Z, q, columns):
     """Z[x, q, g] = A dY A^T for some tiles from p on."""
     width = -(-f // LANES) * LANES
@@ -356,7 +373,7 @@ def _transform_dY(m, dY_turned, places, tile_row, p, tiles, f, Z, q, columns):
                 gradient_4(dY_turned, at + g, places, Z, there, apart(columns * width))
 
 
-@compiled
+@step
 def _multiply_dW(
     numbers, V, V_rows, c, columns, Z, Z_columns, f, some, dU, dU_rows, is_first, zeros, one_tap
 ):
@@ -380,46 +397,42 @@ def _multiply_dW(
                 )
 
 
-@threaded
+@InParts
 def _convolve_dW(
-    X, T, places, run, group, columns, dY, dY_places, V_rows, dU_rows, dU_places, dW,
+    thread, threads, X, T, places, run, group, columns, dY, dY_places, V_rows, dU_rows, dU_places,
     n, f, height, width, images, dY_turned, V, Z, dU, sums
 ):  # fmt: skip
-    """T: the numbers of a Tiles"""
-    threads, lanes = len(images), -(-f // LANES) * LANES
-    c, m, row, count, numbers = T[0], T[5], T[6], T[8], (T[5] + 2) ** 2
-    for thread in prange(threads):
-        image = images[thread]
-        one_tap, zeros = np.zeros(1, np.int64), np.zeros(PANEL, np.float32)
-        dY_turned[thread, :] = 0
-        begin, last = n * thread // threads, n * (thread + 1) // threads
-        for first in range(begin, last, group):
-            some = min(group, last - first)
-            for p in range(0, count, run):
-                tiles, is_first = min(run, count - p), first == begin and p == 0
-                top = p // row
-                rows = (p + tiles - 1) // row + 1 - top
-                for k in range(some):
-                    split_tiles(X, (first + k) * c * T[1] * T[2], T, top, rows, image)
-                    at = p - top * row
-                    _transform_image(m, image, T[7], c, at, tiles, places, V[thread], k * tiles, columns)
-                    if p == 0:
-                        y = (first + k) * f * height * width
-                        _pad_turned(dY, y, f, height, width, row * m, dY_turned[thread])
-                    _transform_dY(
-                        *(m, dY_turned[thread], dY_places, row, p, tiles, f),
-                        *(Z[thread], k * tiles, group * run),
-                    )
-                _multiply_dW(
-                    *(numbers, V[thread], V_rows, c, columns, Z[thread], group * run, f, some * tiles),
-                    *(dU[thread], dU_rows, is_first, zeros, one_tap),
+    """Each thread adds up some of the images.   T: the numbers of a Tiles"""
+    lanes, zeros = -(-f // LANES) * LANES, np.zeros(PANEL, np.float32)
+    c, m, row, plane, count, numbers = T[0], T[5], T[6], T[7], T[8], (T[5] + 2) ** 2
+    image, one_tap = images[thread], np.zeros(1, np.int64)
+    dY_turned[thread, :] = 0
+    begin, last = n * thread // threads, n * (thread + 1) // threads
+    for first in range(begin, last, group):
+        some = min(group, last - first)
+        for p in range(0, count, run):
+            tiles, is_first = min(run, count - p), first == begin and p == 0
+            top = p // row
+            rows = (p + tiles - 1) // row + 1 - top
+            for k in range(some):
+                split_tiles(X, (first + k) * c * T[1] * T[2], T, top, rows, image)
+                at = p - top * row
+                _transform_image(m, image, plane, c, at, tiles, places, V[thread], k * tiles, columns)
+                if p == 0:
+                    y = (first + k) * f * height * width
+                    _pad_turned(dY, y, f, height, width, row * m, dY_turned[thread])
+                _transform_dY(
+                    *(m, dY_turned[thread], dY_places, row, p, tiles, f),
+                    *(Z[thread], k * tiles, group * run),
                 )
-        for k in range(c):
-            for g in range(0, lanes, LANES):
-                at = k * lanes + g
-                if m == 2:
-                    sums_2(dU[thread], at, dU_places, sums[thread], k * 9 * lanes + g, lanes)
-                else:
-                    sums_4(dU[thread], at, dU_places, sums[thread], k * 9 * lanes + g, lanes)
-    for thread in prange(threads):
-        add_threads(sums, thread, f, dW)
+            _multiply_dW(
+                *(numbers, V[thread], V_rows, c, columns, Z[thread], group * run, f, some * tiles),
+                *(dU[thread], dU_rows, is_first, zeros, one_tap),
+            )
+    for k in range(c):
+        for g in range(0, lanes, LANES):
+            at = k * lanes + g
+            if m == 2:
+                sums_2(dU[thread], at, dU_places, sums[thread], k * 9 * lanes + g, lanes)
+            else:
+                sums_4(dU[thread], at, dU_places, sums[thread], k * 9 * lanes + g, lanes)

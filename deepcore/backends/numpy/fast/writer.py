@@ -75,6 +75,10 @@ class Writer:
         """x if i < limit, else 0"""
         return self.builder.select(self.builder.icmp_signed("<", self.int(i), limit), x, self.int(0))
 
+    def unless_equal(self, x: Any, y: Any) -> Any:
+        """x, or 0 if it is y"""
+        return self.builder.select(self.builder.icmp_signed("==", x, y), self.int(0), x)
+
     def number(self, pointer: Any) -> Any:
         return self.builder.load(pointer)
 
@@ -102,12 +106,11 @@ class Writer:
         masked = self._function(f"llvm.masked.store.v{LANES}f32.p0", shape)
         self.builder.call(masked, [vector, here, ir.Constant(_I32, 4), self.first(count)])
 
-    def prefetch(self, pointer: Any) -> None:
-        """Ask for a line of the cache that will be written to, so that it is there when it is needed."""
+    def prefetch(self, pointer: Any, to_write: bool = False) -> None:
+        """Ask for a line of memory that will be read or written to, so that it is there when it is needed."""
         shape = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
         fetch = self._function("llvm.prefetch.p0", shape)
-        to_write, keep, data = (ir.Constant(_I32, x) for x in (1, 3, 1))
-        self.builder.call(fetch, [pointer, to_write, keep, data])
+        self.builder.call(fetch, [pointer, *(ir.Constant(_I32, x) for x in (int(to_write), 3, 1))])
 
     def in_double(self, vector: Any) -> Any:
         """The same numbers as float64."""
