@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import threading
 
 import numpy as np
 import pytest
@@ -120,6 +121,18 @@ def test_what_it_cannot_do_is_done_without_it(why, cupy, caplog):
     assert any(name.startswith("windows_to_columns") for name in cupy.launched)
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == (why == "fails") and all("CUDNN_STATUS_EXECUTION_FAILED" in line for line in told)
+
+
+def test_a_plan_outlives_the_thread_that_made_it(cupy):
+    graph = importlib.import_module("deepcore.backends.cupy.graph").Captured(
+        lambda X: (convolve(cupy)[0] * X,)
+    )
+    thread = threading.Thread(target=lambda: [graph(cupy.array(np.float32(t))) for t in range(3)])
+    thread.start()
+    thread.join()
+    assert graph.why_not is None and len(graph.graphs) == 1
+    assert [plan.graph for plan in graph.kept if isinstance(plan, module().Plan)] == cupy.cudnn.graphs
+    assert all(any(handle is kept for kept in graph.kept) for handle in cupy.cudnn.handles)
 
 
 # ---- attention

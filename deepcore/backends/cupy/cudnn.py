@@ -238,6 +238,11 @@ class _OfThread(threading.local):
 _mine = _OfThread()
 
 
+def in_use() -> list[Any]:
+    """This thread's plans and handles, which must live as long as a graph that was captured in it."""
+    return [*filter(None, _mine.plans.values()), *_mine.handles.values()]
+
+
 def _plan(problem: Any) -> Plan | None:
     """The plan, kept from before or made now; None where cuDNN has none."""
     place = cupy.cuda.Device().id, problem
