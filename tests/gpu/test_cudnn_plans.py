@@ -51,11 +51,12 @@ def without_driver(tmp_path_factory):
 def plans(without_driver):
     """A function: problems -> for each the names of its plans, and their workspaces."""
     script = f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
-    stand_in = "from unittest import mock; sys.modules['cupy'] = mock.MagicMock()\nimport plans_for_h100\n"
+    script += "from unittest import mock; sys.modules['cupy'] = mock.MagicMock()\n"
+    script += "import plans_for_h100; plans_for_h100.main()\n"
 
     def ask(problems):
         told = "\n".join(json.dumps(dataclasses.asdict(problem)) for problem in problems)
-        asked = [sys.executable, "-c", script + stand_in]
+        asked = [sys.executable, "-c", script]
         done = subprocess.run(
             asked, input=told, capture_output=True, text=True, env=without_driver, timeout=150
         )
