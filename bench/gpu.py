@@ -531,6 +531,7 @@ def works() -> Iterator[Work]:
     yield embedding(8192, 1024, 50257)
     yield from softmax(8192, 32000, "bfloat16")
     yield from pooling((128, 64, 56, 56), "float32")
+    yield from attention((8, 16, 1024, 64), "bfloat16")
     for dtype in ("bfloat16", "tf32", "float32"):
         yield from convolution((64, 64, 56, 56), 128, dtype)
 
@@ -839,8 +840,37 @@ def convolution(shape: tuple[int, ...], filters: int, dtype: str) -> Iterator[Wo
         ("conv.conv_dW", [Y, X], gradient(1), ((3, 3), *how)),
     ]:
         work = of_op(op, shape, numbered, arrays, numbers, torch, settings, flops=flops)
-        work.variants["im2col"] = lambda s, prepare=work.variants["deepcore"]: without_cudnn(prepare(s))
+        work.variants["no cuDNN"] = lambda s, prepare=work.variants["deepcore"]: without_cudnn(prepare(s))
         yield with_algorithms(work, dtype)
+
+
+def attention(shape: tuple[int, ...], dtype: str) -> Iterator[Work]:
+    """Of as many queries as keys, all allowed: Y; and dQ, dK, dV."""
+    n, h, t, d = shape
+
+    def forward(*QKV: Any) -> Callable[[], Any]:
+        from torch.nn.functional import scaled_dot_product_attention
+
+        return lambda: scaled_dot_product_attention(*QKV)
+
+    def backward(dY: Any, Q: Any, K: Any, V: Any, P: Any) -> Callable[[], Any]:
+        import torch
+
+        QKV = [x.detach().requires_grad_(True) for x in (Q, K, V)]
+        Y = torch.nn.functional.scaled_dot_product_attention(*QKV)
+        return lambda: torch.autograd.grad(Y, QKV, dY, retain_graph=True)
+
+    def draw(seed: int) -> Any:
+        dY, Q, K, V = (array(4 * seed + k, *shape, dtype=dtype) for k in range(4))
+        return dY, Q, K, V, OPS["attention.attention"](Q, K, V)[1]
+
+    size, flops = n * h * t * d, 4 * n * h * t * t * d
+    yield of_op("attention.attention", shape, dtype, [shape] * 3, 4 * size, forward, flops=flops)
+    backwards = of_op(
+        "attention.attention_backward", shape, dtype, draw, 8 * size, backward, flops=5 * flops // 2
+    )
+    del backwards.variants["reference"]  # it takes a P that cuDNN doesn't write
+    yield backwards
 
 
 def without_cudnn(call: Callable[[], Any]) -> Callable[[], Any]:
@@ -999,7 +1029,7 @@ def goals(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def as_text(rows: list[dict[str, Any]]) -> str:
     """The table, microseconds."""
     columns = (
-        *(*OURS, "im2col", "reference"),
+        *(*OURS, "no cuDNN", "reference"),
         *("torch", "torch graph", "torch.compile", "limit", "% of limit", "TB/s", "TFLOP/s"),
     )
     lines = [f"{'work':44}" + "".join(f"{column:>15}" for column in columns)]

@@ -17,7 +17,10 @@ from deepcore.ops.softmax import softmax, softmax_backward
 
 @op
 def attention(Q: Any, K: Any, V: Any, allowed: Any = None) -> tuple[Any, Any]:
-    """Y = P V, P = softmax(Q K^T / sqrt(d)) over the allowed keys; 0 where none is. Returns Y, P."""
+    """Y = P V, P = softmax(Q K^T / sqrt(d)) over the allowed keys; 0 where none is. Returns Y, P.
+
+    A kernel that never writes P returns in its place what its gradient takes, and what computes P if read.
+    """
     xp = array_namespace(Q)
     S = matmul(Q * (1 / math.sqrt(Q.shape[-1])), K.mT)
     if allowed is None:

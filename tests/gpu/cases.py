@@ -32,6 +32,9 @@ def targets(n, C, ignore=True):
     return y
 
 
+BY_CUDNN = {"attention.attention", "attention.attention_backward"}  # kernels that test_cudnn.py tries
+
+
 def cases(large: bool) -> list[tuple]:
     """(op, its arguments): arrays in float64 where they hold floats. large: sizes for a GPU too."""
     rows = [

@@ -1,4 +1,4 @@
-"""A package cudnn that works on the host: one convolution a graph, plans of which some are not to be used."""
+"""A package cudnn that works on the host: graphs of a single node, plans of which some may not be used."""
 
 import ctypes
 import enum
@@ -68,13 +68,12 @@ class _Tensor:
         self.stride = stride
 
     def at(self, address):
-        """The array there, where its strides are those of a row-major one."""
+        """The array there."""
         kind = NUMBERS[self.data_type.name]
-        memory = (ctypes.c_char * (int(np.prod(self.dim)) * kind.itemsize)).from_address(address)
-        array = np.frombuffer(memory, kind).reshape(self.dim)
-        wanted = [step // kind.itemsize for step in array.strides]
-        assert self.stride == wanted or 1 in self.dim
-        return array
+        last = sum((size - 1) * step for size, step in zip(self.dim, self.stride, strict=True))
+        memory = (ctypes.c_char * ((last + 1) * kind.itemsize)).from_address(address)
+        steps = [step * kind.itemsize for step in self.stride]
+        return np.lib.stride_tricks.as_strided(np.frombuffer(memory, kind), self.dim, steps)
 
 
 class _Graph:
@@ -82,25 +81,57 @@ class _Graph:
         self.cudnn, self.stages, self.refused, self.built = cudnn, [], set(), set()
 
     def tensor(self, name, dim, stride, data_type):
-        assert type(dim) is type(stride) is list and 4 <= len(dim) == len(stride) <= 5
+        assert type(dim) is type(stride) is list and 4 <= len(dim) == len(stride) <= 5, name
         return _Tensor(dim, stride, data_type)
 
-    def _node(self, kind, first, second, pre_padding, post_padding, stride, dilation):
-        self.kind, self.operands, self.result = kind, (first, second), _Tensor()
-        self.how = stride, list(zip(pre_padding, post_padding, strict=True)), dilation
-        return self.result
+    def _node(self, compute, operands, results=1):
+        """compute: the operands in float64, in a list, and the shapes of the results -> the results"""
+        self.compute, self.operands = compute, operands
+        self.results = [_Tensor() for _ in range(results)]
+        return self.results if results > 1 else self.results[0]
 
     def conv_fprop(self, image, weight, **how):
-        return self._node("fprop", image, weight, **how)
+        def fprop(X, W, Y):
+            return [OPS["conv.conv"].reference(X, W, None, *_geometry(X.shape[1] // W.shape[1], **how))]
+
+        return self._node(fprop, [image, weight])
 
     def conv_dgrad(self, loss, filter, **how):
-        return self._node("dgrad", loss, filter, **how)
+        def dgrad(dY, W, X):
+            return [OPS["conv.conv_dX"].reference(dY, W, X, *_geometry(X[1] // W.shape[1], **how))]
+
+        return self._node(dgrad, [loss, filter])
 
     def conv_wgrad(self, image, loss, **how):
-        return self._node("wgrad", loss, image, **how)
+        def wgrad(dY, X, W):
+            return [OPS["conv.conv_dW"].reference(dY, X, W[2:], *_geometry(X.shape[1] // W[1], **how))]
+
+        return self._node(wgrad, [loss, image])
+
+    def sdpa(self, name, q, k, v, generate_stats, attn_scale, bias=None):
+        assert generate_stats
+
+        def forward(Q, K, V, mask, *_):
+            S = attn_scale * Q @ K.mT + mask
+            statistics = np.logaddexp.reduce(S, axis=-1, keepdims=True)
+            return np.exp(S - statistics) @ V, statistics
+
+        return self._node(forward, [q, k, v, bias], 2)
+
+    def sdpa_backward(
+        self, name, q, k, v, o, dO, stats, use_deterministic_algorithm, attn_scale, bias=None
+    ):  # fmt: skip
+        assert use_deterministic_algorithm
+
+        def backward(Q, K, V, Y, statistics, dY, mask, *_):
+            P = np.exp(attn_scale * Q @ K.mT + mask - statistics)
+            dS = attn_scale * P * (dY @ V.mT - (dY * Y).sum(-1, keepdims=True))
+            return dS @ K, dS.mT @ Q, P.mT @ dY
+
+        return self._node(backward, [q, k, v, o, stats, dO, bias], 3)
 
     def validate(self):
-        assert self.result.output and None not in (self.result.dim, self.result.stride, self.result.data_type)
+        assert all(r.output and None not in (r.dim, r.stride, r.data_type) for r in self.results)
         self.stages.append("validate")
 
     def build_operation_graph(self):
@@ -127,27 +158,20 @@ class _Graph:
         return WORKSPACE
 
     def execute_plan_at_index(self, addresses, workspace, number, handle):
-        assert number in self.built and set(addresses) == {*self.operands, self.result}
-        first, second = (x.at(addresses[x]).astype("f8") for x in self.operands)
-        result, (stride, padding, dilation) = self.result.at(addresses[self.result]), self.how
-        channels, of_filter = {
-            "fprop": lambda: (first.shape[1], second.shape[1]),
-            "dgrad": lambda: (result.shape[1], second.shape[1]),
-            "wgrad": lambda: (second.shape[1], result.shape[1]),
-        }[self.kind]()
-        how = stride, padding, dilation, channels // of_filter
+        given = [x for x in self.operands if x is not None]
+        assert number in self.built and set(addresses) == {*given, *self.results}
 
         def work():
             self.cudnn.clock.clock += self.cudnn.times[number]
-            a, b = (x.at(addresses[x]).astype("f8") for x in self.operands)
-            if self.kind == "fprop":
-                Y = OPS["conv.conv"].reference(a, b, None, *how)
-            elif self.kind == "dgrad":
-                Y = OPS["conv.conv_dX"].reference(a, b, result.shape, *how)
-            else:
-                Y = OPS["conv.conv_dW"].reference(a, b, result.shape[2:], *how)
-            result[...] = Y
+            operands = [0.0 if x is None else x.at(addresses[x]).astype("f8") for x in self.operands]
+            made = self.compute(*operands, *(tuple(r.dim) for r in self.results))
+            for r, numbers in zip(self.results, made, strict=True):
+                r.at(addresses[r])[...] = numbers
             ctypes.memset(workspace, 0, WORKSPACE)
 
         self.cudnn.start(work)
         self.cudnn.ran.append((number, handle.stream))
+
+
+def _geometry(groups, pre_padding, post_padding, stride, dilation):
+    return stride, list(zip(pre_padding, post_padding, strict=True)), dilation, groups

@@ -7,10 +7,6 @@ test_cudnn_plans.py in a process of its own, with no_driver.c in place of the dr
 import json
 import sys
 
-import cudnn
-
-from deepcore.backends.cupy.cudnn import Convolution, describe, plans_for
-
 H100 = {
     "deviceName": "NVIDIA H100 80GB HBM3", "deviceVer": 900, "cudaDeviceId": 0, "pciDeviceId": 0,
     "driverVer": 12080, "totalGlobalMem": 85017755648, "multiProcessorCount": 132, "smCountOrigin": 0,
@@ -22,12 +18,29 @@ H100 = {
     "l2CacheSize": 52428800,
 }  # fmt: skip
 
-for line in sys.stdin:
-    told = json.loads(line)
-    problem = Convolution(**{key: tuple(x) if isinstance(x, list) else x for key, x in told.items()})
-    graph, _ = describe(cudnn, problem, device_property=cudnn.create_device_properties(json.dumps(H100)))
-    plans = plans_for(cudnn, graph, problem)
-    print(
-        json.dumps([[graph.get_plan_name_at_index(number), size] for number, size in plans.items()]),
-        flush=True,
-    )
+
+def offered(cudnn, graph):
+    """The plans by name, not built: an engine of attention is compiled for the GPU, by its driver."""
+    graph.validate()
+    graph.build_operation_graph()
+    graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
+    return dict.fromkeys(range(graph.get_execution_plan_count()), 0)
+
+
+def main():
+    """From stdin to stdout."""
+    import cudnn
+
+    from deepcore.backends.cupy.attention import Attention
+    from deepcore.backends.cupy.cudnn import Convolution, plans_for
+
+    for line in sys.stdin:
+        told = {key: tuple(x) if isinstance(x, list) else x for key, x in json.loads(line).items()}
+        problem = (Attention if "gradient" in told else Convolution)(**told)
+        where = {"device_property": cudnn.create_device_properties(json.dumps(H100)), "sm_version": 90}
+        graph, _ = problem.describe(cudnn, **where)
+        plans = offered(cudnn, graph) if "gradient" in told else plans_for(cudnn, graph, problem)
+        print(
+            json.dumps([[graph.get_plan_name_at_index(number), size] for number, size in plans.items()]),
+            flush=True,
+        )

@@ -75,6 +75,7 @@ def small(bench):
     yield from bench.pooling((2, 3, 4, 4), "float32")
     yield from bench.convolution((2, 3, 4, 4), 5, "float32")
     yield from bench.convolution((2, 3, 4, 4), 5, "tf32")
+    yield from bench.attention((2, 3, 4, 8), "float16")
     yield bench.step(4, (6, 5, 3), "bfloat16")
     yield bench.step(4, (6, 5, 3))
 

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import threading
 
 import numpy as np
 import pytest
@@ -120,6 +121,89 @@ def test_what_it_cannot_do_is_done_without_it(why, cupy, caplog):
     assert any(name.startswith("windows_to_columns") for name in cupy.launched)
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == (why == "fails") and all("CUDNN_STATUS_EXECUTION_FAILED" in line for line in told)
+
+
+def test_a_plan_outlives_the_thread_that_made_it(cupy):
+    graph = importlib.import_module("deepcore.backends.cupy.graph").Captured(
+        lambda X: (convolve(cupy)[0] * X,)
+    )
+    thread = threading.Thread(target=lambda: [graph(cupy.array(np.float32(t))) for t in range(3)])
+    thread.start()
+    thread.join()
+    assert graph.why_not is None and len(graph.graphs) == 1
+    assert [plan.graph for plan in graph.kept if isinstance(plan, module().Plan)] == cupy.cudnn.graphs
+    assert all(any(handle is kept for kept in graph.kept) for handle in cupy.cudnn.handles)
+
+
+# ---- attention
+
+MASKS = {
+    "none": None,
+    "causal": np.tril(np.ones((6, 5), bool)),
+    "of samples": np.random.default_rng(3).random((2, 1, 6, 5)) < 0.3,  # some queries may see nothing
+    "of keys": np.array([1, 1, 0, 1, 0], bool)[None, :],
+}
+
+
+def heads(cupy, dtype, steps, seed):
+    """(n, h, t, d), as split_heads leaves them: in memory (n, t, h, d)."""
+    array, wide = there(cupy, normal(2, steps, 3, 8, seed=seed), dtype)
+    return array.swapaxes(1, 2), wide.swapaxes(1, 2)
+
+
+@pytest.mark.parametrize("planned", [True, False], ids=["", "gradient without a plan"])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("dtype", [d for d in NUMBERS if d.endswith("16")])
+def test_attention_gives_what_the_references_give(dtype, mask, planned, cupy):
+    allowed = MASKS[mask]
+    arrays, wide = zip(*(heads(cupy, dtype, t, seed) for seed, t in enumerate((6, 5, 5, 6))), strict=True)
+    on_gpu = None if allowed is None else cupy.array(allowed)
+    Y, P = kernel_of("attention.attention")(*arrays[:3], on_gpu)
+    if not planned:
+        cupy.cudnn.plans = [("NONDETERMINISTIC",)]
+    gradients = kernel_of("attention.attention_backward")(arrays[3], *arrays[:3], P)
+    with np.errstate(invalid="ignore"):  # a query that sees nothing
+        wanted_Y, wanted_P = OPS["attention.attention"].reference(*wide[:3], allowed)
+    wanted = OPS["attention.attention_backward"].reference(wide[3], *wide[:3], wanted_P)
+    found = (Y, P.P(), *gradients)
+    for a, e in zip(found, (wanted_Y, wanted_P, *wanted), strict=True):
+        assert a.shape == e.shape and a.dtype.name == dtype
+        np.testing.assert_allclose(a.astype("f8"), e, rtol=0, atol=4 * TOLERANCE[dtype] * np.abs(e).max())
+    assert np.array_equal(P[0, 1], P.P()[0, 1]) and len(cupy.cudnn.ran) == 1 + planned
+    if mask == "of samples":
+        assert (~allowed.any(-1)).any() and not Y.astype("f8")[:, 0][~allowed.any(-1)[:, 0]].any()
+
+
+def test_attention_in_float32_is_left_to_the_reference(cupy):
+    Q, K, V = (heads(cupy, "float32", 4, seed)[0] for seed in range(3))
+    attention = kernel_of("attention.attention")
+    assert attention(Q, K, V) is NotImplemented
+    half = [x.astype("f2") for x in (Q, K, V)]
+    assert attention(*(x[0] for x in half)) is NotImplemented  # no samples
+    assert attention(*(x[..., :7] for x in half)) is NotImplemented  # rows that are no multiple of 16 bytes
+    cupy.cudnn = None
+    assert attention(*half) is NotImplemented
+
+
+def test_a_transformer_in_16_bits_is_trained_and_captured_with_it(cupy, monkeypatch):
+    select_as_backend(cupy, monkeypatch)
+    found = []
+    for library in (cupy.cudnn, None):
+        cupy.cudnn = library
+        dc.seed(0)
+        layers = [dc.TransformerBlock(16, 2, causal=True), dc.Flatten(), dc.Linear(64, 3)]
+        net = dc.Net(layers, dc.CrossEntropyLoss()).to("cupy")
+        step, losses = net.compile(dc.optim.SGD(0.1), "fp16"), []
+        for seed in range(5):
+            X, y = cupy.array(normal(4, 4, 16, seed=seed).astype("f4")), cupy.array(np.arange(4) % 3)
+            with np.errstate(over="ignore", invalid="ignore"):  # until the scale of the loss is small enough
+                losses.append(float(step(X, y)))
+        (program,) = step._programs.values()
+        assert program.function.why_not is None
+        found.append(losses)
+        if library:
+            assert len(library.graphs) == 2
+    np.testing.assert_allclose(*found, rtol=0, atol=0.01)
 
 
 def test_a_net_is_trained_and_captured_with_it(cupy, monkeypatch):

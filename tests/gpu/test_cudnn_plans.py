@@ -51,11 +51,12 @@ def without_driver(tmp_path_factory):
 def plans(without_driver):
     """A function: problems -> for each the names of its plans, and their workspaces."""
     script = f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
-    stand_in = "import types; sys.modules['cupy'] = types.ModuleType('cupy')\nimport plans_for_h100\n"
+    script += "from unittest import mock; sys.modules['cupy'] = mock.MagicMock()\n"
+    script += "import plans_for_h100; plans_for_h100.main()\n"
 
     def ask(problems):
         told = "\n".join(json.dumps(dataclasses.asdict(problem)) for problem in problems)
-        asked = [sys.executable, "-c", script + stand_in]
+        asked = [sys.executable, "-c", script]
         done = subprocess.run(
             asked, input=told, capture_output=True, text=True, env=without_driver, timeout=150
         )
@@ -91,3 +92,22 @@ def test_float32_is_not_rounded_to_tf32(plans):
     with pretended():
         strict, relaxed = plans([problem("3x3", "fprop", rough=rough) for rough in (False, True)])
     assert strict and relaxed and not {name for name, _ in strict} & {name for name, _ in relaxed}
+
+
+@pytest.mark.parametrize("gradient", [False, True], ids=["forward", "gradient"])
+@pytest.mark.parametrize("mask", [None, (1, 1), (4, 1), (4, 8)])
+def test_there_are_plans_for_attention(mask, gradient, plans):
+    with pretended():
+        from deepcore.backends.cupy.attention import Attention
+
+        problems = []
+        for dtype, q, k, d in [
+            ("float16", 512, 512, 64),
+            ("bfloat16", 100, 77, 128),
+            ("bfloat16", 33, 33, 16),
+        ]:
+            lengths = (q, k, k, q, None, *((q, q, k, k) if gradient else ()))
+            steps = [(8 * t * d, d, 8 * d, 1) if t else (8 * q, q, 1, 1) for t in lengths]
+            problems.append(Attention(gradient, (4, 8, q, k, d), tuple(steps), mask, dtype, False))
+        found = plans(problems)
+    assert len(found) == len(problems) and all(found)

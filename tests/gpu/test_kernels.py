@@ -16,7 +16,8 @@ from deepcore.backends.registry import get_backend
 from deepcore.ops.dispatch import OPS
 from tests.places import CUPY
 
-from .cases import SUMS_IN_FLOAT32, TOLERANCE, cases, named, normal, results, targets
+from .cases import BY_CUDNN, SUMS_IN_FLOAT32, TOLERANCE, cases, named, normal, results, targets
+from .test_cudnn import MASKS
 from .test_nets import attentive, averaging, cnn, gru, losses, lstm, mlp, rnn, words
 
 pytestmark = [
@@ -100,6 +101,26 @@ def test_cudnn_has_plans_if_it_is_there(dtype):
     assert cudnn.conv_dW(Y, X, W.shape, *how) is not NotImplemented
 
 
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_attention_in_16_bits(dtype, mask):
+    """By cuDNN where it is there; heads lie as split_heads leaves them."""
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes", reason="CuPy's bfloat16 needs ml_dtypes")
+    pairs = [there(normal(2, t, 3, 64, seed=seed), dtype) for seed, t in enumerate((6, 5, 5, 6))]
+    arrays, wide = zip(*((x.swapaxes(1, 2), e.swapaxes(1, 2)) for x, e in pairs), strict=True)
+    allowed, forward, backward = MASKS[mask], *(OPS[f"attention.attention{end}"] for end in ("", "_backward"))
+    Y, P = forward(*arrays[:3], None if allowed is None else dc.to_backend(allowed, "cupy"))
+    if importlib.import_module("deepcore.backends.cupy.cudnn").load() is not None:
+        assert type(P).__name__ == "Attended"
+    with np.errstate(invalid="ignore"):
+        wanted_Y, wanted_P = forward.reference(*wide[:3], allowed)
+    wanted = backward.reference(wide[3], *wide[:3], wanted_P)
+    found = Y, P[...], *backward(arrays[3], *arrays[:3], P)
+    for a, e in zip(found, (wanted_Y, wanted_P, *wanted), strict=True):
+        np.testing.assert_allclose(host(a), e, rtol=0, atol=4 * TOLERANCE[dtype] * np.abs(e).max())
+
+
 @pytest.mark.parametrize("op", sorted({case[0] for case in CASES}))
 def test_a_reference_runs_on_cupy_too(op):
     """It is what takes over where a kernel answers NotImplemented."""
@@ -113,7 +134,7 @@ def test_a_reference_runs_on_cupy_too(op):
 
 
 def test_every_kernel_has_a_case():
-    assert {op for op in OPS if kernel_of(op) is not None} == {case[0] for case in CASES}
+    assert {op for op in OPS if kernel_of(op) is not None} == {case[0] for case in CASES} | BY_CUDNN
 
 
 def test_arrays_that_are_views():

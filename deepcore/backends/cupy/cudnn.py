@@ -1,10 +1,10 @@
-"""Convolution by NVIDIA's cuDNN, with the package of deepcore[cudnn] and the library itself.
+"""Convolution, and what attention.py asks for, by NVIDIA's cuDNN: deepcore[cudnn] and the library itself.
 
 cuDNN is given a graph, here of a single node, and offers plans for it: engines, each with its settings. A
 plan is made once for each set of shapes, dtype and precision, and kept; to run it takes addresses, and a
 workspace, which comes from CuPy's pool. A handle belongs to a stream, and so each stream has its own.
 
-Where the package, the library or a plan is missing, or with DEEPCORE_CUDNN=0, conv.py does the work itself.
+Where the package, the library or a plan is missing, or with DEEPCORE_CUDNN=0, deepcore does the work itself.
 
 In float32 cuDNN rounds to TF32 wherever an engine of tensor cores is the fastest, unless such engines are
 excluded: they are, but with precision "relaxed", or CUPY_TF32=1. float16 and bfloat16 are added up in
@@ -70,6 +70,38 @@ class Convolution:
         shapes = {"fprop": (self.X, self.W, self.Y), "dgrad": (self.Y, self.W, self.X)}
         return shapes.get(self.kind, (self.Y, self.X, self.W))
 
+    def describe(self, cudnn: Any, **where: Any) -> tuple[Any, list[Any]]:
+        """The graph, and its tensors: the two that are given, and the result.   where: handle, if any"""
+        number = getattr(cudnn.data_type, TYPES[self.dtype])
+        graph = cudnn.pygraph(
+            io_data_type=number,
+            intermediate_data_type=cudnn.data_type.FLOAT,
+            compute_data_type=cudnn.data_type.FLOAT,
+            **where,
+        )
+        *given, of_result = self.operands()
+        A, B = (
+            graph.tensor(name=name, dim=list(shape), stride=steps(shape), data_type=number)
+            for name, shape in zip(("A", "B"), given, strict=True)
+        )
+        geometry = {
+            "pre_padding": list(self.before),
+            "post_padding": list(self.after),
+            "stride": list(self.stride),
+            "dilation": list(self.dilation),
+        }
+        if self.kind == "fprop":
+            result = graph.conv_fprop(image=A, weight=B, **geometry)
+        elif self.kind == "dgrad":
+            result = graph.conv_dgrad(loss=A, filter=B, **geometry)
+        else:
+            result = graph.conv_wgrad(image=B, loss=A, **geometry)
+        result.set_output(True)
+        result.set_data_type(number)
+        result.set_dim(list(of_result))
+        result.set_stride(steps(of_result))
+        return graph, [A, B, result]
+
 
 def conv(
     X: Any, W: Any, shape: Shape, stride: Sequence[int], padding: Padding, dilation: Sequence[int]
@@ -124,58 +156,30 @@ def _run(
         rough=A.dtype.name != "float32" or rounds_to_tf32(),
         tuned=tuning.allowed(),
     )
+    result = cupy.empty({"fprop": Y, "dgrad": X}.get(kind, W), A.dtype)
+    return result if run(problem, aligned(A), aligned(B), result) else NotImplemented
+
+
+def run(problem: Any, *arrays: Any) -> bool:
+    """Start the work on arrays, those of the problem's tensors; False where cuDNN can't."""
     plan = _plan(problem)
     if plan is None:
-        return NotImplemented
-    result = cupy.empty({"fprop": Y, "dgrad": X}.get(kind, W), A.dtype)
+        return False
     try:
-        plan.run(aligned(A), aligned(B), result)
+        plan.run(*arrays)
     except MemoryError:
         raise
     except Exception as error:  # of many kinds, from C++
         _mine.plans[cupy.cuda.Device().id, problem] = None
         logging.getLogger("deepcore").warning("cuDNN failed, and is not used for %s: %s", problem, error)
-        return NotImplemented
-    return result
+        return False
+    return True
 
 
 # ---- plans
 
 
-def describe(cudnn: Any, problem: Convolution, **where: Any) -> tuple[Any, list[Any]]:
-    """The graph, and its tensors: the two that are given, and the result.   where: handle, if any"""
-    number = getattr(cudnn.data_type, TYPES[problem.dtype])
-    graph = cudnn.pygraph(
-        io_data_type=number,
-        intermediate_data_type=cudnn.data_type.FLOAT,
-        compute_data_type=cudnn.data_type.FLOAT,
-        **where,
-    )
-    *given, of_result = problem.operands()
-    A, B = (
-        graph.tensor(name=name, dim=list(shape), stride=_steps(shape), data_type=number)
-        for name, shape in zip(("A", "B"), given, strict=True)
-    )
-    geometry = {
-        "pre_padding": list(problem.before),
-        "post_padding": list(problem.after),
-        "stride": list(problem.stride),
-        "dilation": list(problem.dilation),
-    }
-    if problem.kind == "fprop":
-        result = graph.conv_fprop(image=A, weight=B, **geometry)
-    elif problem.kind == "dgrad":
-        result = graph.conv_dgrad(loss=A, filter=B, **geometry)
-    else:
-        result = graph.conv_wgrad(image=B, loss=A, **geometry)
-    result.set_output(True)
-    result.set_data_type(number)
-    result.set_dim(list(of_result))
-    result.set_stride(_steps(of_result))
-    return graph, [A, B, result]
-
-
-def plans_for(cudnn: Any, graph: Any, problem: Convolution) -> dict[int, int]:
+def plans_for(cudnn: Any, graph: Any, problem: Any) -> dict[int, int]:
     """The numbers of plans that can be built, and the bytes of workspace that each needs.
 
     The first is the one that cuDNN takes for the fastest.
@@ -200,8 +204,8 @@ def plans_for(cudnn: Any, graph: Any, problem: Convolution) -> dict[int, int]:
 class Plan:
     """A graph, and its plans: the first one is used; there are others until they have been tried."""
 
-    def __init__(self, cudnn: Any, problem: Convolution):
-        self.graph, self.tensors = describe(cudnn, problem, handle=_handle(cudnn))
+    def __init__(self, cudnn: Any, problem: Any):
+        self.graph, self.tensors = problem.describe(cudnn, handle=_handle(cudnn))
         self.cudnn, self.plans = cudnn, plans_for(cudnn, self.graph, problem)
         if not self.plans:
             raise Unavailable("no plan that is precise enough and gives the same bits each time")
@@ -228,13 +232,18 @@ class _OfThread(threading.local):
 
     def __init__(self) -> None:
         self.handles: dict[tuple[int, int], Any] = {}
-        self.plans: dict[tuple[int, Convolution], Plan | None] = {}
+        self.plans: dict[tuple[int, Any], Plan | None] = {}
 
 
 _mine = _OfThread()
 
 
-def _plan(problem: Convolution) -> Plan | None:
+def in_use() -> list[Any]:
+    """This thread's plans and handles, which must live as long as a graph that was captured in it."""
+    return [*filter(None, _mine.plans.values()), *_mine.handles.values()]
+
+
+def _plan(problem: Any) -> Plan | None:
     """The plan, kept from before or made now; None where cuDNN has none."""
     place = cupy.cuda.Device().id, problem
     plans = _mine.plans
@@ -262,7 +271,7 @@ def _handle(cudnn: Any, stream: Any = None) -> Any:
     return handle
 
 
-def _steps(shape: Shape) -> list[int]:
+def steps(shape: Sequence[int]) -> list[int]:
     """Elements from one to the next along each axis, row-major."""
     return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import cupy
 
-from deepcore.backends.cupy import cublaslt, update
+from deepcore.backends.cupy import cublaslt, cudnn, update
 from deepcore.backends.cupy.streams import aside
 from deepcore.errors import UnsupportedError
 
@@ -51,7 +51,7 @@ class Captured:
         self.given: list[Any] = []  # the last call's results, until it is known which are fed back
         self.form_of_result: Any = None
         self.sent: dict[int, Any] = {}  # the arrays of the host that the inputs hold
-        self.kept: list[Any] = []  # memory that the graphs use, and that somebody else may give up
+        self.kept: list[Any] = []  # memory and plans that the graphs use, and that somebody else may give up
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns, in the order of the current stream."""
@@ -140,7 +140,7 @@ class Captured:
         if not back:
             self.form_of_result = result
         self.graphs.append(graph)
-        self.kept += cublaslt.workspaces()
+        self.kept += [*cublaslt.workspaces(), *cudnn.in_use()]
         self.results.append(results)
         return True
 
