@@ -151,7 +151,7 @@ def _written_for_parts(
     numba compiles a function that another one calls by itself first, and then once more with that; here it is
     told to do the latter alone.
     """
-    flags = compiler.Flags()
+    flags: Any = compiler.Flags()
     flags.nrt, flags.error_model, flags.fastmath = True, "numpy", FastMathOptions(fastmath)
     whole = numba.types.intp
     signature = numba.types.void(whole, whole, *arguments)

@@ -148,12 +148,8 @@ def _few_filters_dW(dY, X, W_shape, stride, padding, dilation) -> np.ndarray:
         *(steps(f, split_dY.plane, DOT_ROWS), steps(f, weights * LANES, DOT_ROWS), columns * LANES),
         *(images, gradients, sums),
     )
-    return (
-        sums.reshape(-1, f * weights, LANES)
-        .sum(axis=(0, 2), dtype=np.float64)
-        .astype(np.float32)
-        .reshape(W_shape)
-    )
+    of_lanes = np.add.reduce(sums, axis=0, dtype=np.float64).reshape(-1, LANES)
+    return np.add.reduce(of_lanes, axis=1).astype(np.float32).reshape(W_shape)
 
 
 def channel_sum(dY: np.ndarray) -> Any:
@@ -320,11 +316,12 @@ def _convolve_image(
 ):  # fmt: skip
     """result[r + f, p] = sum over channels and taps of W[f, c, t] image[c plane + taps[t] + p], p < count"""
     keep_apart()
-    rows = 4 if f <= _FEW else ROWS
     for p in range(0, count, PANEL):
+        vectors, _ = vectors_of(min(PANEL, count - p))
+        rows = 4 if f <= _FEW and vectors == VECTORS else ROWS
         for g in range(0, f, rows):
             any_tile(
-                *(rows, VECTORS, W, 0, W_rows, W_taps, W_step, image, p, taps, plane),
+                *(rows, vectors, W, 0, W_rows, W_taps, W_step, image, p, taps, plane),
                 *(g, len(taps), channels, result, r + p, Y_rows, zeros, 0, 0, LANES),
             )
 

@@ -6,12 +6,12 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import types
+from numba import prange, types
 from numba.extending import overload
 
-from deepcore.backends.numpy.fast.compiled import InParts, plain, row, served, share
+from deepcore.backends.numpy.fast.compiled import Kernel, plain, row, served
 from deepcore.backends.numpy.fast.elementary import exp_of_negative, maximum
-from deepcore.backends.numpy.fast.rows import exp_and_sum, largest
+from deepcore.backends.numpy.fast.rows import exp_and_sum, largest, total
 from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, written
 from deepcore.backends.numpy.memory import empty
 
@@ -20,6 +20,7 @@ _NONE = np.iinfo(np.int64).min  # a label that no row has
 _WORTH_IT = 512  # numbers from which this beats NumPy, which makes many passes
 _FEW = 64  # classes up to which a row is shorter than some vectors
 _BLOCK = 64  # rows that stay in the cache together
+_PARTS = 64  # among the threads
 _BEYOND_CACHES = 1 << 24  # numbers of which no cache will hold the gradient
 
 
@@ -39,56 +40,46 @@ def cross_entropy(
     ignored = _NONE if ignore_index is None else ignore_index
     L = np.empty(len(y))
     dX = empty(X.shape if gradient else (0, 0), X.dtype)
-    kernel = _losses_of_few_classes if X.shape[1] <= _FEW else _losses_of_many_classes
-    kept = np.empty(1, np.int64)
-    kernel(X.size, plain(X), plain(y), ignored, reduction == "mean", kept, L, dX)
-    if kept[0] < 0:
+    loss = _label_losses(X.size, plain(X), plain(y), ignored, reduction == "mean", L, dX)
+    if loss is None:
         return NotImplemented
     if reduction == "none":
         return L.astype(X.dtype), dX if gradient else None
-    loss = np.add.reduce(L)
-    return np.asarray(
-        loss / max(kept[0], 1) if reduction == "mean" else loss, X.dtype
-    ), dX if gradient else None
+    return np.asarray(loss, X.dtype), dX if gradient else None
 
 
-@InParts
-def _losses_of_few_classes(part, parts, X, y, ignored, mean, kept, L, dX):
-    """Into L the loss of each row, into dX its gradient unless dX is empty, into kept[0] how many rows count.
+@Kernel
+def _label_losses(X, y, ignored, mean, L, dX):
+    """Into L the loss of each row, into dX its gradient unless dX is empty. Returns the sum, or the mean.
 
-    -1 and nothing else if a label is none of the classes: it would be read outside of its row.
+    None if a label is none of the classes: it would be read outside of its row.
     """
-    kept[0] = count = _count(y, X.shape[1], ignored)
-    if count < 0:
-        return
-    n = max(count, 1) if mean else 1
-    blocks = -(-len(y) // _BLOCK)
-    for block in share(blocks, part, parts):
-        rows = slice(block * _BLOCK, min((block + 1) * _BLOCK, len(y)))
-        gradient = dX[rows] if dX.size else np.empty_like(X[rows])
-        _losses_of_few(X[rows], y[rows], ignored, n, L[rows], gradient)
-
-
-@InParts
-def _losses_of_many_classes(part, parts, X, y, ignored, mean, kept, L, dX):
-    """The same, row by row."""
-    kept[0] = count = _count(y, X.shape[1], ignored)
-    if count < 0:
-        return
-    n = max(count, 1) if mean else 1
+    kept = _count(y, X.shape[1], ignored)
+    if kept < 0:
+        return None
+    n = max(kept, 1) if mean else 1
+    if X.shape[1] <= _FEW:
+        blocks = -(-len(y) // _BLOCK)
+        for block in prange(blocks):
+            rows = slice(block * _BLOCK, min((block + 1) * _BLOCK, len(y)))
+            gradient = dX[rows] if dX.size else np.empty_like(X[rows])
+            _losses_of_few(X[rows], y[rows], ignored, n, L[rows], gradient)
+        return total(L) / n
     past = dX.size >= _BEYOND_CACHES and X.shape[1] % LANES == 0 and dX.ctypes.data % 64 == 0
-    E = np.empty(X.shape[1], X.dtype)  # e^D of a row, in the cache
-    for i in share(len(y), part, parts):
-        factor = X.dtype.type(0)
-        if y[i] == ignored:
-            E[:] = 0
-            L[i] = 0
-        else:
-            L[i], factor = _label_loss(X[i], y[i], n, E)
-        if past:
-            scale_past_caches(E, factor, dX[i])
-        elif dX.size:
-            _scale_into(E, factor, dX[i])
+    for part in prange(_PARTS):
+        E = np.empty(X.shape[1], X.dtype)  # e^D of a row, in the cache
+        for i in range(len(y) * part // _PARTS, len(y) * (part + 1) // _PARTS):
+            factor = X.dtype.type(0)
+            if y[i] == ignored:
+                E[:] = 0
+                L[i] = 0
+            else:
+                L[i], factor = _label_loss(X[i], y[i], n, E)
+            if past:
+                scale_past_caches(E, factor, dX[i])
+            elif dX.size:
+                _scale_into(E, factor, dX[i])
+    return total(L) / n
 
 
 @row
