@@ -78,8 +78,9 @@ class InParts:
 
     Called with the number of elements that it goes over, then its other arguments; or by `run`, in so many
     parts. It returns nothing. A loop over `prange` takes numba three times as long to compile as the loop
-    itself, and here the same machine code serves one thread and all of them. For kernels of hand-written vectors: a
-    loop that LLVM is to vectorise runs up to a quarter faster as one over `prange`, which tells it more.
+    itself, and here the same machine code serves one thread and all of them.
+
+    For hand-written vectors: a loop that LLVM is to vectorise runs up to a quarter faster over `prange`.
     """
 
     def __init__(self, function: Callable[..., None], fastmath: set[str] = EXACT):
