@@ -14,7 +14,7 @@ import deepcore as dc
 from deepcore.backends import select
 from deepcore.backends.numpy import fast
 from deepcore.backends.numpy.fast import conv as conv_kernels
-from deepcore.backends.numpy.fast import winograd, workspace, writer
+from deepcore.backends.numpy.fast import threads, winograd, workspace, writer
 from deepcore.ops import conv as conv_ops
 from deepcore.ops import linear as linear_ops
 from deepcore.ops import pool as pool_ops
@@ -154,6 +154,7 @@ CONV = {  # X, filters and kernel, stride, padding, dilation
     "one row": ((2, 64, 1, 100), (64, 1, 3), (1, 1), ((0, 0), (1, 1)), (1, 1)),
     "3 x 3": ((3, 32, 11, 18), (49, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
     "3 x 3, large": ((3, 64, 30, 33), (70, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    "3 x 3, several at once": ((9, 33, 13, 14), (40, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
     "3 x 3, uneven": ((2, 40, 16, 14), (64, 3, 3), (1, 1), ((0, 2), (3, 1)), (1, 1)),
 }
 conv, channel_sum = fast.kernel("conv", "conv"), fast.kernel("conv", "channel_sum")
@@ -225,6 +226,16 @@ def test_convolution_in_two_threads_at_once():
         assert all(np.array_equal(A, B) for result in results for A, B in zip(result, wanted, strict=True))
 
 
+@each_convolution
+def test_without_threads_convolution_has_the_same_bits(name, monkeypatch):
+    """One part after the other, as in a forked child."""
+    arguments = convolution(name)
+    wanted = forward_and_backward(*arguments)
+    monkeypatch.setattr(threads.pool, "forked", True)
+    got = forward_and_backward(*arguments)
+    assert all(np.array_equal(A, B) for A, B in zip(got, wanted, strict=True))
+
+
 def test_a_long_sum_of_a_filter_gradient_keeps_its_digits():
     X, dY = normal(600, 1, 28, 28), normal(600, 2, 28, 28)
     geometry = (1, 1), ((1, 1), (1, 1)), (1, 1), 1
@@ -250,7 +261,10 @@ def test_convolution_lets_nan_and_infinity_through():
 
 
 @pytest.mark.parametrize(("m", "tolerance"), [(2, TOLERANCE), (4, 2e-5)])
-@pytest.mark.parametrize("name", ["3 x 3", "3 x 3, uneven", "3 x 3, large", "odd", "one place", "no padding"])
+@pytest.mark.parametrize(
+    "name",
+    [*(name for name in CONV if name.startswith("3 x 3")), "odd", "one place", "no padding"],
+)
 def test_winograd(name, m, tolerance, monkeypatch):
     """Whatever the rule would choose."""
     monkeypatch.setattr(conv_kernels, "_winograd_tile", lambda *shapes: m)
@@ -279,7 +293,7 @@ def test_winograd_runs_where_it_pays_and_larger_tiles_where_they_are_allowed():
     assert (tile(8, 32), tile(64, 32, 5), tile(64, 32, 3, 2)) == (0, 0, 0)
     before = select.precision.set("relaxed")
     try:
-        assert (tile(64, 32), tile(8, 32)) == (4, 0)
+        assert (tile(64, 32), tile(256, 14), tile(8, 32)) == (4, 4, 0)
     finally:
         select.precision.reset(before)
 

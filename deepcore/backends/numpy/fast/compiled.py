@@ -79,6 +79,8 @@ class InParts:
     Called with the number of elements that it goes over, then its other arguments; or by `run`, in so many
     parts. It returns nothing. A loop over `prange` takes numba three times as long to compile as the loop
     itself, and here the same machine code serves one thread and all of them.
+
+    For hand-written vectors: a loop that LLVM is to vectorise runs up to a quarter faster over `prange`.
     """
 
     def __init__(self, function: Callable[..., None], fastmath: set[str] = EXACT):
@@ -151,7 +153,7 @@ def _written_for_parts(
     numba compiles a function that another one calls by itself first, and then once more with that; here it is
     told to do the latter alone.
     """
-    flags = compiler.Flags()
+    flags: Any = compiler.Flags()
     flags.nrt, flags.error_model, flags.fastmath = True, "numpy", FastMathOptions(fastmath)
     whole = numba.types.intp
     signature = numba.types.void(whole, whole, *arguments)

@@ -26,10 +26,10 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import get_num_threads
+from numba import get_num_threads, prange
 
 from deepcore.backends import select
-from deepcore.backends.numpy.fast.compiled import InParts, flat, share, step
+from deepcore.backends.numpy.fast.compiled import InParts, flat, share, step, threaded
 from deepcore.backends.numpy.fast.phases import Split, add_threads, apart, join_phases, split_image
 from deepcore.backends.numpy.fast.rows import total
 from deepcore.backends.numpy.fast.simd import (
@@ -141,19 +141,15 @@ def _few_filters_dW(dY, X, W_shape, stride, padding, dilation) -> np.ndarray:
     split_dY = Split.of(dY.shape[1:], (0, 0), (0, split.row - out[1]), (1, 1))
     vectors = -(-((out[0] - 1) * split.row + out[1]) // LANES)
     images, gradients, sums = room(min(get_num_threads(), n), split.size, split_dY.size, f * weights * LANES)
+    dW = empty(W_shape, np.float32)
     columns = steps(weights, 1, DOT_COLUMNS)
     taps = (np.arange(W_shape[1])[:, None] * split.plane + plan.taps).reshape(-1)[columns]
-    _add_few_filters.run(
-        *(len(images), flat(X), split.numbers(), flat(dY), split_dY.numbers(), n, f, vectors, taps),
+    _add_few_filters(
+        *(flat(X), split.numbers(), flat(dY), split_dY.numbers(), n, f, vectors, taps),
         *(steps(f, split_dY.plane, DOT_ROWS), steps(f, weights * LANES, DOT_ROWS), columns * LANES),
-        *(images, gradients, sums),
+        *(dW.reshape(-1), images, gradients, sums),
     )
-    return (
-        sums.reshape(-1, f * weights, LANES)
-        .sum(axis=(0, 2), dtype=np.float64)
-        .astype(np.float32)
-        .reshape(W_shape)
-    )
+    return dW
 
 
 def channel_sum(dY: np.ndarray) -> Any:
@@ -162,7 +158,7 @@ def channel_sum(dY: np.ndarray) -> Any:
         return NotImplemented
     n, f, *out = dY.shape
     sums = np.zeros((min(get_num_threads(), n), f))
-    _add_channels.run(len(sums), flat(dY), n, f, math.prod(out), sums)
+    _add_channels(flat(dY), n, f, math.prod(out), sums)
     return sums.sum(axis=0).astype(np.float32).reshape(1, f, *(1 for _ in out))
 
 
@@ -320,11 +316,12 @@ def _convolve_image(
 ):  # fmt: skip
     """result[r + f, p] = sum over channels and taps of W[f, c, t] image[c plane + taps[t] + p], p < count"""
     keep_apart()
-    rows = 4 if f <= _FEW else ROWS
     for p in range(0, count, PANEL):
+        vectors, _ = vectors_of(min(PANEL, count - p))
+        rows = 4 if f <= _FEW and vectors == VECTORS else ROWS
         for g in range(0, f, rows):
             any_tile(
-                *(rows, VECTORS, W, 0, W_rows, W_taps, W_step, image, p, taps, plane),
+                *(rows, vectors, W, 0, W_rows, W_taps, W_step, image, p, taps, plane),
                 *(g, len(taps), channels, result, r + p, Y_rows, zeros, 0, 0, LANES),
             )
 
@@ -386,31 +383,38 @@ def _convolve_dW(
         _add_image(image, taps, rows, dY_turned, turned_rows, f, width, step, total, sums_rows)
 
 
-@InParts
+@threaded
 def _add_few_filters(
-    thread, threads, X, split, dY, split_dY, n, f, vectors, taps, dY_rows, sums_rows, sums_columns,
-    images, gradients, sums
+    X, split, dY, split_dY, n, f, vectors, taps, dY_rows, sums_rows, sums_columns, dW, images, gradients, sums
 ):  # fmt: skip
-    """Each thread adds up some of the images, lane by lane."""
-    image, gradient, total = images[thread], gradients[thread], sums[thread]
-    image[:] = 0
-    gradient[:] = 0
-    total[:] = 0
-    for k in share(n, thread, threads):
-        split_image(X, k * split[0] * split[1] * split[2], split, image)
-        split_image(dY, k * split_dY[0] * split_dY[1] * split_dY[2], split_dY, gradient)
-        for g in range(0, f, DOT_ROWS):
-            for t in range(0, len(taps), DOT_COLUMNS):
-                add_dot_products(
-                    *(gradient, 0, dY_rows, g, image, 0, taps, t),
-                    *(vectors, total, sums_rows, sums_columns),
-                )
+    """Each thread adds up some of the images, lane by lane; then the lanes and the threads are added."""
+    threads = len(images)
+    for thread in prange(threads):
+        image, gradient, total = images[thread], gradients[thread], sums[thread]
+        image[:] = 0
+        gradient[:] = 0
+        total[:] = 0
+        for k in range(n * thread // threads, n * (thread + 1) // threads):
+            split_image(X, k * split[0] * split[1] * split[2], split, image)
+            split_image(dY, k * split_dY[0] * split_dY[1] * split_dY[2], split_dY, gradient)
+            for g in range(0, f, DOT_ROWS):
+                for t in range(0, len(taps), DOT_COLUMNS):
+                    add_dot_products(
+                        *(gradient, 0, dY_rows, g, image, 0, taps, t),
+                        *(vectors, total, sums_rows, sums_columns),
+                    )
+    for k in prange(len(dW)):
+        weight = 0.0
+        for thread in range(threads):
+            for lane in range(LANES):
+                weight += sums[thread, k * LANES + lane]
+        dW[k] = weight
 
 
-@InParts
-def _add_channels(thread, threads, dY, n, f, places, sums):
+@threaded
+def _add_channels(dY, n, f, places, sums):
     """In float64."""
-    for k in share(n, thread, threads):
-        for channel in range(f):
-            row = k * f + channel
-            sums[thread, channel] += total(dY[row * places : (row + 1) * places])
+    threads = len(sums)
+    for thread in prange(threads):
+        for row in range(n * thread // threads * f, n * (thread + 1) // threads * f):
+            sums[thread, row % f] += total(dY[row * places : (row + 1) * places])

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import types
+from numba import prange, types
 from numba.extending import overload
 
-from deepcore.backends.numpy.fast.compiled import InParts, plain, row, served, share
+from deepcore.backends.numpy.fast.compiled import Kernel, plain, row, served
 from deepcore.backends.numpy.fast.elementary import exp_of_negative, expm1_of_negative, log1p, maximum
 from deepcore.backends.numpy.fast.rows import exp_and_sum, largest, total
 from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, written
@@ -19,6 +19,7 @@ _INT64 = np.dtype(np.int64)
 _NONE = np.iinfo(np.int64).min  # a label that no row has
 _FEW = 64  # classes up to which a row is shorter than some vectors
 _BLOCK = 128  # rows that stay in the cache together
+_PARTS = 64  # among the threads
 _BEYOND_CACHES = 1 << 24  # numbers of which no cache will hold the gradient
 
 
@@ -36,64 +37,48 @@ def cross_entropy(
     if not (wanted and served(X, least=1)):
         return NotImplemented
     ignored = _NONE if ignore_index is None else ignore_index
-    L, found = np.empty(len(y)), np.empty(2)
+    L = np.empty(len(y))
     dX = empty(X.shape if gradient else (0, 0), X.dtype)
-    kernel = _losses_of_few_classes if X.shape[1] <= _FEW else _losses_of_many_classes
-    kernel(X.size, plain(X), plain(y), ignored, reduction == "mean", found, L, dX)
-    kept, loss = found.tolist()
-    if kept < 0:
+    loss = _label_losses(X.size, plain(X), plain(y), ignored, reduction == "mean", L, dX)
+    if loss is None:
         return NotImplemented
     if reduction == "none":
         return L.astype(X.dtype), dX if gradient else None
-    if loss != loss:  # several parts, or really not a number
-        loss = np.add.reduce(L)
-    if reduction == "mean":
-        loss /= max(kept, 1)
     return np.asarray(loss, X.dtype), dX if gradient else None
 
 
-@InParts
-def _losses_of_few_classes(part, parts, X, y, ignored, mean, found, L, dX):
-    """Into L the loss of each row, into dX its gradient unless dX is empty.
+@Kernel
+def _label_losses(X, y, ignored, mean, L, dX):
+    """Into L the loss of each row, into dX its gradient unless dX is empty. Returns the sum, or the mean.
 
-    Into `found` how many rows count, and the sum of all losses if there is but one part, else NaN.
-    Only a count of -1 if a label is none of the classes: it would be read outside of its row.
+    None if a label is none of the classes: it would be read outside of its row.
     """
-    count = _count(y, X.shape[1], ignored)
-    found[0], found[1] = count, np.nan
-    if count < 0:
-        return
-    n = max(count, 1) if mean else 1
-    blocks = -(-len(y) // _BLOCK)
-    for block in share(blocks, part, parts):
-        rows = slice(block * _BLOCK, min((block + 1) * _BLOCK, len(y)))
-        gradient = dX[rows] if dX.size else np.empty_like(X[rows])
-        _losses_of_few(X[rows], y[rows], ignored, n, L[rows], gradient)
-    if parts == 1:
-        found[1] = total(L)
-
-
-@InParts
-def _losses_of_many_classes(part, parts, X, y, ignored, mean, found, L, dX):
-    """The same, row by row."""
-    count = _count(y, X.shape[1], ignored)
-    found[0], found[1] = count, np.nan
-    if count < 0:
-        return
-    n = max(count, 1) if mean else 1
+    kept = _count(y, X.shape[1], ignored)
+    if kept < 0:
+        return None
+    n = max(kept, 1) if mean else 1
+    if X.shape[1] <= _FEW:
+        blocks = -(-len(y) // _BLOCK)
+        for block in prange(blocks):
+            rows = slice(block * _BLOCK, min((block + 1) * _BLOCK, len(y)))
+            gradient = dX[rows] if dX.size else np.empty_like(X[rows])
+            _losses_of_few(X[rows], y[rows], ignored, n, L[rows], gradient)
+        return total(L) / n
     past = dX.size >= _BEYOND_CACHES and X.shape[1] % LANES == 0 and dX.ctypes.data % 64 == 0
-    E = np.empty(X.shape[1], X.dtype)  # e^D of a row, in the cache
-    for i in share(len(y), part, parts):
-        factor = X.dtype.type(0)
-        if y[i] == ignored:
-            E[:] = 0
-            L[i] = 0
-        else:
-            L[i], factor = _label_loss(X[i], y[i], n, E)
-        if past:
-            scale_past_caches(E, factor, dX[i])
-        elif dX.size:
-            _scale_into(E, factor, dX[i])
+    for part in prange(_PARTS):
+        E = np.empty(X.shape[1], X.dtype)  # e^D of a row, in the cache
+        for i in range(len(y) * part // _PARTS, len(y) * (part + 1) // _PARTS):
+            factor = X.dtype.type(0)
+            if y[i] == ignored:
+                E[:] = 0
+                L[i] = 0
+            else:
+                L[i], factor = _label_loss(X[i], y[i], n, E)
+            if past:
+                scale_past_caches(E, factor, dX[i])
+            elif dX.size:
+                _scale_into(E, factor, dX[i])
+    return total(L) / n
 
 
 @row

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import prange
 
-from deepcore.backends.numpy.fast.compiled import InParts, plain, row, served, share
+from deepcore.backends.numpy.fast.compiled import Kernel, plain, row, served
 
 _PARTS = 32
 
@@ -18,11 +19,12 @@ def column_sum(X: np.ndarray) -> np.ndarray:
     return np.add.reduce(sums, axis=0, keepdims=True).astype(X.dtype)
 
 
-@InParts
-def _column_sums(part, parts, X, sums):
-    for k in share(_PARTS, part, parts):
-        for i in share(len(X), k, _PARTS):
-            _add(X[i], sums[k])
+@Kernel
+def _column_sums(X, sums):
+    n = len(X)
+    for part in prange(_PARTS):
+        for i in range(n * part // _PARTS, n * (part + 1) // _PARTS):
+            _add(X[i], sums[part])
 
 
 @row

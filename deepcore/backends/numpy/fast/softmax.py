@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numba import prange
 
-from deepcore.backends.numpy.fast.compiled import InParts, plain, row, served, share
+from deepcore.backends.numpy.fast.compiled import Kernel, plain, row, served
 from deepcore.backends.numpy.fast.elementary import exp_of_negative
 from deepcore.backends.numpy.fast.rows import dot, exp_and_sum, largest, scale, total
 from deepcore.backends.numpy.memory import empty
 
 
-def _each_row(kernel: InParts, axis: int, *arrays: np.ndarray) -> np.ndarray:
+def _each_row(kernel: Kernel, axis: int, *arrays: np.ndarray) -> np.ndarray:
     """A new array with the kernel's result for each row. Along another axis NumPy's own kernels run."""
     X = arrays[0]
     if axis not in (-1, X.ndim - 1) or not served(*arrays):
@@ -28,9 +29,9 @@ def softmax(X: np.ndarray, axis: int = -1) -> np.ndarray:
     return _each_row(_softmax, axis, X)
 
 
-@InParts
-def _softmax(part, parts, X, Y):
-    for i in share(len(X), part, parts):
+@Kernel
+def _softmax(X, Y):
+    for i in prange(len(X)):
         exp_and_sum(X[i], largest(X[i]), Y[i])
         scale(Y[i], X.dtype.type(1 / total(Y[i])))  # added in float64: rows are to sum to 1 within 3e-7
 
@@ -40,9 +41,9 @@ def softmax_backward(dY: np.ndarray, Y: np.ndarray, axis: int = -1) -> np.ndarra
     return _each_row(_softmax_backward, axis, dY, Y)
 
 
-@InParts
-def _softmax_backward(part, parts, dY, Y, dX):
-    for i in share(len(Y), part, parts):
+@Kernel
+def _softmax_backward(dY, Y, dX):
+    for i in prange(len(Y)):
         _minus_mean(dY[i], Y[i], Y.dtype.type(dot(dY[i], Y[i])), dX[i])
 
 
@@ -57,9 +58,9 @@ def log_softmax(X: np.ndarray, axis: int = -1) -> np.ndarray:
     return _each_row(_log_softmax, axis, X)
 
 
-@InParts
-def _log_softmax(part, parts, X, Y):
-    for i in share(len(X), part, parts):
+@Kernel
+def _log_softmax(X, Y):
+    for i in prange(len(X)):
         x, y = X[i], Y[i]
         top = largest(x)
         k = _first(x, top)
@@ -87,9 +88,9 @@ def log_softmax_backward(dY: np.ndarray, Y: np.ndarray, axis: int = -1) -> np.nd
     return _each_row(_log_softmax_backward, axis, dY, Y)
 
 
-@InParts
-def _log_softmax_backward(part, parts, dY, Y, dX):
-    for i in share(len(Y), part, parts):
+@Kernel
+def _log_softmax_backward(dY, Y, dX):
+    for i in prange(len(Y)):
         _minus_share(dY[i], Y[i], Y.dtype.type(total(dY[i])), dX[i])
 
 
