@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import deepcore
-from bench.compare.peers import PEERS
+from bench.compare.peers import PEERS, NotThere
 from bench.compare.rows import ROWS
 from bench.compare.worker import Failure, Worker
 from bench.overhead import import_seconds
@@ -26,6 +26,8 @@ def _first_step(name: str) -> Iterator[dict[str, float]]:
     start = time.perf_counter()
     peer = PEERS[name].load()
     imported = time.perf_counter()
+    if not hasattr(peer, "cnn"):
+        raise NotThere("no convolution")
     call, read = peer.cnn(**arguments)
     read(call())
     yield {"import": imported - start, "first": time.perf_counter() - imported}

@@ -70,9 +70,14 @@ def _cell(found: dict[str, Any], name: str) -> str:
     if one is None:
         return ""
     if "median" not in one:
-        return one["why"].removeprefix("NotThere: ")
+        return _reason(one)
     wrong = f" **wrong: {one['error']:.0e}**" if one["wrong"] else ""
     return f"{duration(one['median'])} ({100 * limit_of(found) / one['median']:.0f} %){wrong}"
+
+
+def _reason(one: dict[str, Any]) -> str:
+    """Why there is no figure."""
+    return one["why"].removeprefix("NotThere: ")
 
 
 def line(row: Row, found: dict[str, Any]) -> str:
@@ -117,7 +122,7 @@ def _startup(found: dict[str, Any]) -> str:
     rows = [
         [
             PEERS[name].title,
-            *([one["why"], ""] if "why" in one else [duration(one["cold"]), duration(one["warm"])]),
+            *([_reason(one), ""] if "why" in one else [duration(one["cold"]), duration(one["warm"])]),
         ]
         for name, one in found["first"].items()
     ]
