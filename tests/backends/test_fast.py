@@ -44,6 +44,14 @@ def test_a_broken_numba_is_a_warning_and_no_more(tmp_path):
     assert "BackendFallbackWarning" in warning and "DEEPCORE_NUMBA=0" in warning
 
 
+def test_an_old_numba_is_a_warning_and_no_more(tmp_path):
+    (tmp_path / "numba.py").write_text("__version__ = '0.61.2'")
+    code = f"sys.path.insert(0, {str(tmp_path)!r})\nprint(right(), right())"
+    out, warning = run(code, DEEPCORE_NUMBA="1", PYTHONWARNINGS="default")
+    assert out == "True True"
+    assert warning.count("it is version 0.61.2, and kernels need 0.62 or later") == 1
+
+
 @compiled_tier
 def test_it_says_once_that_it_compiles_and_reads_it_from_disk_the_next_time(tmp_path):
     code = "print(right(), right())"

@@ -17,6 +17,8 @@ from typing import Any
 from deepcore.backends.base import import_optional
 from deepcore.errors import BackendFallbackWarning
 
+_OLDEST = (0, 62)  # of numba; the LLVM of older ones has no `maximum` in lanes, and ends the process
+
 
 @functools.cache
 def usable() -> bool:
@@ -31,7 +33,7 @@ def kernel(family: str, name: str) -> Callable[..., Any] | None:
 
 @functools.cache
 def _family(family: str) -> ModuleType | None:
-    """The module of a family's kernels. Where numba is there but broken, a warning, once, and None."""
+    """The module of a family's kernels. Where numba is there but broken or old, a warning, once, and None."""
     module = f"{__name__}.{family}"
     if importlib.util.find_spec(module) is None or not _numba_works():
         return None
@@ -41,11 +43,15 @@ def _family(family: str) -> ModuleType | None:
 @functools.cache
 def _numba_works() -> bool:
     try:
-        import_optional("numba")
+        numba: Any = import_optional("numba")
+        if tuple(map(int, numba.__version__.split(".")[:2])) < _OLDEST:
+            raise ImportError(
+                f"it is version {numba.__version__}, and kernels need {'.'.join(map(str, _OLDEST))} or later"
+            )
     except Exception as error:  # a library that is there but broken may raise anything
         warnings.warn(
             f"numba cannot be used, so NumPy's own kernels run: {type(error).__name__}: {error}; "
-            "mend it, or set DEEPCORE_NUMBA=0",
+            'mend it with: pip install -U "deepcore[fast]", or set DEEPCORE_NUMBA=0',
             BackendFallbackWarning,
             stacklevel=2,
         )
