@@ -78,6 +78,18 @@ def _joined(function):
     return joined
 
 
+def _knows_no_bfloat16(function):
+    """CuPy's where has no loop for it, and takes that of float32."""
+
+    def wide(x):
+        return np.asarray(x, "f4") if isinstance(x, np.ndarray) and x.dtype.name == "bfloat16" else x
+
+    def widened(*arguments):
+        return function(*map(wide, arguments))
+
+    return widened
+
+
 def _read(function):
     def method(self, *arguments):
         if Tape.running is not None:
@@ -210,6 +222,8 @@ class PretendCupy(types.ModuleType):
         function = getattr(np, name)
         if name in ("concat", "concatenate", "stack"):
             function = _joined(function)
+        if name == "where":
+            function = _knows_no_bfloat16(function)
         if isinstance(function, type) or not callable(function):
             return function
 
