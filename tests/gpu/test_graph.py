@@ -172,7 +172,18 @@ def test_a_workspace_outlives_the_thread_that_made_it(cupy):
     thread.start()
     thread.join()
     (used,) = {product["workspace"][0] for product in cupy.cublaslt.products}
-    assert used in {workspace.data.ptr for workspace in graph.kept}
+    assert used in {workspace.data.ptr for workspace in graph.workspaces.values()}
+
+
+def test_two_graphs_of_a_thread_have_a_workspace_each(cupy):
+    """Two streams may run them at the same time."""
+    graphs, used = [captured(step) for _ in range(2)], []
+    for graph in graphs:
+        cupy.cublaslt.products.clear()
+        steps(cupy, graph, 4)
+        used.append({product["workspace"][0] for product in cupy.cublaslt.products})
+    first, second = used
+    assert len(first) == len(second) == 1 and first != second
 
 
 def test_arrays_of_the_host_are_sent_once(cupy):

@@ -14,6 +14,7 @@ fastest; where tuning.py allows it, the one that is, in a trial at the first cal
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib
@@ -21,7 +22,7 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ctypes import byref, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import Any
@@ -303,9 +304,14 @@ def rounds_to_tf32() -> bool:
     return select.precision.get() == "relaxed" or os.environ.get("CUPY_TF32") == "1"
 
 
-def workspaces() -> list[Any]:
-    """Those of this thread, which must live as long as a graph that was captured in it."""
-    return list(_mine.workspaces.values())
+@contextlib.contextmanager
+def workspaces_in(place: dict[tuple[int, int], Any]) -> Iterator[None]:
+    """Inside, products have theirs there: a graph may run beside others, on another stream."""
+    before, _mine.workspaces = _mine.workspaces, place
+    try:
+        yield
+    finally:
+        _mine.workspaces = before
 
 
 def _plan(library: Any, device: int, problem: Problem) -> Plan | None:

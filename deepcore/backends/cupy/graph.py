@@ -51,7 +51,8 @@ class Captured:
         self.given: list[Any] = []  # the last call's results, until it is known which are fed back
         self.form_of_result: Any = None
         self.sent: dict[int, Any] = {}  # the arrays of the host that the inputs hold
-        self.kept: list[Any] = []  # memory and plans that the graphs use, and that somebody else may give up
+        self.workspaces: dict[tuple[int, int], Any] = {}  # of its products, and of nobody else's
+        self.kept: list[Any] = []  # plans that the graphs use, and that somebody else may give up
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns, in the order of the current stream."""
@@ -134,19 +135,26 @@ class Captured:
         ) as error:  # of CUDA, of CuPy, of a library: whatever it is, the function itself still runs
             self.why_not = f"{type(error).__name__}: {error}"
             logging.getLogger("deepcore").debug("a step is not captured in a CUDA graph: %s", self.why_not)
-            self.graphs, self.results, self.inputs, self.kept = [], [], [], []
-            self.pool.free_all_blocks()
+            self._forget()
             return False
         if not back:
             self.form_of_result = result
         self.graphs.append(graph)
-        self.kept += [*cublaslt.workspaces(), *cudnn.in_use()]
+        self.kept += cudnn.in_use()
         self.results.append(results)
         return True
 
-    def _memory(self) -> contextlib.AbstractContextManager[None]:
-        """New arrays lie in the graphs' pool."""
-        return cupy.cuda.using_allocator(self.pool.malloc)
+    @contextlib.contextmanager
+    def _memory(self) -> Iterator[None]:
+        """New arrays lie in the graphs' pool, and products have workspaces of the graphs' own."""
+        with cupy.cuda.using_allocator(self.pool.malloc), cublaslt.workspaces_in(self.workspaces):
+            yield
+
+    def _forget(self) -> None:
+        """Give up the graphs and their memory, but for arrays that somebody else has."""
+        self.graphs, self.results, self.inputs, self.given, self.kept = [], [], [], [], []
+        self.workspaces.clear()
+        self.pool.free_all_blocks()
 
 
 @contextlib.contextmanager
