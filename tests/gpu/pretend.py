@@ -188,15 +188,17 @@ class PretendCupy(types.ModuleType):
         self.guards = weakref.WeakSet()
         self.streams = [_Stream(self)]  # the current one last
         self.allocators = []  # of device memory, besides the usual one
+        self.pool = _Pool()
         self.pinned = self.usual_pinned = types.SimpleNamespace(malloc=lambda size: None)
         self.cuda = types.SimpleNamespace(
             Device=_Device,
-            runtime=types.SimpleNamespace(getDeviceCount=lambda: 1),
+            runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=_CUDARuntimeError),
             Stream=lambda non_blocking=False: _Stream(self, non_blocking),
             Event=lambda: _Event(self),
             get_elapsed_time=lambda begun, ended: ended.time - begun.time,
             get_current_stream=lambda: self.streams[-1],
-            MemoryPool=lambda: types.SimpleNamespace(malloc=object(), free_all_blocks=lambda: None),
+            MemoryPool=_Pool,
+            MemoryPointer=lambda memory, offset: (memory, offset),
             using_allocator=self._using_allocator,
             set_pinned_memory_allocator=lambda malloc: setattr(
                 self, "pinned", types.SimpleNamespace(malloc=malloc)
@@ -212,6 +214,9 @@ class PretendCupy(types.ModuleType):
             yield
         finally:
             self.allocators.pop()
+
+    def get_default_memory_pool(self):
+        return self.pool
 
     def get_default_pinned_memory_pool(self):
         return self.usual_pinned
@@ -284,6 +289,20 @@ class PretendCupy(types.ModuleType):
         array = self.empty(values.shape, values.dtype)
         array[...] = values
         return array
+
+
+class _CUDARuntimeError(RuntimeError):
+    """Which CuPy's pools take for a want of memory."""
+
+
+class _Pool:
+    """A memory pool that hands out nothing. freed: how often it was told to give up what is free in it"""
+
+    def __init__(self, allocator=None):
+        self.allocator, self.malloc, self.freed = allocator, object(), 0
+
+    def free_all_blocks(self):
+        self.freed += 1
 
 
 class _Stream:

@@ -1,5 +1,7 @@
 """Functions as CUDA graphs, without a GPU: a stand-in for CuPy notes what a capture does, and repeats it."""
 
+import contextlib
+import gc
 import importlib
 import threading
 
@@ -78,6 +80,43 @@ def test_steps_are_those_of_the_function(cupy):
     same(steps(cupy, graph, 7), steps(cupy, step, 7))
     assert graph.why_not is None and len(graph.graphs) == 2
     assert len(calls) == 3  # as it is, and once for each of the graphs
+
+
+def test_the_pool_of_graphs_that_are_gone_is_used_again(cupy):
+    """CuPy never gives back what is free in a pool that is dropped."""
+    graph = captured(step)
+    steps(cupy, graph, 4)
+    pool = graph.pool
+    assert pool.freed == 0
+    del graph
+    gc.collect()
+    assert pool.freed == 1 and captured(step).pool is pool
+    first, second = captured(step), captured(step)
+    assert first.pool is pool and second.pool is not pool
+
+
+@pytest.mark.parametrize("enough", [True, False])
+@pytest.mark.parametrize("capturing", [True, False])
+def test_where_memory_runs_out_no_pool_of_graphs_gives_up_its_own(capturing, enough, cupy, monkeypatch):
+    """CuPy's would, at a CUDARuntimeError: memory that kernels use which are in a graph already."""
+    others = cupy.get_default_memory_pool()
+
+    def scarce(size):
+        if not (enough and others.freed):
+            raise cupy.cuda.runtime.CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")
+        return size
+
+    monkeypatch.setattr(cupy.cuda, "Memory", scarce, raising=False)
+    grow, stream = captured(step).pool.allocator, cupy.cuda.Stream(non_blocking=True)
+    with stream, contextlib.ExitStack() as stack:
+        if capturing:
+            stream.begin_capture()
+            stack.callback(stream.end_capture)
+        if enough:
+            assert grow(512) == (512, 0) and others.freed == 1
+            return
+        with pytest.raises(MemoryError if capturing else cupy.cuda.runtime.CUDARuntimeError):
+            grow(512)
 
 
 def test_what_a_step_leaves_is_not_copied(cupy):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,7 +42,7 @@ class Captured:
     def __init__(self, function: Callable[..., Any]):
         self.function = function
         self.why_not: str | None = None
-        self.pool = cupy.cuda.MemoryPool()
+        self.pool = _idle.pop() if _idle else cupy.cuda.MemoryPool(_more)
         self.warm = False
         self.inputs: list[Any] = []  # the leaves of the arguments, by number
         # the one that reads the inputs; the one that reads the first one's results
@@ -155,6 +156,33 @@ class Captured:
         self.graphs, self.results, self.inputs, self.given, self.kept = [], [], [], [], []
         self.workspaces.clear()
         self.pool.free_all_blocks()
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            with contextlib.suppress(Exception):  # of a GPU that is lost, say
+                self._forget()
+            _idle.append(self.pool)
+
+
+_idle: list[Any] = []  # pools of graphs that are gone; what is free in a pool CuPy loses with the pool
+
+
+def _more(size: int) -> Any:
+    """More of the device's memory, for a pool of graphs: where there is none, others give up what is free.
+
+    Not this pool too, as CuPy would have it: while a graph is captured, the kernels so far use that.
+    """
+    try:
+        return cupy.cuda.MemoryPointer(cupy.cuda.Memory(size), 0)
+    except cupy.cuda.runtime.CUDARuntimeError:
+        for pool in (cupy.get_default_memory_pool(), *_idle):
+            pool.free_all_blocks()
+    try:
+        return cupy.cuda.MemoryPointer(cupy.cuda.Memory(size), 0)
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        if not cupy.cuda.get_current_stream().is_capturing():
+            raise
+        raise MemoryError(f"out of memory allocating {size} bytes while a graph is captured") from error
 
 
 @contextlib.contextmanager
