@@ -202,3 +202,23 @@ def test_a_net_trains_as_on_numpy(make, optimizer, compiled, cupy):
     if compiled:
         (program,) = step._programs.values()
         assert program.function.why_not is None and len(program.function.graphs) == 2
+
+
+@pytest.mark.parametrize("make", [mlp, cnn, words, attentive, lstm])
+def test_a_step_in_bfloat16_is_captured(make, cupy):
+    """Though CuPy widens bfloat16 where it meets a Python float, and so not all stays in 16 bits."""
+    pytest.importorskip("ml_dtypes")
+    found = []
+    for precision in ("float32", "bf16"):
+        dc.seed(0)
+        net = dc.Net(make(), dc.CrossEntropyLoss()).to("cupy")
+        step, random = net.compile(dc.optim.SGD(0.1), precision), np.random.default_rng(0)
+        found.append([])
+        for _ in range(4):
+            X = random.standard_normal((8, 9 if make is mlp else 16)).astype("float32")
+            X = random.integers(0, 7, (8, 4)) if make is words else X
+            X, y = (dc.to_backend(x, "cupy") for x in (X, random.integers(0, 3, 8)))
+            found[-1].append(float(step(X, y)))
+        (program,) = step._programs.values()
+        assert program.function.why_not is None
+    np.testing.assert_allclose(*found, rtol=0, atol=0.05)
