@@ -276,11 +276,12 @@ class PretendCupy(types.ModuleType):
         return np.matmul(A, B).astype(A.dtype).view(self.ndarray)
 
     def asarray(self, x, dtype=None, device=None):
-        """From the host, by way of pinned memory; an array of the device as it is."""
+        """From the host, by way of pinned memory, a single number as an argument; of the device as it is."""
         if isinstance(x, DeviceArray):
             return x if dtype is None else x.astype(dtype)
         x = np.asarray(x, dtype)
-        self.pinned.malloc(x.nbytes)
+        if x.ndim:
+            self.pinned.malloc(x.nbytes)
         return self.array(x)
 
     def array(self, values):

@@ -184,7 +184,7 @@ def test_what_cannot_be_captured_runs_as_it_is(fault, cupy):
         if fault == "reads" and float(rate) > 1:
             raise AssertionError
         if fault == "sends":
-            rate = rate * cupy.asarray(np.float32(1))
+            rate = rate * cupy.asarray(np.ones(1, "float32"))
         return step(state, X, rate)
 
     if fault == "matmul":
