@@ -222,3 +222,16 @@ def test_a_step_in_bfloat16_is_captured(make, cupy):
         (program,) = step._programs.values()
         assert program.function.why_not is None
     np.testing.assert_allclose(*found, rtol=0, atol=0.05)
+
+
+ACTIVATIONS = (dc.ELU, dc.SELU, dc.HardSigmoid, dc.HardSwish, dc.HardTanh, dc.ReLU6, dc.SoftShrink, dc.Mish)
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_activations_keep_bfloat16(kind, cupy):
+    """Those without a kernel too; the next layer with weights takes nothing else."""
+    X = cupy.array(np.linspace(-7, 7, 29).astype(pytest.importorskip("ml_dtypes").bfloat16))
+    f = kind()
+    Y = f(X)
+    assert {Y.dtype, f.backward(Y).dtype} == {X.dtype}
+    np.testing.assert_allclose(Y.astype("f4"), kind()(np.array(X, "f4")), rtol=0.01, atol=0.01)
