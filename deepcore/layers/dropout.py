@@ -40,8 +40,11 @@ class Dropout(Function):
         generator = current_generator()
         call = generator.next_call("dropout")
         kept = random.keep_mask(X, self._mask_shape(X), self.p, generator.seed, "dropout", call)
-        M = array_namespace(X).astype(kept, X.dtype)
-        self.cache["M"] = M = M / (1 - self.p) if self.p < 1 else M  # all 0
+        xp = array_namespace(X)
+        M = xp.astype(kept, X.dtype)
+        if self.p < 1:  # else all 0; CuPy's bfloat16 over a Python float is float32
+            M = xp.astype(M / (1 - self.p), X.dtype, copy=False)
+        self.cache["M"] = M
         return X * M
 
     def _mask_shape(self, X: Any) -> tuple[int, ...]:

@@ -23,8 +23,9 @@ class _KernelsOfType(dict[type, tuple[Callable[..., Any], ...]]):
         self.reference, self.family = reference, family
 
     def __missing__(self, kind: type) -> tuple[Callable[..., Any], ...]:
-        native = backend_of_type(kind).tiers(self.family, self.reference.__name__)
-        self[kind] = kernels = (*native, self.reference)
+        backend = backend_of_type(kind)
+        native = backend.tiers(self.family, self.reference.__name__)
+        self[kind] = kernels = (*native, backend.reference(self.reference))
         return kernels
 
 

@@ -22,7 +22,7 @@ def embedding(W: Any, index: Any, in_doubt: bool = False) -> Any:
     if in_doubt:
         good = (index_row >= 0) & (index_row < n)
         rows = xp.take(W, xp.where(good, index_row, 0), axis=0)
-        rows = xp.where(good[:, None], rows, math.nan)
+        rows = xp.astype(xp.where(good[:, None], rows, math.nan), W.dtype, copy=False)  # CuPy widens bfloat16
     else:
         rows = xp.take(W, index_row, axis=0)
     return xp.reshape(rows, (*index.shape, d))

@@ -13,7 +13,7 @@ NUMBERS = {0: np.dtype("f4"), 1: np.dtype("f8"), 2: np.dtype("f2"), 14: bfloat16
 NOT_SUPPORTED, INVALID = 15, 7
 OPERATION_SIZES = {3: 4, 4: 4, 7: 4, 8: 8, 26: 4}  # bytes of each attribute, as the header says
 LAYOUT_SIZES = {5: 4, 6: 8}
-PREFERENCE_SIZES = {1: 8, 5: 4, 6: 4, 7: 4, 8: 4}
+PREFERENCE_SIZES = {1: 8, 3: 4, 5: 4, 6: 4, 7: 4, 8: 4}
 
 
 class FakeCublasLt:
@@ -72,8 +72,8 @@ class FakeCublasLt:
             return NOT_SUPPORTED
         wanted = self._of(preference)
         count._obj.value = min(len(self.times), most)
-        for k in range(count._obj.value):  # its number, and what it takes for granted
-            found._obj[k].algo[:4] = [wanted[5], wanted[6], min(wanted[7], wanted[8]), k]
+        for k in range(count._obj.value):  # what it takes for granted, its number, how it may add up parts
+            found._obj[k].algo[:5] = [wanted[5], wanted[6], min(wanted[7], wanted[8]), k, wanted.get(3, 7)]
         return 0
 
     def cublasLtMatmul(
@@ -107,7 +107,7 @@ class FakeCublasLt:
             return NOT_SUPPORTED
         self.start(product)
         place = {"workspace": (space.value, size.value), "stream": stream.value}
-        self.products.append({**told, **place, "algorithm": number})
+        self.products.append({**told, **place, "algorithm": number, "reductions": algorithm._obj.algo[4]})
         return 0
 
     def _matrix(self, pointer, layout):

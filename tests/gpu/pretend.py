@@ -78,6 +78,18 @@ def _joined(function):
     return joined
 
 
+def _knows_no_bfloat16(function):
+    """CuPy's where has no loop for it, and takes that of float32."""
+
+    def wide(x):
+        return np.asarray(x, "f4") if isinstance(x, np.ndarray) and x.dtype.name == "bfloat16" else x
+
+    def widened(*arguments):
+        return function(*map(wide, arguments))
+
+    return widened
+
+
 def _read(function):
     def method(self, *arguments):
         if Tape.running is not None:
@@ -176,15 +188,17 @@ class PretendCupy(types.ModuleType):
         self.guards = weakref.WeakSet()
         self.streams = [_Stream(self)]  # the current one last
         self.allocators = []  # of device memory, besides the usual one
+        self.pool = _Pool()
         self.pinned = self.usual_pinned = types.SimpleNamespace(malloc=lambda size: None)
         self.cuda = types.SimpleNamespace(
             Device=_Device,
-            runtime=types.SimpleNamespace(getDeviceCount=lambda: 1),
+            runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=_CUDARuntimeError),
             Stream=lambda non_blocking=False: _Stream(self, non_blocking),
             Event=lambda: _Event(self),
             get_elapsed_time=lambda begun, ended: ended.time - begun.time,
             get_current_stream=lambda: self.streams[-1],
-            MemoryPool=lambda: types.SimpleNamespace(malloc=object(), free_all_blocks=lambda: None),
+            MemoryPool=_Pool,
+            MemoryPointer=lambda memory, offset: (memory, offset),
             using_allocator=self._using_allocator,
             set_pinned_memory_allocator=lambda malloc: setattr(
                 self, "pinned", types.SimpleNamespace(malloc=malloc)
@@ -201,6 +215,9 @@ class PretendCupy(types.ModuleType):
         finally:
             self.allocators.pop()
 
+    def get_default_memory_pool(self):
+        return self.pool
+
     def get_default_pinned_memory_pool(self):
         return self.usual_pinned
 
@@ -210,6 +227,8 @@ class PretendCupy(types.ModuleType):
         function = getattr(np, name)
         if name in ("concat", "concatenate", "stack"):
             function = _joined(function)
+        if name == "where":
+            function = _knows_no_bfloat16(function)
         if isinstance(function, type) or not callable(function):
             return function
 
@@ -257,11 +276,12 @@ class PretendCupy(types.ModuleType):
         return np.matmul(A, B).astype(A.dtype).view(self.ndarray)
 
     def asarray(self, x, dtype=None, device=None):
-        """From the host, by way of pinned memory; an array of the device as it is."""
+        """From the host, by way of pinned memory, a single number as an argument; of the device as it is."""
         if isinstance(x, DeviceArray):
             return x if dtype is None else x.astype(dtype)
         x = np.asarray(x, dtype)
-        self.pinned.malloc(x.nbytes)
+        if x.ndim:
+            self.pinned.malloc(x.nbytes)
         return self.array(x)
 
     def array(self, values):
@@ -270,6 +290,20 @@ class PretendCupy(types.ModuleType):
         array = self.empty(values.shape, values.dtype)
         array[...] = values
         return array
+
+
+class _CUDARuntimeError(RuntimeError):
+    """Which CuPy's pools take for a want of memory."""
+
+
+class _Pool:
+    """A memory pool that hands out nothing. freed: how often it was told to give up what is free in it"""
+
+    def __init__(self, allocator=None):
+        self.allocator, self.malloc, self.freed = allocator, object(), 0
+
+    def free_all_blocks(self):
+        self.freed += 1
 
 
 class _Stream:

@@ -129,6 +129,24 @@ def test_rows_of_tf32_are_in_tf32_and_no_others(bench, cupy):  # noqa: F811
 
 # ---- what goes wrong
 
+
+def test_rows_count_where_a_dtype_is_missing(bench, monkeypatch, capsys):
+    def speed(dtype, tf32=False):
+        if dtype == "bfloat16":
+            raise ImportError("no ml_dtypes")
+        return 1e13
+
+    monkeypatch.setattr(bench, "copy_speed", lambda: 1e12)
+    monkeypatch.setattr(bench, "product_speed", speed)
+    monkeypatch.setattr(bench, "works", lambda: iter([bench.activation("gelu_grad", 64, "float32")]))
+    assert bench.table(0, time.monotonic() + 60) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    told = {row["dtype"]: row for row in rows if row.get("work") == "product"}
+    assert "no ml_dtypes" in told["bfloat16"]["error"] and "error" not in told["tf32"]
+    assert rows[-1]["work"] == "gelu_grad" and "deepcore graph" in rows[-1]
+    assert bench.pool_of_graphs().freed == 1  # between rows, as CuPy's own pool
+
+
 CHILD = """
 import json, os, sys, time
 ways, first = sys.argv[1].split(","), int(sys.argv[2])

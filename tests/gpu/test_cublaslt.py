@@ -126,6 +126,13 @@ def test_tf32_only_where_it_was_asked_for(cupy, monkeypatch):
     assert [compute(d) for d in ("f4", "f2", "f8")] == [77, 68, 70]
 
 
+def test_parts_of_a_sum_are_never_rounded_to_16_bits(cupy):
+    """In place (1) and of the output's type (4) they would be; 2: of the compute type, which is float32."""
+    for dtype in NUMBERS.values():
+        module().product(draw(cupy, 2, 3, dtype=dtype), draw(cupy, 3, 4, dtype=dtype))
+        assert cupy.cublaslt.products[-1]["reductions"] == (2 if np.dtype(dtype).itemsize == 2 else 7)
+
+
 # ---- the choice of an algorithm
 
 
@@ -244,7 +251,8 @@ def test_the_numbers_are_those_of_the_header(cupy):
         "CUBLAS_": ("COMPUTE_32F", "COMPUTE_64F", "COMPUTE_32F_FAST_TF32", "OP_T"),
         "CUBLASLT_MATMUL_DESC_": ("TRANSA", "TRANSB", "EPILOGUE", "BIAS_POINTER", "BIAS_DATA_TYPE"),
         "CUBLASLT_MATRIX_LAYOUT_": ("BATCH_COUNT", "STRIDED_BATCH_OFFSET"),
-        "CUBLASLT_MATMUL_PREF_": ("MAX_WORKSPACE_BYTES",),
+        "CUBLASLT_MATMUL_PREF_": ("MAX_WORKSPACE_BYTES", "REDUCTION_SCHEME_MASK"),
+        "CUBLASLT_": ("REDUCTION_SCHEME_COMPUTE_TYPE",),
     }
     for prefix, names in prefixes.items():
         for name in names:
@@ -300,4 +308,4 @@ def test_the_library_itself_takes_the_descriptors(cupy):
     for dtype in NUMBERS.values():
         module().product(draw(cupy, 3, 2, 4, dtype=dtype).mT, draw(cupy, 3, 5, 2, dtype=dtype).mT)
     module().product(draw(cupy, 2, 3), draw(cupy, 3, 4), draw(cupy, 1, 4), "gelu")
-    assert len(set(attributes)) == 12
+    assert len(set(attributes)) == 13

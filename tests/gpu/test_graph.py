@@ -1,5 +1,7 @@
 """Functions as CUDA graphs, without a GPU: a stand-in for CuPy notes what a capture does, and repeats it."""
 
+import contextlib
+import gc
 import importlib
 import threading
 
@@ -80,6 +82,43 @@ def test_steps_are_those_of_the_function(cupy):
     assert len(calls) == 3  # as it is, and once for each of the graphs
 
 
+def test_the_pool_of_graphs_that_are_gone_is_used_again(cupy):
+    """CuPy never gives back what is free in a pool that is dropped."""
+    graph = captured(step)
+    steps(cupy, graph, 4)
+    pool = graph.pool
+    assert pool.freed == 0
+    del graph
+    gc.collect()
+    assert pool.freed == 1 and captured(step).pool is pool
+    first, second = captured(step), captured(step)
+    assert first.pool is pool and second.pool is not pool
+
+
+@pytest.mark.parametrize("enough", [True, False])
+@pytest.mark.parametrize("capturing", [True, False])
+def test_where_memory_runs_out_no_pool_of_graphs_gives_up_its_own(capturing, enough, cupy, monkeypatch):
+    """CuPy's would, at a CUDARuntimeError: memory that kernels use which are in a graph already."""
+    others = cupy.get_default_memory_pool()
+
+    def scarce(size):
+        if not (enough and others.freed):
+            raise cupy.cuda.runtime.CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")
+        return size
+
+    monkeypatch.setattr(cupy.cuda, "Memory", scarce, raising=False)
+    grow, stream = captured(step).pool.allocator, cupy.cuda.Stream(non_blocking=True)
+    with stream, contextlib.ExitStack() as stack:
+        if capturing:
+            stream.begin_capture()
+            stack.callback(stream.end_capture)
+        if enough:
+            assert grow(512) == (512, 0) and others.freed == 1
+            return
+        with pytest.raises(MemoryError if capturing else cupy.cuda.runtime.CUDARuntimeError):
+            grow(512)
+
+
 def test_what_a_step_leaves_is_not_copied(cupy):
     graph, state, seen = captured(step), new_state(cupy), []
     for _ in range(6):
@@ -145,7 +184,7 @@ def test_what_cannot_be_captured_runs_as_it_is(fault, cupy):
         if fault == "reads" and float(rate) > 1:
             raise AssertionError
         if fault == "sends":
-            rate = rate * cupy.asarray(np.float32(1))
+            rate = rate * cupy.asarray(np.ones(1, "float32"))
         return step(state, X, rate)
 
     if fault == "matmul":
@@ -172,7 +211,18 @@ def test_a_workspace_outlives_the_thread_that_made_it(cupy):
     thread.start()
     thread.join()
     (used,) = {product["workspace"][0] for product in cupy.cublaslt.products}
-    assert used in {workspace.data.ptr for workspace in graph.kept}
+    assert used in {workspace.data.ptr for workspace in graph.workspaces.values()}
+
+
+def test_two_graphs_of_a_thread_have_a_workspace_each(cupy):
+    """Two streams may run them at the same time."""
+    graphs, used = [captured(step) for _ in range(2)], []
+    for graph in graphs:
+        cupy.cublaslt.products.clear()
+        steps(cupy, graph, 4)
+        used.append({product["workspace"][0] for product in cupy.cublaslt.products})
+    first, second = used
+    assert len(first) == len(second) == 1 and first != second
 
 
 def test_arrays_of_the_host_are_sent_once(cupy):

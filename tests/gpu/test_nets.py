@@ -202,3 +202,36 @@ def test_a_net_trains_as_on_numpy(make, optimizer, compiled, cupy):
     if compiled:
         (program,) = step._programs.values()
         assert program.function.why_not is None and len(program.function.graphs) == 2
+
+
+@pytest.mark.parametrize("make", [mlp, cnn, words, attentive, lstm])
+def test_a_step_in_bfloat16_is_captured(make, cupy):
+    """Though CuPy widens bfloat16 where it meets a Python float, and so not all stays in 16 bits."""
+    pytest.importorskip("ml_dtypes")
+    found = []
+    for precision in ("float32", "bf16"):
+        dc.seed(0)
+        net = dc.Net(make(), dc.CrossEntropyLoss()).to("cupy")
+        step, random = net.compile(dc.optim.SGD(0.1), precision), np.random.default_rng(0)
+        found.append([])
+        for _ in range(4):
+            X = random.standard_normal((8, 9 if make is mlp else 16)).astype("float32")
+            X = random.integers(0, 7, (8, 4)) if make is words else X
+            X, y = (dc.to_backend(x, "cupy") for x in (X, random.integers(0, 3, 8)))
+            found[-1].append(float(step(X, y)))
+        (program,) = step._programs.values()
+        assert program.function.why_not is None
+    np.testing.assert_allclose(*found, rtol=0, atol=0.05)
+
+
+ACTIVATIONS = (dc.ELU, dc.SELU, dc.HardSigmoid, dc.HardSwish, dc.HardTanh, dc.ReLU6, dc.SoftShrink, dc.Mish)
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_activations_keep_bfloat16(kind, cupy):
+    """Those without a kernel too; the next layer with weights takes nothing else."""
+    X = cupy.array(np.linspace(-7, 7, 29).astype(pytest.importorskip("ml_dtypes").bfloat16))
+    f = kind()
+    Y = f(X)
+    assert {Y.dtype, f.backward(Y).dtype} == {X.dtype}
+    np.testing.assert_allclose(Y.astype("f4"), kind()(np.array(X, "f4")), rtol=0.01, atol=0.01)

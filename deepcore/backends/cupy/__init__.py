@@ -88,6 +88,21 @@ class CupyBackend(Backend):
             f"convolution by cuDNN {cudnn.backend_version_string()}" if cudnn else _NO_CUDNN,
         ]
 
+    def reference(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """What it makes of bfloat16 is rounded to that: a Python float, or `where`, widens it on CuPy."""
+
+        def rounded(y: Any, dtype: Any) -> Any:
+            if isinstance(y, tuple):
+                return tuple(rounded(part, dtype) for part in y)
+            return y.astype(dtype) if getattr(getattr(y, "dtype", None), "name", "") == "float32" else y
+
+        @functools.wraps(function)
+        def call(X: Any, *rest: Any, **options: Any) -> Any:
+            Y = function(X, *rest, **options)
+            return rounded(Y, X.dtype) if X.dtype.name == "bfloat16" else Y
+
+        return call
+
     def memory_owner(self, x: Any) -> Any:
         while getattr(x, "base", None) is not None:
             x = x.base

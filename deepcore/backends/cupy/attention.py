@@ -110,7 +110,7 @@ def attention(Q: Any, K: Any, V: Any, allowed: Any = None) -> tuple[Any, Any]:
     if not _run(False, Q.shape, K.shape, mask, Q, K, V, Y, statistics):
         return NotImplemented
     if some is not None:
-        Y = cupy.where(some, Y, 0)
+        Y = _zero_unless(some, Y)
     return Y, Attended(Q, K, Y, statistics, mask, some)
 
 
@@ -118,8 +118,9 @@ def attention_backward(dY: Any, Q: Any, K: Any, V: Any, P: Any) -> tuple[Any, An
     """dP = dY V^T, dS = P (dP - sum P dP); dQ = dS K / sqrt(d), dK = dS^T Q / sqrt(d), dV = P^T dY"""
     if not isinstance(P, Attended):
         return NotImplemented
+    dY = dY.astype(Q.dtype, copy=False)
     if P.some is not None:
-        dY = cupy.where(P.some, dY, 0)
+        dY = _zero_unless(P.some, dY)
     dY, Q, K, V, Y = map(_rows_in_one_piece, (dY, Q, K, V, P.Y))
     gradients = tuple(map(_by_heads, (Q, K, V)))
     if _run(True, Q.shape, K.shape, P.mask, Q, K, V, Y, P.statistics, dY, *gradients):
@@ -128,6 +129,11 @@ def attention_backward(dY: Any, Q: Any, K: Any, V: Any, P: Any) -> tuple[Any, An
     dP = product(dY, V.swapaxes(-1, -2))
     dS = _scaled(softmax_backward(dP.astype(cupy.float32), weights.astype(cupy.float32)), Q)
     return product(dS, K), product(dS.swapaxes(-1, -2), Q), product(weights.swapaxes(-1, -2), dY)
+
+
+def _zero_unless(some: Any, X: Any) -> Any:
+    """X, of 16 bits, where `some` is true, else 0; as bits, since cupy.where widens bfloat16 to float32."""
+    return cupy.where(some, X.view(cupy.uint16), 0).view(X.dtype)
 
 
 def _scaled(wide: Any, Q: Any) -> Any:

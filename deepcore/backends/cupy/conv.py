@@ -13,7 +13,7 @@ import cupy
 
 from deepcore.backends.cupy import cudnn
 from deepcore.backends.cupy.kernels import aligned, kernel, serves
-from deepcore.backends.cupy.linear import product
+from deepcore.backends.cupy.linear import alike, product
 from deepcore.backends.cupy.reduce import totals
 from deepcore.backends.cupy.windows import geometry, thread_each
 from deepcore.shapes import Padding, conv_output_shape
@@ -29,6 +29,7 @@ def conv(
     groups: int,
 ) -> Any:
     """Y = W * X + b"""
+    X, W = alike(X, W)
     shape = conv_output_shape(X.shape, W.shape, stride, padding, dilation, groups)
     if not _serve(X, W) or 0 in shape:
         return NotImplemented
@@ -52,6 +53,7 @@ def conv_dX(
     groups: int,
 ) -> Any:
     """dX = W^T dY"""
+    dY, W = alike(dY, W)
     if not _serve(dY, W) or 0 in shape:
         return NotImplemented
     dX = cudnn.conv_dX(dY, W, tuple(shape), stride, padding, dilation)
@@ -81,6 +83,7 @@ def conv_dW(
     groups: int,
 ) -> Any:
     """dW = dY X^T, image by image, and the sum over them"""
+    dY, X = alike(dY, X)
     if not _serve(dY, X):
         return NotImplemented
     n, f, *out = dY.shape

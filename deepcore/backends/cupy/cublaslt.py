@@ -14,6 +14,7 @@ fastest; where tuning.py allows it, the one that is, in a trial at the first cal
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib
@@ -21,7 +22,7 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ctypes import byref, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,9 @@ OP_T = 1
 TRANSA, TRANSB, EPILOGUE, BIAS_POINTER, BIAS_DATA_TYPE = 3, 4, 7, 8, 26  # CUBLASLT_MATMUL_DESC_...
 BATCH_COUNT, STRIDED_BATCH_OFFSET = 5, 6  # CUBLASLT_MATRIX_LAYOUT_...
 MAX_WORKSPACE_BYTES = 1  # CUBLASLT_MATMUL_PREF_...
+REDUCTION_SCHEME_MASK = 3
 MIN_ALIGNMENTS = (5, 6, 7, 8)  # CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, ..._B_, ..._C_, ..._D_
+REDUCTION_SCHEME_COMPUTE_TYPE = 2  # CUBLASLT_...
 EPILOGUES = {  # (bias?, activation) -> CUBLASLT_EPILOGUE_...
     (False, None): 1,
     (False, "relu"): 2,
@@ -136,7 +139,9 @@ class Plan:
             self._set(BIAS_POINTER, c_void_p(_BEST_ALIGNMENT))  # so that an algorithm for it is chosen
         self.layouts = [self._layout(operand, kind, problem.batch) for operand in (B, A, Y)]
         self.algorithms = self._offered(
-            _MOST_TRIED if problem.tuned else 1, B.alignment, A.alignment, Y.alignment, Y.alignment
+            _MOST_TRIED if problem.tuned else 1,
+            problem.dtype in ("float16", "bfloat16"),
+            *(B.alignment, A.alignment, Y.alignment, Y.alignment),
         )
         self.untried = len(self.algorithms) > 1
 
@@ -167,12 +172,17 @@ class Plan:
             )
         return layout
 
-    def _offered(self, most: int, *alignments: int) -> list[Heuristic]:
-        """The algorithms that cuBLASLt takes for the fastest, that one first."""
+    def _offered(self, most: int, narrow: bool, *alignments: int) -> list[Heuristic]:
+        """The algorithms that cuBLASLt takes for the fastest, that one first.
+
+        narrow: whether results are of 16 bits. Where several blocks add up one sum, its parts are then kept
+        in float32: rounded to the result's dtype they lose digits, and overflow in float16.
+        """
         preference, found, count = c_void_p(), (Heuristic * most)(), c_int()
         check(self.functions.cublasLtMatmulPreferenceCreate(byref(preference)))
         wanted = (
             (MAX_WORKSPACE_BYTES, c_uint64(WORKSPACE)),
+            *(((REDUCTION_SCHEME_MASK, c_uint32(REDUCTION_SCHEME_COMPUTE_TYPE)),) if narrow else ()),
             *zip(MIN_ALIGNMENTS, map(c_uint32, alignments), strict=True),
         )
         try:
@@ -294,9 +304,14 @@ def rounds_to_tf32() -> bool:
     return select.precision.get() == "relaxed" or os.environ.get("CUPY_TF32") == "1"
 
 
-def workspaces() -> list[Any]:
-    """Those of this thread, which must live as long as a graph that was captured in it."""
-    return list(_mine.workspaces.values())
+@contextlib.contextmanager
+def workspaces_in(place: dict[tuple[int, int], Any]) -> Iterator[None]:
+    """Inside, products have theirs there: a graph may run beside others, on another stream."""
+    before, _mine.workspaces = _mine.workspaces, place
+    try:
+        yield
+    finally:
+        _mine.workspaces = before
 
 
 def _plan(library: Any, device: int, problem: Problem) -> Plan | None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,7 +42,7 @@ class Captured:
     def __init__(self, function: Callable[..., Any]):
         self.function = function
         self.why_not: str | None = None
-        self.pool = cupy.cuda.MemoryPool()
+        self.pool = _idle.pop() if _idle else cupy.cuda.MemoryPool(_more)
         self.warm = False
         self.inputs: list[Any] = []  # the leaves of the arguments, by number
         # the one that reads the inputs; the one that reads the first one's results
@@ -51,7 +52,8 @@ class Captured:
         self.given: list[Any] = []  # the last call's results, until it is known which are fed back
         self.form_of_result: Any = None
         self.sent: dict[int, Any] = {}  # the arrays of the host that the inputs hold
-        self.kept: list[Any] = []  # memory and plans that the graphs use, and that somebody else may give up
+        self.workspaces: dict[tuple[int, int], Any] = {}  # of its products, and of nobody else's
+        self.kept: list[Any] = []  # plans that the graphs use, and that somebody else may give up
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns, in the order of the current stream."""
@@ -134,19 +136,53 @@ class Captured:
         ) as error:  # of CUDA, of CuPy, of a library: whatever it is, the function itself still runs
             self.why_not = f"{type(error).__name__}: {error}"
             logging.getLogger("deepcore").debug("a step is not captured in a CUDA graph: %s", self.why_not)
-            self.graphs, self.results, self.inputs, self.kept = [], [], [], []
-            self.pool.free_all_blocks()
+            self._forget()
             return False
         if not back:
             self.form_of_result = result
         self.graphs.append(graph)
-        self.kept += [*cublaslt.workspaces(), *cudnn.in_use()]
+        self.kept += cudnn.in_use()
         self.results.append(results)
         return True
 
-    def _memory(self) -> contextlib.AbstractContextManager[None]:
-        """New arrays lie in the graphs' pool."""
-        return cupy.cuda.using_allocator(self.pool.malloc)
+    @contextlib.contextmanager
+    def _memory(self) -> Iterator[None]:
+        """New arrays lie in the graphs' pool, and products have workspaces of the graphs' own."""
+        with cupy.cuda.using_allocator(self.pool.malloc), cublaslt.workspaces_in(self.workspaces):
+            yield
+
+    def _forget(self) -> None:
+        """Give up the graphs and their memory, but for arrays that somebody else has."""
+        self.graphs, self.results, self.inputs, self.given, self.kept = [], [], [], [], []
+        self.workspaces.clear()
+        self.pool.free_all_blocks()
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            with contextlib.suppress(Exception):  # of a GPU that is lost, say
+                self._forget()
+            _idle.append(self.pool)
+
+
+_idle: list[Any] = []  # pools of graphs that are gone; what is free in a pool CuPy loses with the pool
+
+
+def _more(size: int) -> Any:
+    """More of the device's memory, for a pool of graphs: where there is none, others give up what is free.
+
+    Not this pool too, as CuPy would have it: while a graph is captured, the kernels so far use that.
+    """
+    try:
+        return cupy.cuda.MemoryPointer(cupy.cuda.Memory(size), 0)
+    except cupy.cuda.runtime.CUDARuntimeError:
+        for pool in (cupy.get_default_memory_pool(), *_idle):
+            pool.free_all_blocks()
+    try:
+        return cupy.cuda.MemoryPointer(cupy.cuda.Memory(size), 0)
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        if not cupy.cuda.get_current_stream().is_capturing():
+            raise
+        raise MemoryError(f"out of memory allocating {size} bytes while a graph is captured") from error
 
 
 @contextlib.contextmanager

@@ -72,4 +72,6 @@ def window_sum(X: Any, windows: Sequence[Windows]) -> Any:
 def _bounds(device: int, windows: tuple[tuple[Windows, ...], tuple[Windows, ...]]) -> Any:
     """Start and stop of each window, axis after axis, on the device: sent once, because a graph can't."""
     pairs = [pair for axes in windows for along in axes for pair in along]
-    return cupy.asarray(np.array(pairs, np.int32))
+    bounds = cupy.asarray(np.array(pairs, np.int32))
+    cupy.cuda.get_current_stream().synchronize()  # other threads read it on streams of their own
+    return bounds
