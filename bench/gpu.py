@@ -243,7 +243,7 @@ def tests(name: str, arguments: list[str], seconds: float, workers: int = 4) -> 
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
     output, status = "", None
-    for patience in (max(seconds, 1), 15.0):
+    for patience in (max(seconds, 1), 10.0, 10.0):  # an interrupt that comes into a finaliser is ignored
         try:
             output, _ = child.communicate(timeout=patience)
             status = status or child.returncode

@@ -194,7 +194,7 @@ def test_tests_that_take_too_long_say_what_they_have_found(bench, tmp_path):
     path = tmp_path / "test_slow.py"
     path.write_text("import time\ndef test_bad(): assert 1 == 2\ndef test_slow(): time.sleep(60)\n")
     bench.find_spec = lambda name: None  # in one process
-    told = bench.tests("slow", [str(path), "-o", "addopts=", f"--rootdir={tmp_path}"], 4.0)
+    told = bench.tests("slow", [str(path), "-o", "addopts=", f"--rootdir={tmp_path}"], 8.0)
     assert told["status"] == "out of time" and "1 failed" in told["last"]
     assert any("test_slow.py" in line for line in told["failures"])
 
