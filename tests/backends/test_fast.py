@@ -35,21 +35,21 @@ def test_the_variable_turns_it_off(value, there):
     assert run("print(right(), 'numba' in sys.modules)", DEEPCORE_NUMBA=value)[0] == f"True {there}"
 
 
-def test_a_broken_numba_is_a_warning_and_no_more(tmp_path):
-    (tmp_path / "numba.py").write_text("raise ImportError('Numba needs another NumPy')")
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("raise ImportError('Numba needs another NumPy')", "Numba needs another NumPy"),
+        ("__version__ = '0.61.2'", "it is version 0.61.2, and kernels need 0.62 or later"),
+    ],
+    ids=["broken", "old"],
+)
+def test_a_numba_that_cannot_be_used_is_a_warning_and_no_more(source, reason, tmp_path):
+    (tmp_path / "numba.py").write_text(source)
     code = f"sys.path.insert(0, {str(tmp_path)!r})\nprint(right(), right())"
     out, warning = run(code, DEEPCORE_NUMBA="1", PYTHONWARNINGS="default")
     assert out == "True True"
-    assert warning.count("Numba needs another NumPy") == 1
+    assert warning.count(reason) == 1
     assert "BackendFallbackWarning" in warning and "DEEPCORE_NUMBA=0" in warning
-
-
-def test_an_old_numba_is_a_warning_and_no_more(tmp_path):
-    (tmp_path / "numba.py").write_text("__version__ = '0.61.2'")
-    code = f"sys.path.insert(0, {str(tmp_path)!r})\nprint(right(), right())"
-    out, warning = run(code, DEEPCORE_NUMBA="1", PYTHONWARNINGS="default")
-    assert out == "True True"
-    assert warning.count("it is version 0.61.2, and kernels need 0.62 or later") == 1
 
 
 @compiled_tier

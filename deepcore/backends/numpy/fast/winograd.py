@@ -288,6 +288,17 @@ def whole_tile(
 
 
 @step
+def _transform_images(X, first, some, T, p, tiles, image, places, V, columns):
+    """V of the tiles from p on of some images, one image after the other.   T: the numbers of a Tiles"""
+    c, m, row = T[0], T[5], T[6]
+    top = p // row
+    rows = (p + tiles - 1) // row + 1 - top
+    for k in range(some):
+        split_tiles(X, (first + k) * c * T[1] * T[2], T, top, rows, image)
+        _transform_image(m, image, T[7], c, p - top * row, tiles, places, V, k * tiles, columns)
+
+
+@step
 def _multiply(numbers, U, U_rows, length, V, c, columns, some, M, M_rows, f, one_tap, zeros):
     """M[x, g, q] = sum over k of U[x, g, k] V[x, k, q] for the first columns q"""
     keep_apart()
@@ -322,7 +333,7 @@ def _convolve(
     n, f, height, width, images, V, M, results, size
 ):  # fmt: skip
     """Each thread takes some of the images.   T: the numbers of a Tiles"""
-    c, m, row, plane, count = T[0], T[5], T[6], T[7], T[8]
+    c, m, row, count = T[0], T[5], T[6], T[8]
     numbers, length = (m + 2) ** 2, -(-c // LANES) * LANES
     image, result, one_tap, zeros = (
         images[thread],
@@ -335,12 +346,7 @@ def _convolve(
         some = min(group, last - first)
         for p in range(0, count, run):
             tiles = min(run, count - p)
-            top = p // row
-            rows = (p + tiles - 1) // row + 1 - top
-            for k in range(some):
-                split_tiles(X, (first + k) * c * T[1] * T[2], T, top, rows, image)
-                at = p - top * row
-                _transform_image(m, image, plane, c, at, tiles, places, V[thread], k * tiles, columns)
+            _transform_images(X, first, some, T, p, tiles, image, places, V[thread], columns)
             _multiply(
                 *(numbers, U, U_rows, length, V[thread], c, columns, some * tiles),
                 *(M[thread], M_rows, f, one_tap, zeros),
@@ -404,7 +410,7 @@ def _convolve_dW(
 ):  # fmt: skip
     """Each thread adds up some of the images.   T: the numbers of a Tiles"""
     lanes, zeros = -(-f // LANES) * LANES, np.zeros(PANEL, np.float32)
-    c, m, row, plane, count, numbers = T[0], T[5], T[6], T[7], T[8], (T[5] + 2) ** 2
+    c, m, row, count, numbers = T[0], T[5], T[6], T[8], (T[5] + 2) ** 2
     image, one_tap = images[thread], np.zeros(1, np.int64)
     dY_turned[thread, :] = 0
     begin, last = n * thread // threads, n * (thread + 1) // threads
@@ -412,12 +418,8 @@ def _convolve_dW(
         some = min(group, last - first)
         for p in range(0, count, run):
             tiles, is_first = min(run, count - p), first == begin and p == 0
-            top = p // row
-            rows = (p + tiles - 1) // row + 1 - top
+            _transform_images(X, first, some, T, p, tiles, image, places, V[thread], columns)
             for k in range(some):
-                split_tiles(X, (first + k) * c * T[1] * T[2], T, top, rows, image)
-                at = p - top * row
-                _transform_image(m, image, plane, c, at, tiles, places, V[thread], k * tiles, columns)
                 if p == 0:
                     y = (first + k) * f * height * width
                     _pad_turned(dY, y, f, height, width, row * m, dY_turned[thread])
