@@ -231,9 +231,18 @@ def compile_kernels(number: int) -> int:
     return 0
 
 
+# a program that a shell has started with & ignores interrupts, and so would those that it starts
+PYTEST = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import pytest
+sys.exit(pytest.main())
+"""
+
+
 def tests(name: str, arguments: list[str], seconds: float, workers: int = 4) -> dict[str, Any]:
     """What pytest says, in processes of its own, which are interrupted when the time is up."""
-    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-c", PYTEST, "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider"]
     # the conftest.py beside this repository's README imports what only its documentation needs
     command += ["--confcutdir=tests", "-W", "default", *arguments]
     if workers > 1 and find_spec("xdist"):
