@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import prange
 
 from deepcore.backends.numpy.fast.compiled import Kernel, flat, inline, served
 from deepcore.backends.numpy.fast.elementary import (
@@ -44,7 +43,7 @@ def chain(dY: np.ndarray, G: np.ndarray) -> np.ndarray:
 
 @Kernel
 def _chain(dY, G, dX):
-    for i in prange(dY.size):
+    for i in range(dY.size):
         dX[i] = dY[i] * G[i]
 
 
@@ -56,7 +55,7 @@ def relu(X: np.ndarray) -> np.ndarray:
 @Kernel
 def _relu(X, Y):
     zero = X.dtype.type(0)
-    for i in prange(X.size):
+    for i in range(X.size):
         Y[i] = zero if X[i] <= zero else X[i]
 
 
@@ -68,7 +67,7 @@ def relu_backward(dY: np.ndarray, X: np.ndarray) -> np.ndarray:
 @Kernel
 def _relu_backward(dY, X, dX):
     zero = X.dtype.type(0)
-    for i in prange(X.size):
+    for i in range(X.size):
         dX[i] = zero if X[i] <= zero else dY[i]
 
 
@@ -79,7 +78,7 @@ def sigmoid(X: np.ndarray) -> np.ndarray:
 
 @Kernel
 def _sigmoid(X, Y):
-    for i in prange(X.size):
+    for i in range(X.size):
         widest_vectors()
         Y[i] = sigmoid_of(X[i])
 
@@ -98,7 +97,7 @@ def sigmoid_grad(X: np.ndarray) -> np.ndarray:
 
 @Kernel
 def _sigmoid_grad(X, G):
-    for i in prange(X.size):
+    for i in range(X.size):
         widest_vectors()
         G[i] = _sigmoid_grad_of(X[i])
 
@@ -117,7 +116,7 @@ def tanh(X: np.ndarray) -> np.ndarray:
 
 @Kernel
 def _tanh(X, Y):
-    for i in prange(X.size):
+    for i in range(X.size):
         widest_vectors()
         Y[i] = tanh_of(X[i])
 
@@ -130,7 +129,7 @@ def tanh_grad(X: np.ndarray) -> np.ndarray:
 @Kernel
 def _tanh_grad(X, G):
     one = X.dtype.type(1)
-    for i in prange(X.size):
+    for i in range(X.size):
         widest_vectors()
         E = exp_of_negative(-abs(X[i]))
         sech = (E + E) / (one + E * E)
@@ -144,7 +143,7 @@ def softplus_tail(X: np.ndarray) -> np.ndarray:
 
 @Kernel
 def _softplus_tail(X, Y):
-    for i in prange(X.size):
+    for i in range(X.size):
         widest_vectors()
         Y[i] = log1p_of_fraction(exp_of_negative(-abs(X[i])))
 
@@ -157,7 +156,7 @@ def elu(X: np.ndarray, alpha: float, rate: float = 1.0, scale: float = 1.0) -> n
 @Kernel
 def _elu(X, height, rate, scale, Y):
     zero = X.dtype.type(0)
-    for i in prange(X.size):
+    for i in range(X.size):
         widest_vectors()
         left = expm1_of_negative(zero if X[i] > zero else rate * X[i])
         Y[i] = scale * X[i] if X[i] > zero else height * left
@@ -171,7 +170,7 @@ def elu_grad(X: np.ndarray, alpha: float, rate: float = 1.0, scale: float = 1.0)
 @Kernel
 def _elu_grad(X, slope, rate, scale, G):
     zero = X.dtype.type(0)
-    for i in prange(X.size):
+    for i in range(X.size):
         widest_vectors()
         left = exp_of_negative(zero if X[i] > zero else rate * X[i])
         G[i] = scale if X[i] > zero else slope * left
@@ -185,7 +184,7 @@ def silu(X: np.ndarray) -> np.ndarray:
 @Kernel
 def _silu(X, Y):
     one, half = X.dtype.type(1), X.dtype.type(0.5)
-    for i in prange(X.size):
+    for i in range(X.size):
         widest_vectors()
         x = X[i]
         H = exp_of_negative(-half * abs(x))
@@ -200,7 +199,7 @@ def silu_grad(X: np.ndarray) -> np.ndarray:
 @Kernel
 def _silu_grad(X, G):
     one = X.dtype.type(1)
-    for i in prange(X.size):
+    for i in range(X.size):
         widest_vectors()
         G[i] = sigmoid_of(X[i]) * (one + X[i] * sigmoid_of(-X[i]))
 
@@ -212,7 +211,7 @@ def gelu(X: np.ndarray) -> np.ndarray:
 
 @Kernel
 def _gelu(X, Y):
-    for i in prange(X.size):
+    for i in range(X.size):
         widest_vectors()
         a = _at_most(abs(X[i]), _NO_TAIL)
         Y[i] = _gelu_of(X[i], mills_ratio(a), exp_of_minus_half_square(a))
@@ -225,7 +224,7 @@ def gelu_grad(X: np.ndarray) -> np.ndarray:
 
 @Kernel
 def _gelu_grad(X, G):
-    for i in prange(X.size):
+    for i in range(X.size):
         widest_vectors()
         a = _at_most(abs(X[i]), _NO_TAIL)
         G[i] = _gelu_slope(X[i], a, mills_ratio(a), exp_of_minus_half_square(a))
@@ -242,7 +241,7 @@ def gelu_and_slope(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @Kernel
 def _gelu_and_slope(X, Y, G):
-    for i in prange(X.size):
+    for i in range(X.size):
         widest_vectors()
         x, a = X[i], _at_most(abs(X[i]), _NO_TAIL)
         ratio, density = mills_ratio(a), exp_of_minus_half_square(a)
@@ -276,7 +275,7 @@ def gelu_tanh(X: np.ndarray) -> np.ndarray:
 @Kernel
 def _gelu_tanh(X, linear, cubic, Y):
     least, most = X.dtype.type(-40), X.dtype.type(40)
-    for i in prange(X.size):
+    for i in range(X.size):
         widest_vectors()
         B = _at_most(least if X[i] < least else X[i], most)
         Y[i] = X[i] * sigmoid_of(B * (linear + cubic * B * B))
@@ -290,7 +289,7 @@ def gelu_tanh_grad(X: np.ndarray) -> np.ndarray:
 @Kernel
 def _gelu_tanh_grad(X, linear, cubic, G):
     least, most, three = X.dtype.type(-40), X.dtype.type(40), X.dtype.type(3)
-    for i in prange(X.size):
+    for i in range(X.size):
         widest_vectors()
         B = _at_most(least if X[i] < least else X[i], most)
         U2 = B * (linear + cubic * B * B)

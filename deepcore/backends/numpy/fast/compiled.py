@@ -1,8 +1,9 @@
 """How a kernel is compiled, kept on disk, and run by one thread or by all.
 
-A kernel is a loop over `numba.prange`. It is compiled twice: as a plain loop, for small arrays, and with the
-loop shared out to numba's threads, whose start costs a few microseconds. How many these are is numba's own
-setting: NUMBA_NUM_THREADS, OMP_NUM_THREADS or numba.set_num_threads.
+A kernel is a loop of which each thread takes a part. It is compiled once: the same machine code serves one
+thread, for small arrays, and all of them, whose start costs a few microseconds. How many these are is numba's
+own setting: NUMBA_NUM_THREADS, OMP_NUM_THREADS or numba.set_num_threads. numba's own way to share out a loop,
+`prange`, takes three times as long to compile, and needs the loop once more for one thread.
 
 Flags: "contract" lets a product and a sum become one rounding (FMA); "reassoc" and "nsz" let a sum be taken
 in lanes. Neither lets the compiler assume that there is no NaN, as "fast" would.
@@ -28,6 +29,7 @@ from numba.core import cgutils, compiler, event, sigutils
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.cpu_options import FastMathOptions
+from numba.core.runtime.nrt import rtsys
 from numba.extending import intrinsic
 
 from deepcore.backends.numpy.fast.threads import pool
@@ -36,10 +38,6 @@ EXACT = {"contract"}
 SUMS = {"contract", "nsz", "reassoc"}
 WORTH_COMPILED = 2048  # elements, below which NumPy's own kernels take as long
 WORTH_THREADS = 32768  # some 15 us of work
-# what else numba could share out takes time to look for, and is too small here
-_PRANGE_ALONE = {"prange": True} | dict.fromkeys(
-    ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"), False
-)
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 # functions that kernels call: for one number, for a row of them, and for a row whose sum is taken
@@ -56,62 +54,74 @@ def share(n, part, parts):
     return range(n * part // parts, n * (part + 1) // parts)
 
 
-class Kernel:
-    """A compiled loop. Called with the number of elements that it goes over, then its own arguments."""
-
-    def __init__(self, loop: Callable[..., Any], fastmath: set[str] = EXACT):
-        self.serial = compiled(loop, fastmath)
-        # under another name: numba's cache doesn't tell apart what differs in `parallel` alone
-        shared = types.FunctionType(loop.__code__, loop.__globals__, loop.__name__)
-        shared.__qualname__ = f"{loop.__qualname__}_threaded"
-        shared.__module__ = loop.__module__
-        self.threaded = compiled(shared, fastmath, parallel=_PRANGE_ALONE)
-
-    def __call__(self, elements: int, *arguments: Any) -> Any:
-        if elements < WORTH_THREADS or not pool.usable():
-            return self.serial(*arguments)
-        return pool.run(self.threaded, arguments)
-
-
-class InParts:
-    """A kernel that does part number `part` of `parts`, its first two arguments, compiled once.
+class Steps:
+    """A kernel that shares out some of its steps itself: parts and in_threads, which `shared_out` wants, come
+    before its other arguments.
 
     Called with the number of elements that it goes over, then its other arguments; or by `run`, in so many
-    parts. It returns nothing. A loop over `prange` takes numba three times as long to compile as the loop
-    itself, and here the same machine code serves one thread and all of them.
+    parts.
+    """
 
-    For hand-written vectors: a loop that LLVM is to vectorise runs up to a quarter faster over `prange`.
+    def __init__(self, function: Callable[..., Any], fastmath: set[str] = EXACT):
+        self.in_parts = compiled(function, fastmath)
+
+    def __call__(self, elements: int, *arguments: Any) -> Any:
+        if elements < WORTH_THREADS:
+            pool.ready()
+            return self.in_parts(1, False, *arguments)
+        return self.run(pool.count(), *arguments)
+
+    def run(self, parts: int, *arguments: Any) -> Any:
+        """In threads, if they may be used now; else one part after the other."""
+        if parts > 1 and pool.count() > 1:
+            return pool.run(self.in_parts, (parts, True, *arguments))
+        pool.ready()
+        return self.in_parts(parts, False, *arguments)
+
+
+class InParts(Steps):
+    """A kernel that does part number `part` of `parts`, its first two arguments. It returns nothing.
+
+    No array that it writes to may overlap with another one.
     """
 
     def __init__(self, function: Callable[..., None], fastmath: set[str] = EXACT):
-        self.all_parts = compiled(_over_parts(function, fastmath))
-
-    def __call__(self, elements: int, *arguments: Any) -> None:
-        self.run(numba.get_num_threads() if elements >= WORTH_THREADS and pool.usable() else 1, *arguments)
-
-    def run(self, parts: int, *arguments: Any) -> None:
-        """In threads, if they may be used now; else one part after the other."""
-        if parts > 1 and pool.usable():
-            pool.run(self.all_parts, (parts, True, *arguments))
-        else:
-            pool.ready()
-            self.all_parts(parts, False, *arguments)
+        super().__init__(_one_step(function, 2, fastmath), fastmath)
 
 
-def _over_parts(function: Callable[..., None], fastmath: set[str]) -> Callable[..., None]:
-    """all_parts(parts, in_threads, *the function's other arguments), which stands where the function does."""
-    names = ", ".join([*inspect.signature(function).parameters][2:])
-    found: dict[str, Any] = {"share_out": _sharing_out(function, fastmath)}
-    exec(f"def all_parts(parts, in_threads, {names}):\n    share_out(parts, in_threads, ({names},))", found)
-    code, place = found["all_parts"].__code__, function.__code__
+class Kernel(Steps):
+    """The same for a loop along the first axis of all its arrays: a part is given its rows of each.
+
+    So it needs no number of its part, and an index into these rows is not negative: if it might be, it could
+    count from the end, and LLVM would not work on numbers side by side.
+    """
+
+    def __init__(self, loop: Callable[..., None], fastmath: set[str] = EXACT):
+        super().__init__(_one_step(loop, 0, fastmath), fastmath)
+
+
+def shared_out(function: Callable[..., None], fastmath: set[str] = EXACT) -> Any:
+    """A step of `Steps`, which calls it as step(parts, in_threads, (its arguments but part and parts))."""
+    return _sharing_out(function, 2, fastmath)
+
+
+def _one_step(function: Callable[..., None], numbers: int, fastmath: set[str]) -> Callable[..., None]:
+    """in_parts(parts, in_threads, *the function's other arguments), which stands where the function does.
+
+    numbers: how many of its arguments say which part it is to do, 2 or 0
+    """
+    names = ", ".join([*inspect.signature(function).parameters][numbers:])
+    found: dict[str, Any] = {"share_out": _sharing_out(function, numbers, fastmath)}
+    exec(f"def in_parts(parts, in_threads, {names}):\n    share_out(parts, in_threads, ({names},))", found)
+    code, place = found["in_parts"].__code__, function.__code__
     code = code.replace(co_filename=place.co_filename, co_firstlineno=place.co_firstlineno)
-    all_parts = types.FunctionType(code, found, function.__name__)
-    all_parts.__module__, all_parts.__qualname__ = function.__module__, f"{function.__qualname__}_in_parts"
-    return all_parts
+    in_parts = types.FunctionType(code, found, function.__name__)
+    in_parts.__module__, in_parts.__qualname__ = function.__module__, f"{function.__qualname__}_in_parts"
+    return in_parts
 
 
-def _sharing_out(function: Callable[..., None], fastmath: set[str]) -> Any:
-    """An intrinsic: function(part, parts, *arguments) for every part, by numba's threads or by this one.
+def _sharing_out(function: Callable[..., None], numbers: int, fastmath: set[str]) -> Any:
+    """An intrinsic: the function for every part, by numba's threads or by this one.
 
     It writes what numba makes of a loop over `prange`: a function with a fixed signature, whose address goes
     to numba_parallel_for, and whose data lie in a structure. Its one array starts at address 0 and has a step
@@ -123,7 +133,8 @@ def _sharing_out(function: Callable[..., None], fastmath: set[str]) -> Any:
             count, shared, packed = values
             number, address = ir.IntType(64), ir.IntType(8).as_pointer()
             data = cgutils.alloca_once_value(builder, cgutils.pack_struct(builder, [count, packed]))
-            some_parts = _written_for_parts(context, builder, function, fastmath, arguments, data.type)
+            of_parts = numba.types.void(*[numba.types.intp] * numbers, *arguments)
+            some_parts = _written_for_parts(context, builder, function, fastmath, of_parts, data.type)
 
             start = cgutils.alloca_once_value(builder, ir.Constant(address, None))
             length = cgutils.alloca_once_value(builder, count)
@@ -146,18 +157,21 @@ def _sharing_out(function: Callable[..., None], fastmath: set[str]) -> Any:
 
 
 def _written_for_parts(
-    context: Any, builder: Any, function: Callable[..., None], fastmath: set[str], arguments: Any, kind: Any
+    context: Any, builder: Any, function: Callable[..., None], fastmath: set[str], signature: Any, kind: Any
 ) -> Any:
     """The function that each thread calls, for some parts that follow each other; kind: the type of its data.
 
     numba compiles a function that another one calls by itself first, and then once more with that; here it is
-    told to do the latter alone.
+    told to do the latter alone: its code goes where that of its caller goes.
     """
     flags: Any = compiler.Flags()
-    flags.nrt, flags.error_model, flags.fastmath = True, "numpy", FastMathOptions(fastmath)
-    whole = numba.types.intp
-    signature = numba.types.void(whole, whole, *arguments)
-    one = context.compile_subroutine(builder, function, signature, flags=flags)
+    flags.nrt, flags.noalias, flags.error_model = True, True, "numpy"
+    flags.fastmath = FastMathOptions(fastmath)
+    flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
+    one = compiler.compile_internal(
+        *(context.typing_context, context, context.active_code_library),
+        *(function, signature.args, signature.return_type, flags, {}),
+    )
 
     number, address = ir.IntType(64), ir.IntType(8).as_pointer()
     arrays, lengths = address.as_pointer(), number.as_pointer()
@@ -166,19 +180,42 @@ def _written_for_parts(
     written.linkage = "internal"
     b = ir.IRBuilder(written.append_basic_block())
     first = b.ptrtoint(b.load(written.args[0]), number)
-    data = b.load(b.bitcast(written.args[3], kind))
-    given = cgutils.unpack_tuple(b, b.extract_value(data, 1))
+    parts, packed = cgutils.unpack_tuple(b, b.load(b.bitcast(written.args[3], kind)))
+    given = cgutils.unpack_tuple(b, packed)
+    numbers = len(signature.args) - len(given)
     of_part = context.declare_function(builder.module, one.fndesc)
     with cgutils.for_range(b, b.load(written.args[1])) as loop:
-        values = [b.add(first, loop.index), b.extract_value(data, 0), *given]
+        part = b.add(first, loop.index)
+        values = [
+            _lent(context, b, kind, value, None if numbers else (part, parts))
+            for kind, value in zip(signature.args[numbers:], given, strict=True)
+        ]
+        values = [part, parts][:numbers] + values
         context.call_conv.call_function(b, of_part, one.fndesc.restype, one.fndesc.argtypes, values)
     b.ret_void()
     return written
 
 
-def threaded(loop: Callable[..., Any], fastmath: set[str] = EXACT) -> Any:
-    """A loop that is worth all threads whatever its arguments; without threads a plain loop."""
-    return functools.partial(Kernel(loop, fastmath), sys.maxsize)
+def _lent(context: Any, b: Any, kind: Any, value: Any, cut: tuple[Any, Any] | None) -> Any:
+    """An argument as a part is given it; of an array, if it is to be cut, the rows of part (part, parts).
+
+    It is said to belong to nobody. Else each row that is looked at would be counted as a reference, and
+    threads wait for each other where they count up and down in one place.
+    """
+    if not isinstance(kind, numba.types.Array):
+        return value
+    array = context.make_array(kind)(context, b, value)
+    array.meminfo = ir.Constant(array.meminfo.type, None)
+    if cut:
+        part, parts = cut
+        rows, *others = cgutils.unpack_tuple(b, array.shape)
+        row, *_ = cgutils.unpack_tuple(b, array.strides)  # bytes
+        one = ir.Constant(rows.type, 1)
+        first, last = (b.sdiv(b.mul(rows, k), parts) for k in (part, b.add(part, one)))
+        array.data = cgutils.pointer_add(b, array.data, b.mul(first, row))
+        array.shape = cgutils.pack_array(b, [b.sub(last, first), *others])
+        array.nitems = functools.reduce(b.mul, others, b.sub(last, first))
+    return array._getvalue()
 
 
 def compiled(function: Callable[..., Any], fastmath: set[str] = EXACT, **options: Any) -> Any:
@@ -219,7 +256,9 @@ class _Cache(FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
-            return super().load_overload(sig, target_context)
+            rtsys.initialize(target_context)
+            with self._guard_against_spurious_io_errors():
+                return self._load_overload(sig, target_context)
         except Exception:  # a damaged file makes pickle raise anything
             with contextlib.suppress(OSError):
                 self.flush()
@@ -288,6 +327,7 @@ _announced: list[str] = []
 def _announce(name: str) -> None:
     """Say on stderr, once a process, that a kernel is being compiled, since that takes a moment."""
     if not _announced:
+        _import_without_scipy()
         print(
             f"deepcore: compiling {name} and other kernels that are used, once for this machine "
             "(DEEPCORE_NUMBA=0 does without)",
@@ -296,5 +336,4 @@ def _announce(name: str) -> None:
     _announced.append(name)
 
 
-_import_without_scipy()
 event.register("numba:compile", _Listener())

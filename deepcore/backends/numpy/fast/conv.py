@@ -26,10 +26,10 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 
 from deepcore.backends import select
-from deepcore.backends.numpy.fast.compiled import InParts, flat, share, step, threaded
+from deepcore.backends.numpy.fast.compiled import InParts, flat, share, step
 from deepcore.backends.numpy.fast.phases import Split, add_threads, apart, join_phases, split_image
 from deepcore.backends.numpy.fast.rows import total
 from deepcore.backends.numpy.fast.simd import (
@@ -144,11 +144,12 @@ def _few_filters_dW(dY, X, W_shape, stride, padding, dilation) -> np.ndarray:
     dW = empty(W_shape, np.float32)
     columns = steps(weights, 1, DOT_COLUMNS)
     taps = (np.arange(W_shape[1])[:, None] * split.plane + plan.taps).reshape(-1)[columns]
-    _add_few_filters(
-        *(flat(X), split.numbers(), flat(dY), split_dY.numbers(), n, f, vectors, taps),
+    _add_few_filters.run(
+        *(len(images), flat(X), split.numbers(), flat(dY), split_dY.numbers(), n, f, vectors, taps),
         *(steps(f, split_dY.plane, DOT_ROWS), steps(f, weights * LANES, DOT_ROWS), columns * LANES),
-        *(dW.reshape(-1), images, gradients, sums),
+        *(images, gradients, sums),
     )
+    _add_lanes.run(len(images), sums, dW.reshape(-1))
     return dW
 
 
@@ -158,7 +159,7 @@ def channel_sum(dY: np.ndarray) -> Any:
         return NotImplemented
     n, f, *out = dY.shape
     sums = np.zeros((min(get_num_threads(), n), f))
-    _add_channels(flat(dY), n, f, math.prod(out), sums)
+    _add_channels.run(len(sums), flat(dY), n, f, math.prod(out), sums)
     return sums.sum(axis=0).astype(np.float32).reshape(1, f, *(1 for _ in out))
 
 
@@ -383,38 +384,42 @@ def _convolve_dW(
         _add_image(image, taps, rows, dY_turned, turned_rows, f, width, step, total, sums_rows)
 
 
-@threaded
+@InParts
 def _add_few_filters(
-    X, split, dY, split_dY, n, f, vectors, taps, dY_rows, sums_rows, sums_columns, dW, images, gradients, sums
+    thread, threads, X, split, dY, split_dY, n, f, vectors, taps, dY_rows, sums_rows, sums_columns,
+    images, gradients, sums
 ):  # fmt: skip
-    """Each thread adds up some of the images, lane by lane; then the lanes and the threads are added."""
-    threads = len(images)
-    for thread in prange(threads):
-        image, gradient, total = images[thread], gradients[thread], sums[thread]
-        image[:] = 0
-        gradient[:] = 0
-        total[:] = 0
-        for k in range(n * thread // threads, n * (thread + 1) // threads):
-            split_image(X, k * split[0] * split[1] * split[2], split, image)
-            split_image(dY, k * split_dY[0] * split_dY[1] * split_dY[2], split_dY, gradient)
-            for g in range(0, f, DOT_ROWS):
-                for t in range(0, len(taps), DOT_COLUMNS):
-                    add_dot_products(
-                        *(gradient, 0, dY_rows, g, image, 0, taps, t),
-                        *(vectors, total, sums_rows, sums_columns),
-                    )
-    for k in prange(len(dW)):
+    """Each thread adds up some of the images, lane by lane."""
+    image, gradient, total = images[thread], gradients[thread], sums[thread]
+    image[:] = 0
+    gradient[:] = 0
+    total[:] = 0
+    for k in share(n, thread, threads):
+        split_image(X, k * split[0] * split[1] * split[2], split, image)
+        split_image(dY, k * split_dY[0] * split_dY[1] * split_dY[2], split_dY, gradient)
+        for g in range(0, f, DOT_ROWS):
+            for t in range(0, len(taps), DOT_COLUMNS):
+                add_dot_products(
+                    *(gradient, 0, dY_rows, g, image, 0, taps, t),
+                    *(vectors, total, sums_rows, sums_columns),
+                )
+
+
+@InParts
+def _add_lanes(part, parts, sums, dW):
+    """dW[k] = sum over threads and lanes of sums[thread, k, lane], for some k."""
+    for k in share(len(dW), part, parts):
         weight = 0.0
-        for thread in range(threads):
+        for thread in range(len(sums)):
             for lane in range(LANES):
                 weight += sums[thread, k * LANES + lane]
         dW[k] = weight
 
 
-@threaded
-def _add_channels(dY, n, f, places, sums):
+@InParts
+def _add_channels(thread, threads, dY, n, f, places, sums):
     """In float64."""
-    threads = len(sums)
-    for thread in prange(threads):
-        for row in range(n * thread // threads * f, n * (thread + 1) // threads * f):
-            sums[thread, row % f] += total(dY[row * places : (row + 1) * places])
+    for k in share(n, thread, threads):
+        for g in range(f):
+            row = k * f + g
+            sums[thread, g] += total(dY[row * places : (row + 1) * places])

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from deepcore.backends.numpy.fast.compiled import WORTH_COMPILED, Kernel, compiled, flat, plain, row, served
+from deepcore.backends.numpy.fast.compiled import (
+    WORTH_COMPILED,
+    InParts,
+    compiled,
+    flat,
+    plain,
+    row,
+    served,
+    share,
+)
 from deepcore.backends.numpy.memory import empty
 
 
@@ -19,9 +27,9 @@ def embedding(W: np.ndarray, index: np.ndarray, in_doubt: bool = False) -> np.nd
     return Y.reshape(*index.shape, d)
 
 
-@Kernel
-def _take(W, index, Y):
-    for i in prange(len(index)):
+@InParts
+def _take(part, parts, W, index, Y):
+    for i in share(len(index), part, parts):
         _copy(W[index[i]], Y[i])
 
 
@@ -60,9 +68,9 @@ def _sort(index, start, order):
     return True
 
 
-@Kernel
-def _add_runs(rows, start, order, out):
-    for k in prange(len(out)):
+@InParts
+def _add_runs(part, parts, rows, start, order, out):
+    for k in share(len(out), part, parts):
         if start[k + 1] == start[k]:
             out[k, :] = 0
         elif start[k + 1] == start[k] + 1:

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import prange, types
+from numba import types
 from numba.extending import overload
 
-from deepcore.backends.numpy.fast.compiled import Kernel, plain, row, served
+from deepcore.backends.numpy.fast.compiled import Steps, plain, row, served, share, shared_out
 from deepcore.backends.numpy.fast.elementary import exp_of_negative, expm1_of_negative, log1p, maximum
 from deepcore.backends.numpy.fast.rows import exp_and_sum, largest, total
 from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, written
@@ -19,7 +19,6 @@ _INT64 = np.dtype(np.int64)
 _NONE = np.iinfo(np.int64).min  # a label that no row has
 _FEW = 64  # classes up to which a row is shorter than some vectors
 _BLOCK = 128  # rows that stay in the cache together
-_PARTS = 64  # among the threads
 _BEYOND_CACHES = 1 << 24  # numbers of which no cache will hold the gradient
 
 
@@ -40,45 +39,53 @@ def cross_entropy(
     L = np.empty(len(y))
     dX = empty(X.shape if gradient else (0, 0), X.dtype)
     loss = _label_losses(X.size, plain(X), plain(y), ignored, reduction == "mean", L, dX)
-    if loss is None:
+    if loss < 0:
         return NotImplemented
     if reduction == "none":
         return L.astype(X.dtype), dX if gradient else None
     return np.asarray(loss, X.dtype), dX if gradient else None
 
 
-@Kernel
-def _label_losses(X, y, ignored, mean, L, dX):
+@Steps
+def _label_losses(parts, in_threads, X, y, ignored, mean, L, dX):
     """Into L the loss of each row, into dX its gradient unless dX is empty. Returns the sum, or the mean.
 
-    None if a label is none of the classes: it would be read outside of its row.
+    -1 if a label is none of the classes: it would be read outside of its row.
     """
     kept = _count(y, X.shape[1], ignored)
     if kept < 0:
-        return None
+        return -1.0
     n = max(kept, 1) if mean else 1
     if X.shape[1] <= _FEW:
-        blocks = -(-len(y) // _BLOCK)
-        for block in prange(blocks):
-            rows = slice(block * _BLOCK, min((block + 1) * _BLOCK, len(y)))
-            gradient = dX[rows] if dX.size else np.empty_like(X[rows])
-            _losses_of_few(X[rows], y[rows], ignored, n, L[rows], gradient)
-        return total(L) / n
-    past = dX.size >= _BEYOND_CACHES and X.shape[1] % LANES == 0 and dX.ctypes.data % 64 == 0
-    for part in prange(_PARTS):
-        E = np.empty(X.shape[1], X.dtype)  # e^D of a row, in the cache
-        for i in range(len(y) * part // _PARTS, len(y) * (part + 1) // _PARTS):
-            factor = X.dtype.type(0)
-            if y[i] == ignored:
-                E[:] = 0
-                L[i] = 0
-            else:
-                L[i], factor = _label_loss(X[i], y[i], n, E)
-            if past:
-                scale_past_caches(E, factor, dX[i])
-            elif dX.size:
-                _scale_into(E, factor, dX[i])
+        _losses_of_blocks(parts, in_threads, (X, y, ignored, n, L, dX))
+    else:
+        _losses_of_rows(parts, in_threads, (X, y, ignored, n, L, dX))
     return total(L) / n
+
+
+@shared_out
+def _losses_of_blocks(part, parts, X, y, ignored, n, L, dX):
+    for block in share(-(-len(y) // _BLOCK), part, parts):
+        rows = slice(block * _BLOCK, min((block + 1) * _BLOCK, len(y)))
+        gradient = dX[rows] if dX.size else np.empty_like(X[rows])
+        _losses_of_few(X[rows], y[rows], ignored, n, L[rows], gradient)
+
+
+@shared_out
+def _losses_of_rows(part, parts, X, y, ignored, n, L, dX):
+    past = dX.size >= _BEYOND_CACHES and X.shape[1] % LANES == 0 and dX.ctypes.data % 64 == 0
+    E = np.empty(X.shape[1], X.dtype)  # e^D of a row, in the cache
+    for i in share(len(y), part, parts):
+        factor = X.dtype.type(0)
+        if y[i] == ignored:
+            E[:] = 0
+            L[i] = 0
+        else:
+            L[i], factor = _label_loss(X[i], y[i], n, E)
+        if past:
+            scale_past_caches(E, factor, dX[i])
+        elif dX.size:
+            _scale_into(E, factor, dX[i])
 
 
 @row

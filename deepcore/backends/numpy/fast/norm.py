@@ -10,9 +10,8 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import prange
 
-from deepcore.backends.numpy.fast.compiled import Kernel, flat, plain, row, row_sum, served
+from deepcore.backends.numpy.fast.compiled import InParts, flat, plain, row, row_sum, served, share
 from deepcore.backends.numpy.fast.elementary import widest_vectors
 from deepcore.backends.numpy.fast.rows import FEW, subtract, sums
 from deepcore.backends.numpy.memory import empty
@@ -37,11 +36,10 @@ def batch_norm(X: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: floa
     return Y, H, *(s.reshape(statistics) for s in (r, mean, var))
 
 
-@Kernel
-def _batch_norm(X, gamma, beta, epsilon, Y, H, r, mean, var):
+@InParts
+def _batch_norm(part, parts, X, gamma, beta, epsilon, Y, H, r, mean, var):
     N, C, S = X.shape
-    for channel in prange(C):
-        c = np.int64(channel)  # what prange gives is unsigned, and would be compiled for once more
+    for c in share(C, part, parts):
         m = _channel_sum(X, c) / (N * S)
         _subtract_from_channel(X, c, m, H)
         v = _channel_squares(H, c) / (N * S)
@@ -103,11 +101,10 @@ def batch_norm_backward(
     return dX, dgamma, dbeta
 
 
-@Kernel
-def _batch_norm_backward(dY, H, factor, dX, dgamma, dbeta):
+@InParts
+def _batch_norm_backward(part, parts, dY, H, factor, dX, dgamma, dbeta):
     N, C, S = dY.shape
-    for channel in prange(C):
-        c = np.int64(channel)
+    for c in share(C, part, parts):
         hdy, dy = _channel_sums(H, dY, c)
         dgamma[c], dbeta[c] = hdy, dy
         _centre_channel(dY, c, dy / (N * S), H, hdy / (N * S), factor[c], dX)
@@ -146,56 +143,36 @@ def _by_channel(X: np.ndarray) -> np.ndarray:
 # ---- (n, c), channels side by side: sums of columns, by parts of the rows
 
 
-@Kernel
-def _batch_norm_of_rows(X, gamma, beta, epsilon, Y, H, r, mean, var):
-    N, C = X.shape
-    sums, squares = _zeros(C), _zeros(C)
-    for part in prange(_PARTS):
-        for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
+def _batch_norm_of_rows(elements, X, gamma, beta, epsilon, Y, H, r, mean, var) -> None:
+    sums, squares = np.zeros((2, _PARTS, X.shape[1]))
+    _add_rows(elements, X, sums)
+    exact = np.add.reduce(sums, axis=0) / len(X)
+    mean[:] = exact
+    _centre_rows(elements, X, mean, (exact - mean).astype(mean.dtype), H, squares)
+    v = np.add.reduce(squares, axis=0) / len(X)
+    var[:], r[:] = v, 1 / np.sqrt(v + epsilon)
+    _scale_and_shift_rows(elements, H, r, gamma, beta, Y)
+
+
+@InParts
+def _add_rows(thread, threads, X, sums):
+    for part in share(_PARTS, thread, threads):
+        for n in share(len(X), part, _PARTS):
             _add_row(X[n], sums[part])
-    rest = _mean_and_rest(sums, N, mean)
-    for part in prange(_PARTS):
-        for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
+
+
+@InParts
+def _centre_rows(thread, threads, X, mean, rest, H, squares):
+    for part in share(_PARTS, thread, threads):
+        for n in share(len(X), part, _PARTS):
             _centre_row(X[n], mean, rest, H[n], squares[part])
-    v = _sum_of_parts(squares)
-    for c in range(C):
-        var[c], r[c] = v[c] / N, 1 / math.sqrt(v[c] / N + epsilon)
-    for part in prange(_PARTS):
-        for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
-            _multiply(H[n], r, H[n])
-            _multiply_and_add(H[n], gamma, beta, Y[n])
 
 
-# by themselves: in a kernel numba looks at each array operation for work to share out, and warns of none
-
-
-@row
-def _zeros(C):
-    return np.zeros((_PARTS, C))
-
-
-@row
-def _divided(sums, N, like):
-    return (sums / N).astype(like.dtype)
-
-
-@row
-def _mean_and_rest(sums, N, mean):
-    """Write the mean; return what its type doesn't hold of it."""
-    exact = _sum_of_parts(sums) / N
-    for c in range(len(mean)):
-        mean[c] = exact[c]
-    return (exact - mean).astype(mean.dtype)
-
-
-@row
-def _sum_of_parts(parts):
-    """parts.sum(axis=0)"""
-    s = np.zeros(parts.shape[1])
-    for part in range(len(parts)):
-        for c in range(parts.shape[1]):
-            s[c] += parts[part, c]
-    return s
+@InParts
+def _scale_and_shift_rows(part, parts, H, r, gamma, beta, Y):
+    for n in share(len(H), part, parts):
+        _multiply(H[n], r, H[n])
+        _multiply_and_add(H[n], gamma, beta, Y[n])
 
 
 @row
@@ -224,20 +201,26 @@ def _multiply_and_add(x, factors, shifts, y):
         y[j] = factors[j] * x[j] + shifts[j]
 
 
-@Kernel
-def _batch_norm_of_rows_backward(dY, H, factor, dX, dgamma, dbeta):
-    N, C = dY.shape
-    hdys, dys = _zeros(C), _zeros(C)
-    for part in prange(_PARTS):
-        for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
+def _batch_norm_of_rows_backward(elements, dY, H, factor, dX, dgamma, dbeta) -> None:
+    hdys, dys = np.zeros((2, _PARTS, dY.shape[1]))
+    _add_rows_to_sums(elements, H, dY, hdys, dys)
+    hdy, dy = np.add.reduce(hdys, axis=0), np.add.reduce(dys, axis=0)
+    dgamma[:], dbeta[:] = hdy, dy
+    mean, mean_hdy = ((s / len(dY)).astype(dY.dtype) for s in (dy, hdy))
+    _centre_by_columns(elements, dY, mean, H, mean_hdy, factor, dX)
+
+
+@InParts
+def _add_rows_to_sums(thread, threads, H, dY, hdys, dys):
+    for part in share(_PARTS, thread, threads):
+        for n in share(len(dY), part, _PARTS):
             _add_to_sums(H[n], dY[n], hdys[part], dys[part])
-    hdy, dy = _sum_of_parts(hdys), _sum_of_parts(dys)
-    for c in range(C):
-        dgamma[c], dbeta[c] = hdy[c], dy[c]
-    mean, mean_hdy = _divided(dy, N, factor), _divided(hdy, N, factor)
-    for part in prange(_PARTS):
-        for n in range(N * part // _PARTS, N * (part + 1) // _PARTS):
-            _centre_by_column(dY[n], mean, H[n], mean_hdy, factor, dX[n])
+
+
+@InParts
+def _centre_by_columns(part, parts, dY, mean, H, mean_hdy, factor, dX):
+    for n in share(len(dY), part, parts):
+        _centre_by_column(dY[n], mean, H[n], mean_hdy, factor, dX[n])
 
 
 @row
@@ -291,11 +274,11 @@ def _as_groups(shape: tuple[int, ...], groups: int) -> tuple[tuple[int, ...], tu
     return ((N, groups, 1, C), (groups, 1, C)) if places == 1 else ((N, groups, C, places), (groups, C, 1))
 
 
-@Kernel
-def _standardise(X, gamma, beta, epsilon, centred, Y, H, r):
+@InParts
+def _standardise(part, parts, X, gamma, beta, epsilon, centred, Y, H, r):
     """With D = X - m for an m near the mean, var X = mean D^2 - (mean D)^2: D is as small as X varies."""
     N, G, C, _ = X.shape
-    for i in prange(N * G):
+    for i in share(N * G, part, parts):
         n, g = i // G, i % G
         x, h = X[n, g].reshape(-1), H[n, g].reshape(-1)
         m = X.dtype.type(sums(x)[0] / x.size if centred else 0.0)
@@ -365,10 +348,10 @@ def _standardised_backward(
     return dX, dgamma.reshape(gamma.shape), dbeta.reshape(gamma.shape)
 
 
-@Kernel
-def _standardise_backward(dY, H, r, gamma, centred, dX, sums):
+@InParts
+def _standardise_backward(thread, threads, dY, H, r, gamma, centred, dX, sums):
     N, G = dY.shape[:2]
-    for part in prange(_PARTS):
+    for part in share(_PARTS, thread, threads):
         first, last = N * part // _PARTS, N * (part + 1) // _PARTS
         for start in range(first, last, _ROWS):
             few = _zeros_like(sums[part], dX)

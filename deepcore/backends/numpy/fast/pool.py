@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import prange, types
+from numba import types
 
-from deepcore.backends.numpy.fast.compiled import Kernel, compiled, plain, served
+from deepcore.backends.numpy.fast.compiled import InParts, Kernel, plain, served, share, step
 from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, USABLE, Writer, written
 from deepcore.backends.numpy.memory import empty
 from deepcore.shapes import Padding, pool_output_shape
@@ -42,7 +42,7 @@ def max_pool(X: np.ndarray, kernel: Sequence[int], stride: Sequence[int], paddin
 @Kernel
 def _max_pool(X, kernel, step, before, first, last, Y, index):
     _, height, width = X.shape
-    for n in prange(len(X)):
+    for n in range(len(X)):
         x, y, which = X[n].reshape(-1), Y[n].reshape(-1), index[n].reshape(-1)
         for p in range(Y.shape[1]):
             row, out = p * step[0] - before[0], p * Y.shape[2]
@@ -61,7 +61,7 @@ def _max_pool(X, kernel, step, before, first, last, Y, index):
                     y[out + q], which[out + q] = _window(x, height, width, row, column, kernel)
 
 
-@compiled
+@step
 def _window(x, height, width, row, column, kernel):
     """The largest number of one window, and its place in it; what lies outside of the image doesn't count."""
     kh, kw = kernel
@@ -136,10 +136,10 @@ def max_pool_backward(
     return dX
 
 
-@Kernel
-def _max_pool_backward(dY, index, step, before, places, dX):
+@InParts
+def _max_pool_backward(part, parts, dY, index, step, before, places, dX):
     """places: from the corner of a window to each of its places"""
-    for n in prange(len(dX)):
+    for n in share(len(dX), part, parts):
         dx = dX[n].reshape(-1)
         dx[:] = 0
         for p in range(dY.shape[1]):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import prange
 
 from deepcore.backends.numpy.fast import compiled
-from deepcore.backends.numpy.fast.compiled import Kernel, inline
+from deepcore.backends.numpy.fast.compiled import InParts, inline
 
 _PARITY = np.uint32(0x1BD11BDA)
 
@@ -25,11 +24,13 @@ def threefry(like: np.ndarray, n: int, key: tuple[int, int], call: Any, start: i
     return words.reshape(-1)[start % 2 :][:n].view(np.int32)
 
 
-@Kernel
-def _threefry(first, counter, k0, k1, words):
+@InParts
+def _threefry(part, parts, first, counter, k0, k1, words):
     k2 = np.uint32(k0 ^ k1 ^ _PARITY)
-    for j in prange(len(words)):
-        x0, x1 = np.uint32(first + np.uint32(j) + k0), np.uint32(counter + k1)
+    start = len(words) * part // parts
+    words = words[start : len(words) * (part + 1) // parts]
+    for j in range(len(words)):
+        x0, x1 = np.uint32(first + np.uint32(start + j) + k0), np.uint32(counter + k1)
         x0, x1 = _four_rounds(x0, x1, 13, 15, 26, 6, k1, k2, 1)
         x0, x1 = _four_rounds(x0, x1, 17, 29, 16, 24, k2, k0, 2)
         x0, x1 = _four_rounds(x0, x1, 13, 15, 26, 6, k0, k1, 3)

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 
 from deepcore.backends.numpy import linear as numpy_linear
 from deepcore.backends.numpy.fast.activation import sigmoid_of
-from deepcore.backends.numpy.fast.compiled import compiled, flat, plain, row, threaded
+from deepcore.backends.numpy.fast.compiled import InParts, flat, plain, row, share, step
 from deepcore.backends.numpy.fast.elementary import tanh
 from deepcore.backends.numpy.fast.linear import linear, linear_backward, pack
 from deepcore.backends.numpy.fast.simd import PANEL, ROWS, VECTORS, any_tile, vectors_of
@@ -50,8 +50,9 @@ def lstm_run(
     Hs[0], Cs[0] = H, C
     samples = _shared_out(n, min(get_num_threads(), n))
     (panels,) = room(1, _packed_size(h, 4 * h))
-    arrays = A, flat(W_hh), reverse, Hs, Cs, gates, T, Y
-    _lstm(*arrays, samples, samples * h, samples * (4 * h), panels[0])
+    _pack.run(len(samples), flat(W_hh), False, h, 4 * h, 4 * h, panels[0])
+    arrays = A, reverse, Hs, Cs, gates, T, Y
+    _lstm.run(len(samples), *arrays, samples, samples * h, samples * (4 * h), panels[0])
     return Y, Hs[t].copy(), Cs[t].copy(), gates, T, Hs[:t], Cs[:t]
 
 
@@ -76,8 +77,9 @@ def lstm_run_backward(
     dA = empty((t, n, 4 * h), _FLOAT32)
     samples = _shared_out(n, min(get_num_threads(), n))
     (panels,) = room(1, _packed_size(4 * h, h))
-    arrays = plain(dY), flat(W_hh), reverse, plain(gates), plain(T), plain(C), dA, dH, dC, _ZEROS
-    _lstm_backward(*arrays, samples, samples * (4 * h), samples * h, panels[0])
+    _pack.run(len(samples), flat(W_hh), True, 4 * h, h, 4 * h, panels[0])
+    arrays = plain(dY), reverse, plain(gates), plain(T), plain(C), dA, dH, dC, _ZEROS
+    _lstm_backward.run(len(samples), *arrays, samples, samples * (4 * h), samples * h, panels[0])
     backward = linear_backward, numpy_linear.linear_backward
     dX, dW_ih, db = _either(*backward, dA, steps_first(X, reverse), plain(W_ih))
     _, dW_hh, _ = _either(*backward, dA, plain(H), W_hh, False, (False, True, False))
@@ -107,59 +109,56 @@ def _shared_out(n: int, threads: int) -> np.ndarray:
     return np.array([np.minimum(a + places, b - 1) for a, b in itertools.pairwise(ends)])
 
 
-@threaded
-def _lstm(A, W, reverse, H, C, gates, T, Y, samples, H_rows, A_rows, panels):
+@InParts
+def _pack(part, parts, B, turned, rows, columns, length, panels):
+    """Some panels of a matrix of so many rows and columns."""
+    for panel in share(-(-columns // PANEL), part, parts):
+        n = panel * PANEL
+        pack(B, length, turned, 0, rows, n, min(PANEL, columns - n), panels, n * rows)
+
+
+@InParts
+def _lstm(thread, threads, A, reverse, H, C, gates, T, Y, samples, H_rows, A_rows, panels):
     t, n, width = A.shape
     h = width // 4
     sums, states = A.reshape(-1), H.reshape(-1)
-    for panel in prange(-(-width // PANEL)):
-        _pack_panel(panel, W, False, h, width, width, panels)
-    for thread in prange(len(samples)):
-        first, last = samples[thread, 0], samples[thread, -1] + 1
-        for k in range(t):
-            step = t - 1 - k if reverse else k
-            multiply(
-                (states, k * n * h, H_rows[thread]),
-                *(h, panels, width),
-                *(sums, k * n * width, A_rows[thread], last - first),
-                *(sums, k * n * width, 1),
-            )
-            for s in range(first, last):
-                I, F, G, O = gates[0, k, s], gates[1, k, s], gates[2, k, s], gates[3, k, s]
-                _apply_gates(A[k, s], I, F, G, O)
-                _update(I, F, G, O, C[k, s], C[k + 1, s], T[k, s], H[k + 1, s], Y[s, step])
+    first, last = samples[thread, 0], samples[thread, -1] + 1
+    for k in range(t):
+        step = t - 1 - k if reverse else k
+        multiply(
+            (states, k * n * h, H_rows[thread]),
+            *(h, panels, width),
+            *(sums, k * n * width, A_rows[thread], last - first),
+            *(sums, k * n * width, 1),
+        )
+        for s in range(first, last):
+            I, F, G, O = gates[0, k, s], gates[1, k, s], gates[2, k, s], gates[3, k, s]
+            _apply_gates(A[k, s], I, F, G, O)
+            _update(I, F, G, O, C[k, s], C[k + 1, s], T[k, s], H[k + 1, s], Y[s, step])
 
 
-@threaded
-def _lstm_backward(dY, W, reverse, gates, T, C, dA, dH, dC, zeros, samples, A_rows, H_rows, panels):
+@InParts
+def _lstm_backward(
+    thread, threads, dY, reverse, gates, T, C, dA, dH, dC, zeros, samples, A_rows, H_rows, panels
+):  # fmt: skip
     t, n, h = T.shape
     width = 4 * h
     gradients, states = dA.reshape(-1), dH.reshape(-1)
-    for panel in prange(-(-h // PANEL)):
-        _pack_panel(panel, W, True, width, h, width, panels)
-    for thread in prange(len(samples)):
-        first, last = samples[thread, 0], samples[thread, -1] + 1
-        for k in range(t - 1, -1, -1):
-            step = t - 1 - k if reverse else k
-            for s in range(first, last):
-                I, F, G, O = gates[0, k, s], gates[1, k, s], gates[2, k, s], gates[3, k, s]
-                _update_backward(dY[s, step], I, F, G, O, T[k, s], C[k, s], dH[s], dC[s], dA[k, s])
-            multiply(
-                (gradients, k * n * width, A_rows[thread]),
-                *(width, panels, h),
-                *(states, 0, H_rows[thread], last - first),
-                *(zeros, 0, 0),
-            )
+    first, last = samples[thread, 0], samples[thread, -1] + 1
+    for k in range(t - 1, -1, -1):
+        step = t - 1 - k if reverse else k
+        for s in range(first, last):
+            I, F, G, O = gates[0, k, s], gates[1, k, s], gates[2, k, s], gates[3, k, s]
+            _update_backward(dY[s, step], I, F, G, O, T[k, s], C[k, s], dH[s], dC[s], dA[k, s])
+        multiply(
+            (gradients, k * n * width, A_rows[thread]),
+            *(width, panels, h),
+            *(states, 0, H_rows[thread], last - first),
+            *(zeros, 0, 0),
+        )
 
 
-@compiled
-def _pack_panel(panel, B, turned, rows, columns, length, panels):
-    """One panel of a matrix of so many rows and columns."""
-    n = panel * PANEL
-    pack(B, length, turned, 0, rows, n, min(PANEL, columns - n), panels, n * rows)
-
-
-@compiled
+@step
 def multiply(A, K, panels, columns, C, c, C_rows, count, start, s, follow):
     """C = start + A B for some rows.   A: numbers, where those of a row start, where rows do   B: panels
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from deepcore.backends.numpy.fast.compiled import Kernel, plain, row, served
+from deepcore.backends.numpy.fast.compiled import InParts, plain, row, served, share
 
 _PARTS = 32
 
@@ -19,11 +18,10 @@ def column_sum(X: np.ndarray) -> np.ndarray:
     return np.add.reduce(sums, axis=0, keepdims=True).astype(X.dtype)
 
 
-@Kernel
-def _column_sums(X, sums):
-    n = len(X)
-    for part in prange(_PARTS):
-        for i in range(n * part // _PARTS, n * (part + 1) // _PARTS):
+@InParts
+def _column_sums(thread, threads, X, sums):
+    for part in share(_PARTS, thread, threads):
+        for i in share(len(X), part, _PARTS):
             _add(X[i], sums[part])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 
 from deepcore.backends.numpy.fast.compiled import Kernel, plain, row, served
 from deepcore.backends.numpy.fast.elementary import exp_of_negative
@@ -31,7 +30,7 @@ def softmax(X: np.ndarray, axis: int = -1) -> np.ndarray:
 
 @Kernel
 def _softmax(X, Y):
-    for i in prange(len(X)):
+    for i in range(len(X)):
         exp_and_sum(X[i], largest(X[i]), Y[i])
         scale(Y[i], X.dtype.type(1 / total(Y[i])))  # added in float64: rows are to sum to 1 within 3e-7
 
@@ -43,7 +42,7 @@ def softmax_backward(dY: np.ndarray, Y: np.ndarray, axis: int = -1) -> np.ndarra
 
 @Kernel
 def _softmax_backward(dY, Y, dX):
-    for i in prange(len(Y)):
+    for i in range(len(Y)):
         _minus_mean(dY[i], Y[i], Y.dtype.type(dot(dY[i], Y[i])), dX[i])
 
 
@@ -60,7 +59,7 @@ def log_softmax(X: np.ndarray, axis: int = -1) -> np.ndarray:
 
 @Kernel
 def _log_softmax(X, Y):
-    for i in prange(len(X)):
+    for i in range(len(X)):
         x, y = X[i], Y[i]
         top = largest(x)
         k = _first(x, top)
@@ -90,7 +89,7 @@ def log_softmax_backward(dY: np.ndarray, Y: np.ndarray, axis: int = -1) -> np.nd
 
 @Kernel
 def _log_softmax_backward(dY, Y, dX):
-    for i in prange(len(Y)):
+    for i in range(len(Y)):
         _minus_share(dY[i], Y[i], Y.dtype.type(total(dY[i])), dX[i])
 
 

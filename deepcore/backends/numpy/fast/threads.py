@@ -35,11 +35,12 @@ class _Pool:
         """A forked child has no threads of its parent's, and GNU OpenMP ends a process that asks for them."""
         self.forked = True
 
-    def usable(self) -> bool:
+    def count(self) -> int:
+        """How many threads may be used now."""
         if self.forked:
-            return False
+            return 1
         _launch()
-        return numba.get_num_threads() > 1
+        return numba.get_num_threads()
 
     def ready(self) -> None:
         """Code that shares out work can be loaded, though it may not be run by threads."""

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import prange
 
 from deepcore.backends.numpy.fast.compiled import Kernel, flat, served
 from deepcore.backends.numpy.fast.elementary import widest_vectors
@@ -30,13 +29,13 @@ def sgd(
 
 @Kernel
 def _sgd(W, dW, lr, _, weight_decay, new_W):
-    for i in prange(W.size):
+    for i in range(W.size):
         new_W[i] = W[i] - lr * (dW[i] + weight_decay * W[i] if weight_decay else dW[i])
 
 
 @Kernel
 def _sgd_with_momentum(W, dW, V, lr, momentum, weight_decay, nesterov, new_W, new_V):
-    for i in prange(W.size):
+    for i in range(W.size):
         dw = dW[i] + weight_decay * W[i] if weight_decay else dW[i]
         v = momentum * V[i] + dw
         new_V[i] = v
@@ -68,7 +67,7 @@ def adam(
 
 @Kernel
 def _adam(W, dW, M, V, rate, b1, b1_rest, b2, b2_rest, eps, weight_decay, keep, new_W, new_M, new_V):
-    for i in prange(W.size):
+    for i in range(W.size):
         widest_vectors()
         dw = dW[i] + weight_decay * W[i] if weight_decay else dW[i]
         m = b1 * M[i] + b1_rest * dw
