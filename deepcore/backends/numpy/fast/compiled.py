@@ -67,7 +67,6 @@ class Steps:
 
     def __call__(self, elements: int, *arguments: Any) -> Any:
         if elements < WORTH_THREADS:
-            pool.ready()
             return self.in_parts(1, False, *arguments)
         return self.run(pool.count(), *arguments)
 
@@ -75,7 +74,6 @@ class Steps:
         """In threads, if they may be used now; else one part after the other."""
         if parts > 1 and pool.count() > 1:
             return pool.run(self.in_parts, (parts, True, *arguments))
-        pool.ready()
         return self.in_parts(parts, False, *arguments)
 
 
@@ -191,7 +189,9 @@ def _written_for_parts(
             for kind, value in zip(signature.args[numbers:], given, strict=True)
         ]
         values = [part, parts][:numbers] + values
-        context.call_conv.call_function(b, of_part, one.fndesc.restype, one.fndesc.argtypes, values)
+        # as a call: what is asked of the function, such as the width of its vectors, would not count in here
+        fndesc = one.fndesc
+        context.call_conv.call_function(b, of_part, fndesc.restype, fndesc.argtypes, values, ("noinline",))
     b.ret_void()
     return written
 
@@ -256,6 +256,7 @@ class _Cache(FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
+            pool.ready()
             rtsys.initialize(target_context)
             with self._guard_against_spurious_io_errors():
                 return self._load_overload(sig, target_context)
@@ -327,6 +328,7 @@ _announced: list[str] = []
 def _announce(name: str) -> None:
     """Say on stderr, once a process, that a kernel is being compiled, since that takes a moment."""
     if not _announced:
+        pool.ready()
         _import_without_scipy()
         print(
             f"deepcore: compiling {name} and other kernels that are used, once for this machine "

@@ -70,13 +70,20 @@ def _sort(index, start, order):
 
 @InParts
 def _add_runs(part, parts, rows, start, order, out):
+    s = np.empty(rows.shape[1])
     for k in share(len(out), part, parts):
         if start[k + 1] == start[k]:
             out[k, :] = 0
         elif start[k + 1] == start[k] + 1:
-            out[k, :] = rows[order[start[k]]]
+            _copy(rows[order[start[k]]], out[k])
         else:
-            s = np.zeros(rows.shape[1])
-            for i in order[start[k] : start[k + 1]]:
-                s += rows[i]
-            out[k, :] = s
+            s[:] = 0
+            for i in range(start[k], start[k + 1]):
+                _add(rows[order[i]], s)
+            _copy(s, out[k])
+
+
+@row
+def _add(x, s):
+    for j in range(len(x)):
+        s[j] += x[j]

@@ -11,7 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from deepcore.backends.numpy.fast.compiled import InParts, flat, plain, row, row_sum, served, share
+from deepcore.backends.numpy.fast.compiled import (
+    InParts,
+    Steps,
+    flat,
+    plain,
+    row,
+    row_sum,
+    served,
+    share,
+    shared_out,
+)
 from deepcore.backends.numpy.fast.elementary import widest_vectors
 from deepcore.backends.numpy.fast.rows import FEW, subtract, sums
 from deepcore.backends.numpy.memory import empty
@@ -143,36 +153,57 @@ def _by_channel(X: np.ndarray) -> np.ndarray:
 # ---- (n, c), channels side by side: sums of columns, by parts of the rows
 
 
-def _batch_norm_of_rows(elements, X, gamma, beta, epsilon, Y, H, r, mean, var) -> None:
-    sums, squares = np.zeros((2, _PARTS, X.shape[1]))
-    _add_rows(elements, X, sums)
-    exact = np.add.reduce(sums, axis=0) / len(X)
-    mean[:] = exact
-    _centre_rows(elements, X, mean, (exact - mean).astype(mean.dtype), H, squares)
-    v = np.add.reduce(squares, axis=0) / len(X)
-    var[:], r[:] = v, 1 / np.sqrt(v + epsilon)
-    _scale_and_shift_rows(elements, H, r, gamma, beta, Y)
+@Steps
+def _batch_norm_of_rows(parts, in_threads, X, gamma, beta, epsilon, Y, H, r, mean, var):
+    N, C = X.shape
+    sums, squares = np.zeros((_PARTS, C)), np.zeros((_PARTS, C))
+    _add_rows(parts, in_threads, (X, sums))
+    rest = _mean_and_rest(sums, N, mean)
+    _centre_rows(parts, in_threads, (X, mean, rest, H, squares))
+    v = _sum_of_parts(squares)
+    for c in range(C):
+        var[c], r[c] = v[c] / N, 1 / math.sqrt(v[c] / N + epsilon)
+    _scale_and_shift_rows(parts, in_threads, (H, r, gamma, beta, Y))
 
 
-@InParts
+@shared_out
 def _add_rows(thread, threads, X, sums):
     for part in share(_PARTS, thread, threads):
         for n in share(len(X), part, _PARTS):
             _add_row(X[n], sums[part])
 
 
-@InParts
+@shared_out
 def _centre_rows(thread, threads, X, mean, rest, H, squares):
     for part in share(_PARTS, thread, threads):
         for n in share(len(X), part, _PARTS):
             _centre_row(X[n], mean, rest, H[n], squares[part])
 
 
-@InParts
+@shared_out
 def _scale_and_shift_rows(part, parts, H, r, gamma, beta, Y):
     for n in share(len(H), part, parts):
         _multiply(H[n], r, H[n])
         _multiply_and_add(H[n], gamma, beta, Y[n])
+
+
+@row
+def _mean_and_rest(sums, N, mean):
+    """Write the mean; return what its type doesn't hold of it."""
+    exact = _sum_of_parts(sums) / N
+    for c in range(len(mean)):
+        mean[c] = exact[c]
+    return (exact - mean).astype(mean.dtype)
+
+
+@row
+def _sum_of_parts(parts):
+    """parts.sum(axis=0)"""
+    s = np.zeros(parts.shape[1])
+    for part in range(len(parts)):
+        for c in range(parts.shape[1]):
+            s[c] += parts[part, c]
+    return s
 
 
 @row
@@ -201,23 +232,26 @@ def _multiply_and_add(x, factors, shifts, y):
         y[j] = factors[j] * x[j] + shifts[j]
 
 
-def _batch_norm_of_rows_backward(elements, dY, H, factor, dX, dgamma, dbeta) -> None:
-    hdys, dys = np.zeros((2, _PARTS, dY.shape[1]))
-    _add_rows_to_sums(elements, H, dY, hdys, dys)
-    hdy, dy = np.add.reduce(hdys, axis=0), np.add.reduce(dys, axis=0)
-    dgamma[:], dbeta[:] = hdy, dy
-    mean, mean_hdy = ((s / len(dY)).astype(dY.dtype) for s in (dy, hdy))
-    _centre_by_columns(elements, dY, mean, H, mean_hdy, factor, dX)
+@Steps
+def _batch_norm_of_rows_backward(parts, in_threads, dY, H, factor, dX, dgamma, dbeta):
+    N, C = dY.shape
+    hdys, dys = np.zeros((_PARTS, C)), np.zeros((_PARTS, C))
+    _add_rows_to_sums(parts, in_threads, (H, dY, hdys, dys))
+    hdy, dy = _sum_of_parts(hdys), _sum_of_parts(dys)
+    for c in range(C):
+        dgamma[c], dbeta[c] = hdy[c], dy[c]
+    mean, mean_hdy = (dy / N).astype(factor.dtype), (hdy / N).astype(factor.dtype)
+    _centre_by_columns(parts, in_threads, (dY, mean, H, mean_hdy, factor, dX))
 
 
-@InParts
+@shared_out
 def _add_rows_to_sums(thread, threads, H, dY, hdys, dys):
     for part in share(_PARTS, thread, threads):
         for n in share(len(dY), part, _PARTS):
             _add_to_sums(H[n], dY[n], hdys[part], dys[part])
 
 
-@InParts
+@shared_out
 def _centre_by_columns(part, parts, dY, mean, H, mean_hdy, factor, dX):
     for n in share(len(dY), part, parts):
         _centre_by_column(dY[n], mean, H[n], mean_hdy, factor, dX[n])
