@@ -257,6 +257,7 @@ class _Cache(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             pool.ready()
+            # all that is needed to load; numba would also look up whatever it can compile calls of, in 0.1 s
             rtsys.initialize(target_context)
             with self._guard_against_spurious_io_errors():
                 return self._load_overload(sig, target_context)

@@ -38,7 +38,8 @@ def cross_entropy(
     ignored = _NONE if ignore_index is None else ignore_index
     L = np.empty(len(y))
     dX = empty(X.shape if gradient else (0, 0), X.dtype)
-    loss = _label_losses(X.size, plain(X), plain(y), ignored, reduction == "mean", L, dX)
+    kernel = _losses_of_few if X.shape[1] <= _FEW else _losses_of_many
+    loss = kernel(X.size, plain(X), plain(y), ignored, reduction == "mean", L, dX)
     if loss < 0:
         return NotImplemented
     if reduction == "none":
@@ -47,28 +48,33 @@ def cross_entropy(
 
 
 @Steps
-def _label_losses(parts, in_threads, X, y, ignored, mean, L, dX):
+def _losses_of_few(parts, in_threads, X, y, ignored, mean, L, dX):
     """Into L the loss of each row, into dX its gradient unless dX is empty. Returns the sum, or the mean.
 
     -1 if a label is none of the classes: it would be read outside of its row.
     """
-    kept = _count(y, X.shape[1], ignored)
-    if kept < 0:
+    n = _divisor(y, X.shape[1], ignored, mean)
+    if n < 0:
         return -1.0
-    n = max(kept, 1) if mean else 1
-    if X.shape[1] <= _FEW:
-        _losses_of_blocks(parts, in_threads, (X, y, ignored, n, L, dX))
-    else:
-        _losses_of_rows(parts, in_threads, (X, y, ignored, n, L, dX))
+    _losses_of_blocks(parts, in_threads, (X, y, ignored, n, L, dX))
+    return total(L) / n
+
+
+@Steps
+def _losses_of_many(parts, in_threads, X, y, ignored, mean, L, dX):
+    """The same for rows of many classes, one row at a time."""
+    n = _divisor(y, X.shape[1], ignored, mean)
+    if n < 0:
+        return -1.0
+    _losses_of_rows(parts, in_threads, (X, y, ignored, n, L, dX))
     return total(L) / n
 
 
 @shared_out
 def _losses_of_blocks(part, parts, X, y, ignored, n, L, dX):
     for block in share(-(-len(y) // _BLOCK), part, parts):
-        rows = slice(block * _BLOCK, min((block + 1) * _BLOCK, len(y)))
-        gradient = dX[rows] if dX.size else np.empty_like(X[rows])
-        _losses_of_few(X[rows], y[rows], ignored, n, L[rows], gradient)
+        rows = slice(block * _BLOCK, (block + 1) * _BLOCK)
+        _losses_of_block(X[rows], y[rows], ignored, n, L[rows], dX[rows])
 
 
 @shared_out
@@ -89,28 +95,30 @@ def _losses_of_rows(part, parts, X, y, ignored, n, L, dX):
 
 
 @row
-def _count(y, classes, ignored):
-    """How many rows count, or -1 if a label is none of the classes."""
+def _divisor(y, classes, ignored, mean):
+    """How many rows count, or 1 if there is no mean to be taken; -1 if a label is none of the classes."""
     kept = 0
     wrong = 0
     for i in range(y.size):
         kept += y[i] != ignored
         wrong += (y[i] != ignored) & ((y[i] < 0) | (y[i] >= classes))
-    return -1 if wrong else kept
+    if wrong:
+        return -1
+    return kept if mean and kept else 1
 
 
 @row
-def _losses_of_few(X, y, ignored, n, L, dX):
+def _losses_of_block(X, y, ignored, n, L, dX):
     """`_label_loss` of rows so short that the same is done to a number of many rows at once."""
     N, C = X.shape
-    E = np.empty((C, N), X.dtype)  # a column for each row of X
-    top = np.full(N, X.dtype.type(-np.inf))
-    s = np.zeros(N)
-    factor = np.empty(N, X.dtype)
+    E = np.empty((C + 2, N), X.dtype)  # a column for each row of X
+    top, factor, s = E[C], E[C + 1], np.empty(N)
     for j in range(C):
         for i in range(N):
             E[j, i] = X[i, j]
-    for j in range(C):
+    for i in range(N):
+        top[i], s[i] = E[0, i], 0
+    for j in range(1, C):
         for i in range(N):
             top[i] = maximum(top[i], E[j, i])
     for i in range(N):
@@ -130,12 +138,12 @@ def _losses_of_few(X, y, ignored, n, L, dX):
         factor[i] = X.dtype.type(1 / (n * (Z + 1)))
     for i in range(N):
         if y[i] == ignored:
-            E[:, i] = 0
+            E[:C, i] = 0
             factor[i] = 0
             L[i] = 0
         else:
             E[y[i], i] = -s[i]
-    for i in range(N):
+    for i in range(len(dX)):  # no rows without a gradient
         for j in range(C):
             dX[i, j] = factor[i] * E[j, i]
 

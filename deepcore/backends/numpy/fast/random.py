@@ -10,6 +10,8 @@ from deepcore.backends.numpy.fast import compiled
 from deepcore.backends.numpy.fast.compiled import InParts, inline
 
 _PARITY = np.uint32(0x1BD11BDA)
+# numba would compile a function anew for each number that it is called with
+_ODD, _EVEN = (tuple(map(np.uint32, bits)) for bits in ((13, 15, 26, 6), (17, 29, 16, 24)))  # rounds in fours
 
 
 def threefry(like: np.ndarray, n: int, key: tuple[int, int], call: Any, start: int) -> np.ndarray:
@@ -31,24 +33,22 @@ def _threefry(part, parts, first, counter, k0, k1, words):
     words = words[start : len(words) * (part + 1) // parts]
     for j in range(len(words)):
         x0, x1 = np.uint32(first + np.uint32(start + j) + k0), np.uint32(counter + k1)
-        x0, x1 = _four_rounds(x0, x1, 13, 15, 26, 6, k1, k2, 1)
-        x0, x1 = _four_rounds(x0, x1, 17, 29, 16, 24, k2, k0, 2)
-        x0, x1 = _four_rounds(x0, x1, 13, 15, 26, 6, k0, k1, 3)
-        x0, x1 = _four_rounds(x0, x1, 17, 29, 16, 24, k1, k2, 4)
-        words[j, 0], words[j, 1] = _four_rounds(x0, x1, 13, 15, 26, 6, k2, k0, 5)
+        x0, x1 = _four_rounds(x0, x1, _ODD, k1, k2, np.uint32(1))
+        x0, x1 = _four_rounds(x0, x1, _EVEN, k2, k0, np.uint32(2))
+        x0, x1 = _four_rounds(x0, x1, _ODD, k0, k1, np.uint32(3))
+        x0, x1 = _four_rounds(x0, x1, _EVEN, k1, k2, np.uint32(4))
+        words[j, 0], words[j, 1] = _four_rounds(x0, x1, _ODD, k2, k0, np.uint32(5))
 
 
 @inline
-def _four_rounds(x0, x1, a, b, c, d, key0, key1, count):
-    x0, x1 = _round(x0, x1, a)
-    x0, x1 = _round(x0, x1, b)
-    x0, x1 = _round(x0, x1, c)
-    x0, x1 = _round(x0, x1, d)
-    return np.uint32(x0 + key0), np.uint32(x1 + key1 + np.uint32(count))
+def _four_rounds(x0, x1, rotations, key0, key1, count):
+    for rotation in rotations:
+        x0, x1 = _round(x0, x1, rotation)
+    return np.uint32(x0 + key0), np.uint32(x1 + key1 + count)
 
 
 @inline
 def _round(x0, x1, rotation):
     x0 = np.uint32(x0 + x1)
-    left, right = np.uint32(x1 << np.uint32(rotation)), np.uint32(x1 >> np.uint32(32 - rotation))
+    left, right = np.uint32(x1 << rotation), np.uint32(x1 >> np.uint32(32 - rotation))
     return x0, np.uint32((left | right) ^ x0)
