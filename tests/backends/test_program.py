@@ -2,6 +2,7 @@
 
 import copy
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -54,6 +55,26 @@ def test_a_program_gives_the_bits_of_the_calls(case, dtype):
         assert (program.program is not None) and "def program" in program.source
         wanted = everything(case, f, inputs, dY)
         assert [bits(x) for x in got] == [bits(x) for x in wanted]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(
+    "kind",
+    [dc.ReLU, dc.Sigmoid, dc.Tanh, dc.ELU, dc.SELU, dc.SiLU, dc.Softplus, dc.GELU, partial(dc.GELU, "tanh")],
+)
+def test_activations_of_many_numbers_write_where_they_are_told(kind, order):
+    f = kind()
+
+    def function(X, dY):
+        Y = f(2 * X)
+        dX = f.backward(dY)
+        return Y + dX, Y - dX  # so that neither leaves the program
+
+    program = Compiled(function)
+    for seed in range(3):
+        X, dY = (np.array(normal(64, 80, seed=s), order=order) for s in (seed, seed + 10))
+        wanted = function(X, dY)
+        assert [bits(x) for x in program(X, dY)] == [bits(x) for x in wanted]
 
 
 # ---- what is left out, and where results go

@@ -19,26 +19,30 @@ from deepcore.backends.numpy.fast.elementary import (
 from deepcore.backends.numpy.fast.elementary import tanh as tanh_of
 from deepcore.backends.numpy.memory import empty
 
+Out = np.ndarray | None  # memory for a result
+
 _CUBIC = 0.044715
 _DENSITY = np.float32(1 / math.sqrt(2 * math.pi))
 _NO_TAIL = np.float32(14)  # beyond which no normal number falls, as far as float32 can tell
 _TWICE_ROOT = 2 * math.sqrt(2 / math.pi)
 
 
-def _each(kernel: Kernel, *arrays: np.ndarray, numbers: tuple[Any, ...] = ()) -> np.ndarray:
-    """A new array with the kernel's result for each number."""
+def _each(kernel: Kernel, *arrays: np.ndarray, numbers: tuple[Any, ...] = (), out: Out = None) -> np.ndarray:
+    """The kernel's result for each number."""
     X = arrays[0]
     if not served(*arrays):
         return NotImplemented
-    Y = empty(X.shape, X.dtype)
+    Y = empty(X.shape, X.dtype) if out is None else out
     numbers = tuple(X.dtype.type(number) for number in numbers)
     kernel(X.size, *map(flat, arrays), *numbers, Y.reshape(-1))
     return Y
 
 
-def chain(dY: np.ndarray, G: np.ndarray) -> np.ndarray:
+def chain(dY: np.ndarray, G: np.ndarray, out: Out = None) -> np.ndarray:
     """dX = dY G"""
-    return _each(_chain, dY, G) if isinstance(G, np.ndarray) and G.shape == dY.shape else NotImplemented
+    return (
+        _each(_chain, dY, G, out=out) if isinstance(G, np.ndarray) and G.shape == dY.shape else NotImplemented
+    )
 
 
 @Kernel
@@ -47,9 +51,9 @@ def _chain(dY, G, dX):
         dX[i] = dY[i] * G[i]
 
 
-def relu(X: np.ndarray) -> np.ndarray:
+def relu(X: np.ndarray, out: Out = None) -> np.ndarray:
     """Y = max(X, 0)"""
-    return _each(_relu, X)
+    return _each(_relu, X, out=out)
 
 
 @Kernel
@@ -59,9 +63,9 @@ def _relu(X, Y):
         Y[i] = zero if X[i] <= zero else X[i]
 
 
-def relu_backward(dY: np.ndarray, X: np.ndarray) -> np.ndarray:
+def relu_backward(dY: np.ndarray, X: np.ndarray, out: Out = None) -> np.ndarray:
     """dX = dY where X > 0, else 0"""
-    return _each(_relu_backward, dY, X)
+    return _each(_relu_backward, dY, X, out=out)
 
 
 @Kernel
@@ -71,9 +75,9 @@ def _relu_backward(dY, X, dX):
         dX[i] = zero if X[i] <= zero else dY[i]
 
 
-def sigmoid(X: np.ndarray) -> np.ndarray:
+def sigmoid(X: np.ndarray, out: Out = None) -> np.ndarray:
     """Y = 1 / (1 + e^-X)"""
-    return _each(_sigmoid, X)
+    return _each(_sigmoid, X, out=out)
 
 
 @Kernel
@@ -90,9 +94,9 @@ def sigmoid_of(x):
     return (E if x < 0 else type(x)(1)) / (type(x)(1) + E)
 
 
-def sigmoid_grad(X: np.ndarray) -> np.ndarray:
+def sigmoid_grad(X: np.ndarray, out: Out = None) -> np.ndarray:
     """dY/dX = E / (1 + E)^2, E = e^-|X|"""
-    return _each(_sigmoid_grad, X)
+    return _each(_sigmoid_grad, X, out=out)
 
 
 @Kernel
@@ -109,9 +113,9 @@ def _sigmoid_grad_of(x):
     return E / S / S
 
 
-def tanh(X: np.ndarray) -> np.ndarray:
+def tanh(X: np.ndarray, out: Out = None) -> np.ndarray:
     """Y = tanh X"""
-    return _each(_tanh, X)
+    return _each(_tanh, X, out=out)
 
 
 @Kernel
@@ -121,9 +125,9 @@ def _tanh(X, Y):
         Y[i] = tanh_of(X[i])
 
 
-def tanh_grad(X: np.ndarray) -> np.ndarray:
+def tanh_grad(X: np.ndarray, out: Out = None) -> np.ndarray:
     """dY/dX = (2 E / (1 + E^2))^2, E = e^-|X|"""
-    return _each(_tanh_grad, X)
+    return _each(_tanh_grad, X, out=out)
 
 
 @Kernel
@@ -136,9 +140,9 @@ def _tanh_grad(X, G):
         G[i] = sech * sech
 
 
-def softplus_tail(X: np.ndarray) -> np.ndarray:
+def softplus_tail(X: np.ndarray, out: Out = None) -> np.ndarray:
     """log(1 + e^-|X|)"""
-    return _each(_softplus_tail, X)
+    return _each(_softplus_tail, X, out=out)
 
 
 @Kernel
@@ -148,9 +152,9 @@ def _softplus_tail(X, Y):
         Y[i] = log1p_of_fraction(exp_of_negative(-abs(X[i])))
 
 
-def elu(X: np.ndarray, alpha: float, rate: float = 1.0, scale: float = 1.0) -> np.ndarray:
+def elu(X: np.ndarray, alpha: float, rate: float = 1.0, scale: float = 1.0, out: Out = None) -> np.ndarray:
     """Y = scale X where X > 0, else scale alpha (e^(rate X) - 1)"""
-    return _each(_elu, X, numbers=(scale * alpha, rate, scale)) if rate > 0 else NotImplemented
+    return _each(_elu, X, numbers=(scale * alpha, rate, scale), out=out) if rate > 0 else NotImplemented
 
 
 @Kernel
@@ -162,9 +166,15 @@ def _elu(X, height, rate, scale, Y):
         Y[i] = scale * X[i] if X[i] > zero else height * left
 
 
-def elu_grad(X: np.ndarray, alpha: float, rate: float = 1.0, scale: float = 1.0) -> np.ndarray:
+def elu_grad(
+    X: np.ndarray, alpha: float, rate: float = 1.0, scale: float = 1.0, out: Out = None
+) -> np.ndarray:
     """dY/dX = scale where X > 0, else scale alpha rate e^(rate X)"""
-    return _each(_elu_grad, X, numbers=(scale * alpha * rate, rate, scale)) if rate > 0 else NotImplemented
+    return (
+        _each(_elu_grad, X, numbers=(scale * alpha * rate, rate, scale), out=out)
+        if rate > 0
+        else NotImplemented
+    )
 
 
 @Kernel
@@ -176,9 +186,9 @@ def _elu_grad(X, slope, rate, scale, G):
         G[i] = scale if X[i] > zero else slope * left
 
 
-def silu(X: np.ndarray) -> np.ndarray:
+def silu(X: np.ndarray, out: Out = None) -> np.ndarray:
     """Y = X H^2 / (1 + H^2) on the left, X / (1 + H^2) on the right, H = e^(-|X|/2)"""
-    return _each(_silu, X)
+    return _each(_silu, X, out=out)
 
 
 @Kernel
@@ -191,9 +201,9 @@ def _silu(X, Y):
         Y[i] = (x * H * H if x < 0 else x) / (one + H * H)
 
 
-def silu_grad(X: np.ndarray) -> np.ndarray:
+def silu_grad(X: np.ndarray, out: Out = None) -> np.ndarray:
     """dY/dX = sigmoid(X) (1 + X sigmoid(-X))"""
-    return _each(_silu_grad, X)
+    return _each(_silu_grad, X, out=out)
 
 
 @Kernel
@@ -204,9 +214,9 @@ def _silu_grad(X, G):
         G[i] = sigmoid_of(X[i]) * (one + X[i] * sigmoid_of(-X[i]))
 
 
-def gelu(X: np.ndarray) -> np.ndarray:
+def gelu(X: np.ndarray, out: Out = None) -> np.ndarray:
     """Y = max(X, 0) - A P(Z > A), A = |X|"""
-    return _each(_gelu, X) if X.dtype == np.float32 else NotImplemented
+    return _each(_gelu, X, out=out) if X.dtype == np.float32 else NotImplemented
 
 
 @Kernel
@@ -217,9 +227,9 @@ def _gelu(X, Y):
         Y[i] = _gelu_of(X[i], mills_ratio(a), exp_of_minus_half_square(a))
 
 
-def gelu_grad(X: np.ndarray) -> np.ndarray:
+def gelu_grad(X: np.ndarray, out: Out = None) -> np.ndarray:
     """dY/dX = P(Z > A) - A phi(A) on the left, 1 minus that on the right"""
-    return _each(_gelu_grad, X) if X.dtype == np.float32 else NotImplemented
+    return _each(_gelu_grad, X, out=out) if X.dtype == np.float32 else NotImplemented
 
 
 @Kernel
@@ -230,11 +240,11 @@ def _gelu_grad(X, G):
         G[i] = _gelu_slope(X[i], a, mills_ratio(a), exp_of_minus_half_square(a))
 
 
-def gelu_and_slope(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def gelu_and_slope(X: np.ndarray, out: tuple[Out, Out] = (None, None)) -> tuple[np.ndarray, np.ndarray]:
     """Y and dY/dX"""
     if X.dtype != np.float32 or not served(X):
         return NotImplemented
-    Y, G = empty(X.shape, X.dtype), empty(X.shape, X.dtype)
+    Y, G = (empty(X.shape, X.dtype) if there is None else there for there in out)
     _gelu_and_slope(X.size, flat(X), Y.reshape(-1), G.reshape(-1))
     return Y, G
 
@@ -267,9 +277,9 @@ def _at_most(x, most):
     return most if x > most else x
 
 
-def gelu_tanh(X: np.ndarray) -> np.ndarray:
+def gelu_tanh(X: np.ndarray, out: Out = None) -> np.ndarray:
     """Y = X sigmoid(2 U),   U = sqrt(2/pi) (X + 0.044715 X^3)"""
-    return _each(_gelu_tanh, X, numbers=(_TWICE_ROOT, _TWICE_ROOT * _CUBIC))
+    return _each(_gelu_tanh, X, numbers=(_TWICE_ROOT, _TWICE_ROOT * _CUBIC), out=out)
 
 
 @Kernel
@@ -281,9 +291,9 @@ def _gelu_tanh(X, linear, cubic, Y):
         Y[i] = X[i] * sigmoid_of(B * (linear + cubic * B * B))
 
 
-def gelu_tanh_grad(X: np.ndarray) -> np.ndarray:
+def gelu_tanh_grad(X: np.ndarray, out: Out = None) -> np.ndarray:
     """dY/dX = sigmoid(2 U) + X sigmoid'(2 U) 2 U'"""
-    return _each(_gelu_tanh_grad, X, numbers=(_TWICE_ROOT, _TWICE_ROOT * _CUBIC))
+    return _each(_gelu_tanh_grad, X, numbers=(_TWICE_ROOT, _TWICE_ROOT * _CUBIC), out=out)
 
 
 @Kernel
