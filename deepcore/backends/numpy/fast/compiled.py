@@ -24,9 +24,10 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, compiler, event, sigutils
-from numba.core.caching import FunctionCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.cpu_options import FastMathOptions
 from numba.core.runtime.nrt import rtsys
@@ -63,7 +64,15 @@ class Steps:
     """
 
     def __init__(self, function: Callable[..., Any], fastmath: set[str] = EXACT):
-        self.in_parts = compiled(function, fastmath)
+        self.function, self.fastmath = function, fastmath
+
+    @functools.cached_property
+    def in_parts(self) -> Any:
+        """What numba calls, made when it is wanted: of the kernels of a family a net calls few."""
+        return compiled(self._steps(), self.fastmath)
+
+    def _steps(self) -> Callable[..., Any]:
+        return self.function
 
     def __call__(self, elements: int, *arguments: Any) -> Any:
         if elements < WORTH_THREADS:
@@ -83,8 +92,8 @@ class InParts(Steps):
     No array that it writes to may overlap with another one.
     """
 
-    def __init__(self, function: Callable[..., None], fastmath: set[str] = EXACT):
-        super().__init__(_one_step(function, 2, fastmath), fastmath)
+    def _steps(self) -> Callable[..., None]:
+        return _one_step(self.function, 2, self.fastmath)
 
 
 class Kernel(Steps):
@@ -94,8 +103,8 @@ class Kernel(Steps):
     count from the end, and LLVM would not work on numbers side by side.
     """
 
-    def __init__(self, loop: Callable[..., None], fastmath: set[str] = EXACT):
-        super().__init__(_one_step(loop, 0, fastmath), fastmath)
+    def _steps(self) -> Callable[..., None]:
+        return _one_step(self.function, 0, self.fastmath)
 
 
 def shared_out(function: Callable[..., None], fastmath: set[str] = EXACT) -> Any:
@@ -244,11 +253,32 @@ class _Alone(CFunc):
         return super()._compile_uncached()  # pyright: ignore[reportAttributeAccessIssue]
 
 
+class _MachineCode(CompileResultCacheImpl):
+    """What is kept of a kernel: not what compiled code that calls it would need, of which there is none.
+
+    numba would read, with each kernel, the code to write it into its callers, and import the modules of all
+    functions that were written into it. Only Python objects in compiled code would use these.
+    """
+
+    def reduce(self, cres: Any) -> tuple[Any, ...]:
+        names = [*inspect.signature(compiler.CompileResult._rebuild).parameters][1:]
+        kept = dict(zip(names, super().reduce(cres), strict=True))
+        name, kind, (machine_code, _) = kept["libdata"]
+        of = kept["fndesc"]
+        found_by = of.llvm_func_name, of.llvm_cpython_wrapper_name, of.llvm_cfunc_wrapper_name
+        nothing_else = llvm.parse_assembly("".join(f'@"{symbol}" = global i8 0\n' for symbol in found_by))
+        kept["libdata"] = name, kind, (machine_code, nothing_else.as_bitcode())
+        kept["referenced_envs"] = ()
+        return tuple(kept.values())
+
+
 class _Cache(FunctionCache):
     """Numba's cache on disk, which looks only at the file that a function stands in; here they share code.
 
     A file that can't be read or written costs a compilation, nothing else.
     """
+
+    _impl_class = _MachineCode
 
     def __init__(self, function: Callable[..., Any]):
         super().__init__(function)
