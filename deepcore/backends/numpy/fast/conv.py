@@ -51,6 +51,7 @@ from deepcore.backends.numpy.memory import empty
 from deepcore.shapes import Padding, conv_output_shape
 
 _MANY = 32  # channels and filters from which Winograd's transforms are soon made up for
+_MOST = 512  # channels and filters up to which its larger tiles are known to lose no more than 2e-6
 _FEW = 48  # filters up to which tiles of 4 rows waste less than those of 6
 
 
@@ -188,7 +189,8 @@ def _winograd_tile(
         tiles = out[0] * -(-out[2] // m) * -(-out[3] // m)
         return (m + 2) ** 2 * -(-tiles // LANES) * LANES
 
-    m = 4 if select.precision.get() == "relaxed" and products(4) < products(2) else 2
+    keeps_digits = max(f, c) <= _MOST or select.precision.get() == "relaxed"
+    m = 4 if keeps_digits and products(4) < products(2) else 2
     direct = 9 * out[0] * -(-out[2] * (out[3] + 2) // PANEL) * PANEL
     return m if products(m) < 0.8 * direct else 0
 
