@@ -362,21 +362,36 @@ def _halves(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[f
     ]
 
 
-def deinterleave(step: int, again: int = 0) -> Any:
-    """A row of numbers, taken apart: D[d + b D_step + j] = S[s + step j + b] for b < step + again, j < limit.
+def deinterleave(step: int) -> Any:
+    """A row of numbers, taken apart: D[d + b D_step + j] = S[s + step j + b] for b < step, j < limit.
 
-    Numbers before `skip` and from `count` on read as 0. Phase step + b is phase b, one place before.
+    Numbers before `skip` and from `count` on read as 0.
     """
 
     @written(FLOATS, INT, INT, INT, FLOATS, INT, INT, INT)
     def split(w, S, s, skip, count, D, d, D_step, limit):
-        def phases(first: int) -> list[Any]:
-            places = range(first, first + step * LANES, LANES)
-            vectors = [w.load(w.at(S, w.add(s, k)), w.add(count, -k), w.add(skip, -k)) for k in places]
-            return _every(w, step, vectors)
-
-        for b, vector in enumerate(phases(0) + (phases(step)[:again] if again else [])):
+        places = range(0, step * LANES, LANES)
+        vectors = [w.load(w.at(S, w.add(s, k)), w.add(count, -k), w.add(skip, -k)) for k in places]
+        for b, vector in enumerate(_every(w, step, vectors)):
             w.store(vector, w.at(D, w.add(d, w.times(b, D_step))), limit)
+
+    return split
+
+
+def deinterleave_overlapping(step: int, overlap: int) -> Any:
+    """D[d + b D_step + j] = S[s + step j + b] for b < step + overlap, j < LANES.
+
+    Phase step + b is phase b, one place before: what it has at j = LANES - 1 the next call writes.
+    """
+
+    @written(FLOATS, INT, FLOATS, INT, INT)
+    def split(w, S, s, D, d, D_step):
+        vectors = [w.load(w.at(S, w.add(s, k))) for k in range(0, step * LANES, LANES)]
+        phases = _every(w, step, vectors)
+        for b, vector in enumerate(phases):
+            w.store(vector, w.at(D, w.add(d, w.times(b, D_step))))
+        for b, vector in enumerate(phases[:overlap], step):
+            w.store(vector, w.at(D, w.add(w.add(d, w.times(b, D_step)), -1)))
 
     return split
 

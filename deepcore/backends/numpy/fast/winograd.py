@@ -47,7 +47,8 @@ from deepcore.backends.numpy.fast.simd import (
     PANEL,
     ROWS,
     VECTORS,
-    deinterleave,
+    copy,
+    deinterleave_overlapping,
     keep_apart,
     tile,
     tile_product,
@@ -91,20 +92,22 @@ _TAPS = steps(9, LANES)  # where the numbers of LANES filters stand, side by sid
 
 
 class Tiles(NamedTuple):
-    """Some rows of tiles, of which number d_ij of tile p stands at place (i, j) + p, for all of them alike.
+    """Some rows of tiles of a channel, of which number d_ij of tile p stands at place (i, j) + p.
 
-    In memory: for each i < m and j < m + 2 a plane for each channel, in it number (i, j) of all tiles, row by
-    row. What is (i, j) in one tile with i >= m is (i - m, j) in the tile below, a row further on.
+    In memory: for each i < m and j < m + 2 a plane, in it number (i, j) of all tiles, row by row. What is
+    (i, j) in one tile with i >= m is (i - m, j) in the tile below, a row further on.
+
+    Before that, for each i < m the rows of pixels i, m + i, 2 m + i ..., each as long as its tiles, without
+    gaps: so that vectors of tiles are taken out of them whatever the length of a row.
     """
 
-    channels: int
     height: int  # of the image that comes in
     width: int
     top: int  # padding before the first row and the first column
     left: int
     m: int
     row: int  # tiles in a row
-    plane: int  # numbers from a channel to the next
+    plane: int  # numbers from a plane to the next
     count: int  # tiles in all of the image
 
     @classmethod
@@ -121,12 +124,18 @@ class Tiles(NamedTuple):
         return np.array(self, np.int64)
 
     @property
+    def pixels(self) -> int:
+        """Numbers in rows of pixels."""
+        return self.m * self.m * self.plane
+
+    @property
     def size(self) -> int:
-        return self.m * (self.m + 2) * self.channels * self.plane
+        """Numbers in planes."""
+        return self.m * (self.m + 2) * self.plane
 
     def places(self) -> np.ndarray:
         i, j = np.divmod(np.arange((self.m + 2) ** 2), self.m + 2)
-        return (i % self.m * (self.m + 2) + j) * self.channels * self.plane + i // self.m * self.row
+        return (i % self.m * (self.m + 2) + j) * self.plane + i // self.m * self.row
 
 
 class Plan(NamedTuple):
@@ -143,7 +152,7 @@ class Plan(NamedTuple):
 @functools.lru_cache(maxsize=64)
 def _plan(m: int, shape: tuple[int, ...], padding: Padding, out: tuple[int, ...], images: int) -> Plan:
     run = min(math.prod(-(-size // m) for size in out), PANEL)
-    tiles = Tiles.of(m, shape, padding, out, run)
+    tiles = Tiles.of(m, shape[1:], padding, out, run)
     group = min(images, -(-PANEL // run))
     return Plan(tiles, tiles.numbers(), tiles.places(), run, group, apart(group * run + LANES))
 
@@ -164,9 +173,9 @@ def convolve(
     plan = _plan(m, X.shape[1:], padding, shape[2:], -(-n // threads))
     size = whole_vectors(plan.group * plan.tiles.count) + LANES  # of a row of results
     Y = empty(shape, np.float32)
-    U, images, V, M, results, filters = room(
+    U, pixels, images, V, M, results, filters = room(
         threads,
-        *(-(-numbers * apart(f * length) // threads), plan.tiles.size),
+        *(-(-numbers * apart(f * length) // threads), plan.tiles.pixels, plan.tiles.size),
         *(numbers * apart(c * plan.columns), numbers * apart(f * plan.columns)),
         *(m * m * apart(f * size) + PANEL, 9 * LANES),
     )
@@ -175,7 +184,7 @@ def convolve(
     _convolve.run(
         *(threads, flat(X), plan.numbers, plan.places, plan.run, plan.group, plan.columns),
         *(U, steps(f, length, ROWS), steps(f, plan.columns, ROWS), steps(numbers, apart(f * plan.columns))),
-        *(bias, Y.reshape(-1), n, f, *shape[2:], images, V, M, results, size),
+        *(bias, Y.reshape(-1), n, c, f, *shape[2:], pixels, images, V, M, results, size),
     )
     return Y
 
@@ -188,9 +197,9 @@ def convolve_dW(m: int, dY: np.ndarray, X: np.ndarray, padding: Padding) -> np.n
     plan = _plan(m, X.shape[1:], padding, tuple(out), -(-n // threads))
     row = plan.tiles.row * m  # of dY, padded to whole tiles
     dW = empty((f, c, 3, 3), np.float32)
-    images, dY_turned, V, Z, dU, sums = room(
+    pixels, images, dY_turned, V, Z, dU, sums = room(
         threads,
-        *(plan.tiles.size, plan.tiles.count * m * m * width),
+        *(plan.tiles.pixels, plan.tiles.size, plan.tiles.count * m * m * width),
         *(numbers * apart(c * plan.columns), numbers * apart(plan.group * plan.run * width)),
         *(numbers * apart(c * width), 9 * c * width),
     )
@@ -198,7 +207,7 @@ def convolve_dW(m: int, dY: np.ndarray, X: np.ndarray, padding: Padding) -> np.n
     _convolve_dW.run(
         *(threads, flat(X), plan.numbers, plan.places, plan.run, plan.group, plan.columns),
         *(flat(dY), (i * row + j) * width, steps(c, plan.columns, ROWS), steps(c, width, ROWS)),
-        *(steps(numbers, apart(c * width)), n, f, *out, images, dY_turned, V, Z, dU, sums),
+        *(steps(numbers, apart(c * width)), n, c, f, *out, pixels, images, dY_turned, V, Z, dU, sums),
     )
     add_threads.run(threads, sums, f, dW.reshape(-1))
     return dW
@@ -209,29 +218,47 @@ def whole_vectors(count: int) -> int:
     return -(-count // LANES) * LANES
 
 
-_split_2, _split_4 = deinterleave(2, again=2), deinterleave(4, again=2)
+_split_2, _split_4 = deinterleave_overlapping(2, 2), deinterleave_overlapping(4, 2)
 
 
-@standing_alone(FLOATS, INT, OFFSETS, INT, INT, FLOATS)
-def split_tiles(X, x, tiles, first, rows, image):
-    """Rows of tiles, from row `first` on, of an image that starts at X[x].   tiles: the numbers of a Tiles"""
-    channels, height, width, top, left = tiles[0], tiles[1], tiles[2], tiles[3], tiles[4]
-    m, row, plane = tiles[5], tiles[6], tiles[7]
-    step = channels * plane  # from a place within tiles to the next
-    for c in range(channels):
-        i, target = 0, c * plane
-        for h in range(m * first - top, m * (first + rows) + 2 - top):
-            source, at = x + (c * height + h) * width, i * (m + 2) * step + target
-            count = width if 0 <= h < height else 0  # the padding reads as zeros
-            for k in range(0, row, LANES):
-                w = m * k - left
-                if m == 2:
-                    _split_2(X, source + w, -w, count - w, image, at + k, step, row - k)
-                else:
-                    _split_4(X, source + w, -w, count - w, image, at + k, step, row - k)
-            i += 1
-            if i == m:
-                i, target = 0, target + row
+@standing_alone(FLOATS, INT, OFFSETS, INT, INT, FLOATS, FLOATS)
+def split_tiles(X, x, tiles, first, rows, pixels, image):
+    """Rows of tiles, from row `first` on, of a channel that starts at X[x].   tiles: the numbers of a Tiles
+
+    What lies beside the image in a row of pixels is 0 already.
+    """
+    height, width, top, left = tiles[0], tiles[1], tiles[2], tiles[3]
+    m, row, plane = tiles[4], tiles[5], tiles[6]
+    h0, length = m * first - top, m * row
+    within = min(width, length - left)  # columns of the image that lie in a row of pixels; two may lie beyond
+    i, target = 0, 0
+    for h in range(h0, h0 + m * rows + 2):
+        at = i * m * plane + target
+        if 0 <= h < height:
+            for w in range(0, within, LANES):  # zeros beyond its end: the next row overwrites them
+                copy(X, x + h * width + w, pixels, at + left + w, within - w)
+        else:
+            for w in range(0, length, LANES):
+                copy(X, x, pixels, at + w, 0)
+        i += 1
+        if i == m:
+            i, target = 0, target + length
+    for i in range(m):
+        for p in range(0, (rows + 1) * row, LANES):
+            source, at = i * m * plane + m * p, i * (m + 2) * plane + p
+            if m == 2:
+                _split_2(pixels, source, image, at, plane)
+            else:
+                _split_4(pixels, source, image, at, plane)
+    i, p = 0, row - 1  # the last tile of a row: what overlaps with the next tile isn't in the row of pixels
+    for h in range(h0, h0 + m * rows + 2):
+        for j in range(2):
+            w = length - left + j
+            inside = 0 <= h < height and w < width
+            image[(i * (m + 2) + m + j) * plane + p] = X[x + h * width + w] if inside else 0
+        i += 1
+        if i == m:
+            i, p = 0, p + row
 
 
 @InParts
@@ -253,18 +280,6 @@ def _transform_filters(thread, threads, m, W, f, c, turned_round, filters, U):
                 filter_4(of_these, 0, taps, U, g * length + k0, apart(f * length))
 
 
-@step
-def _transform_image(m, image, plane, c, p, tiles, places, V, q, columns):
-    """V[x, k, q] = B^T d B for some tiles from p on, of all channels."""
-    for k in range(c):
-        for v in range(0, tiles, LANES):
-            at = k * columns + q + v
-            if m == 2:
-                image_2(image, k * plane + p + v, places, V, at, apart(c * columns))
-            else:
-                image_4(image, k * plane + p + v, places, V, at, apart(c * columns))
-
-
 _fetching_tile = tile_product(ROWS, VECTORS, fetches=True)
 
 
@@ -280,14 +295,20 @@ def whole_tile(
 
 
 @step
-def _transform_images(X, first, some, T, p, tiles, image, places, V, columns):
-    """V of the tiles from p on of some images, one image after the other.   T: the numbers of a Tiles"""
-    c, m, row = T[0], T[5], T[6]
+def _transform_images(X, first, some, c, T, p, tiles, pixels, image, places, V, columns):
+    """V[x, k, q] = B^T d B for the tiles from p on of some images.   T: numbers of a Tiles"""
+    m, row = T[4], T[5]
     top = p // row
     rows = (p + tiles - 1) // row + 1 - top
-    for k in range(some):
-        split_tiles(X, (first + k) * c * T[1] * T[2], T, top, rows, image)
-        _transform_image(m, image, T[7], c, p - top * row, tiles, places, V, k * tiles, columns)
+    for image_k in range(first * c, (first + some) * c):
+        k = image_k % c
+        split_tiles(X, image_k * T[0] * T[1], T, top, rows, pixels, image)
+        for v in range(0, tiles, LANES):
+            at = k * columns + (image_k // c - first) * tiles + v
+            if m == 2:
+                image_2(image, p - top * row + v, places, V, at, apart(c * columns))
+            else:
+                image_4(image, p - top * row + v, places, V, at, apart(c * columns))
 
 
 @step
@@ -325,10 +346,10 @@ def _transform_result(m, M, M_places, f, columns, some, result, p, size):
 @InParts
 def _convolve(
     thread, threads, X, T, places, run, group, columns, U, U_rows, M_rows, M_places, bias, Y,
-    n, f, height, width, images, V, M, results, size
+    n, c, f, height, width, pixels, images, V, M, results, size
 ):  # fmt: skip
     """Each thread takes some of the images.   T: the numbers of a Tiles"""
-    c, m, row, count = T[0], T[5], T[6], T[8]
+    m, row, count = T[4], T[5], T[7]
     numbers, length = (m + 2) ** 2, -(-c // LANES) * LANES
     image, result, one_tap, zeros = (
         images[thread],
@@ -336,12 +357,15 @@ def _convolve(
         np.zeros(1, np.int64),
         np.zeros(PANEL, np.float32),
     )
+    pixels[thread, :] = 0
     last = n * (thread + 1) // threads
     for first in range(n * thread // threads, last, group):
         some = min(group, last - first)
         for p in range(0, count, run):
             tiles = min(run, count - p)
-            _transform_images(X, first, some, T, p, tiles, image, places, V[thread], columns)
+            _transform_images(
+                X, first, some, c, T, p, tiles, pixels[thread], image, places, V[thread], columns
+            )
             _multiply(
                 *(numbers, U, U_rows, length, V[thread], c, columns, some * tiles),
                 *(M[thread], M_rows, f, one_tap, zeros),
@@ -401,19 +425,22 @@ def _multiply_dW(
 @InParts
 def _convolve_dW(
     thread, threads, X, T, places, run, group, columns, dY, dY_places, V_rows, dU_rows, dU_places,
-    n, f, height, width, images, dY_turned, V, Z, dU, sums
+    n, c, f, height, width, pixels, images, dY_turned, V, Z, dU, sums
 ):  # fmt: skip
     """Each thread adds up some of the images.   T: the numbers of a Tiles"""
     lanes, zeros = -(-f // LANES) * LANES, np.zeros(PANEL, np.float32)
-    c, m, row, count, numbers = T[0], T[5], T[6], T[8], (T[5] + 2) ** 2
+    m, row, count, numbers = T[4], T[5], T[7], (T[4] + 2) ** 2
     image, one_tap = images[thread], np.zeros(1, np.int64)
     dY_turned[thread, :] = 0
+    pixels[thread, :] = 0
     begin, last = n * thread // threads, n * (thread + 1) // threads
     for first in range(begin, last, group):
         some = min(group, last - first)
         for p in range(0, count, run):
             tiles, is_first = min(run, count - p), first == begin and p == 0
-            _transform_images(X, first, some, T, p, tiles, image, places, V[thread], columns)
+            _transform_images(
+                X, first, some, c, T, p, tiles, pixels[thread], image, places, V[thread], columns
+            )
             for k in range(some):
                 if p == 0:
                     y = (first + k) * f * height * width
