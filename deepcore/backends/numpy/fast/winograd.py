@@ -40,7 +40,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_num_threads
 
-from deepcore.backends.numpy.fast.compiled import InParts, flat, share, step
+from deepcore.backends.numpy.fast.compiled import InParts, flat, step
 from deepcore.backends.numpy.fast.phases import add_threads, apart, join_phases
 from deepcore.backends.numpy.fast.simd import (
     OF_TILE,
@@ -150,10 +150,12 @@ class Plan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def _plan(m: int, shape: tuple[int, ...], padding: Padding, out: tuple[int, ...], images: int) -> Plan:
+def _plan(
+    m: int, shape: tuple[int, ...], padding: Padding, out: tuple[int, ...], images: int, most: int = PANEL
+) -> Plan:
     run = min(math.prod(-(-size // m) for size in out), PANEL)
     tiles = Tiles.of(m, shape[1:], padding, out, run)
-    group = min(images, -(-PANEL // run))
+    group = min(images, -(-most // run))
     return Plan(tiles, tiles.numbers(), tiles.places(), run, group, apart(group * run + LANES))
 
 
@@ -177,7 +179,7 @@ def convolve(
         threads,
         *(-(-numbers * apart(f * length) // threads), plan.tiles.pixels, plan.tiles.size),
         *(numbers * apart(c * plan.columns), numbers * apart(f * plan.columns)),
-        *(m * m * apart(f * size) + PANEL, 9 * LANES),
+        *(m * m * apart(f * size) + PANEL, 9 * LANES * LANES),
     )
     U = U.reshape(-1)
     _transform_filters.run(threads, m, flat(W), f, c, turned_round, filters, U)
@@ -193,23 +195,28 @@ def convolve_dW(m: int, dY: np.ndarray, X: np.ndarray, padding: Padding) -> np.n
     """dW of 3 x 3 filters, by tiles of m x m."""
     n, f, *out = dY.shape
     c = X.shape[1]
-    threads, numbers, width = min(get_num_threads(), n), (m + 2) ** 2, whole_vectors(f)
-    plan = _plan(m, X.shape[1:], padding, tuple(out), -(-n // threads))
+    threads, numbers, width = get_num_threads(), (m + 2) ** 2, whole_vectors(f)
+    # whose sums are larger than what is summed had better all be taken by one thread
+    by_channels = n * math.prod(-(-size // m) for size in out) < c
+    threads = min(threads, c if by_channels else n)
+    most, part = (-(-c // threads), n) if by_channels else (c, -(-n // threads))
+    plan = _plan(m, X.shape[1:], padding, tuple(out), part, _DEPTH if by_channels else PANEL)
     row = plan.tiles.row * m  # of dY, padded to whole tiles
     dW = empty((f, c, 3, 3), np.float32)
     pixels, images, dY_turned, V, Z, dU, sums = room(
         threads,
         *(plan.tiles.pixels, plan.tiles.size, plan.tiles.count * m * m * width),
-        *(numbers * apart(c * plan.columns), numbers * apart(plan.group * plan.run * width)),
-        *(numbers * apart(c * width), 9 * c * width),
+        *(numbers * apart(most * plan.columns), numbers * apart(plan.group * plan.run * width)),
+        *(numbers * apart(most * width), 9 * c * width),
     )
     i, j = np.divmod(np.arange(m * m), m)
     _convolve_dW.run(
         *(threads, flat(X), plan.numbers, plan.places, plan.run, plan.group, plan.columns),
-        *(flat(dY), (i * row + j) * width, steps(c, plan.columns, ROWS), steps(c, width, ROWS)),
-        *(steps(numbers, apart(c * width)), n, c, f, *out, pixels, images, dY_turned, V, Z, dU, sums),
+        *(flat(dY), (i * row + j) * width, steps(most, plan.columns, ROWS), steps(most, width, ROWS)),
+        *(steps(numbers, apart(most * width)), n, c, f, *out, by_channels, most),
+        *(pixels, images, dY_turned, V, Z, dU, sums),
     )
-    add_threads.run(threads, sums, f, dW.reshape(-1))
+    add_threads.run(threads, sums[:1] if by_channels else sums, f, dW.reshape(-1))
     return dW
 
 
@@ -267,17 +274,22 @@ def _transform_filters(thread, threads, m, W, f, c, turned_round, filters, U):
     length = -(-c // LANES) * LANES
     taps = _TAPS[::-1].copy() if turned_round else _TAPS
     of_these = filters[thread]
-    for g in share(f, thread, threads):
+    first, last = f * thread // threads, f * (thread + 1) // threads
+    block = LANES if turned_round else 1  # filters that are read at once, where they lie side by side
+    for g0 in range(first, last, block):
+        some = min(block, last - g0)
         for k0 in range(0, c, LANES):
             few = min(LANES, c - k0)
             if turned_round:
-                turn(W, (k0 * f + g) * 9, few, 9, f * 9, of_these, 0, LANES)
+                turn(W, (k0 * f + g0) * 9, few, 9 * some, 9 * f, of_these, 0, LANES)
             else:
-                turn(W, (g * c + k0) * 9, few, 9, 9, of_these, 0, LANES)
-            if m == 2:
-                filter_2(of_these, 0, taps, U, g * length + k0, apart(f * length))
-            else:
-                filter_4(of_these, 0, taps, U, g * length + k0, apart(f * length))
+                turn(W, (g0 * c + k0) * 9, few, 9, 9, of_these, 0, LANES)
+            for g in range(some):
+                at = (g0 + g) * length + k0
+                if m == 2:
+                    filter_2(of_these, 9 * LANES * g, taps, U, at, apart(f * length))
+                else:
+                    filter_4(of_these, 9 * LANES * g, taps, U, at, apart(f * length))
 
 
 _fetching_tile = tile_product(ROWS, VECTORS, fetches=True)
@@ -295,20 +307,20 @@ def whole_tile(
 
 
 @step
-def _transform_images(X, first, some, c, T, p, tiles, pixels, image, places, V, columns):
-    """V[x, k, q] = B^T d B for the tiles from p on of some images.   T: numbers of a Tiles"""
+def _transform_images(X, first, some, c, k0, k1, T, p, tiles, pixels, image, places, V, columns, V_step):
+    """V[x, k, q] = B^T d B for channels k0 .. k1 - 1 of the tiles from p on of some images."""
     m, row = T[4], T[5]
     top = p // row
     rows = (p + tiles - 1) // row + 1 - top
-    for image_k in range(first * c, (first + some) * c):
-        k = image_k % c
-        split_tiles(X, image_k * T[0] * T[1], T, top, rows, pixels, image)
-        for v in range(0, tiles, LANES):
-            at = k * columns + (image_k // c - first) * tiles + v
-            if m == 2:
-                image_2(image, p - top * row + v, places, V, at, apart(c * columns))
-            else:
-                image_4(image, p - top * row + v, places, V, at, apart(c * columns))
+    for n in range(some):
+        for k in range(k0, k1):
+            split_tiles(X, ((first + n) * c + k) * T[0] * T[1], T, top, rows, pixels, image)
+            for v in range(0, tiles, LANES):
+                at = (k - k0) * columns + n * tiles + v
+                if m == 2:
+                    image_2(image, p - top * row + v, places, V, at, V_step)
+                else:
+                    image_4(image, p - top * row + v, places, V, at, V_step)
 
 
 @step
@@ -364,7 +376,8 @@ def _convolve(
         for p in range(0, count, run):
             tiles = min(run, count - p)
             _transform_images(
-                X, first, some, c, T, p, tiles, pixels[thread], image, places, V[thread], columns
+                *(X, first, some, c, 0, c, T, p, tiles),
+                *(pixels[thread], image, places, V[thread], columns, apart(c * columns)),
             )
             _multiply(
                 *(numbers, U, U_rows, length, V[thread], c, columns, some * tiles),
@@ -400,20 +413,20 @@ def _transform_dY(m, dY_turned, places, tile_row, p, tiles, f, Z, q, columns):
 
 @step
 def _multiply_dW(
-    numbers, V, V_rows, c, columns, Z, Z_columns, f, some, dU, dU_rows, is_first, zeros, one_tap
+    numbers, V, V_rows, c, V_step, Z, Z_columns, f, some, dU, dU_rows, dU_places, is_first, zeros, one_tap
 ):
-    """dU[x, k, g] += sum over q of V[x, k, q] Z[x, q, g]"""
+    """dU[x, k, g] += sum over q of V[x, k, q] Z[x, q, g] for k < c"""
     keep_apart()
     width = -(-f // LANES) * LANES
     for x in range(numbers):
         for g in range(0, f, PANEL):
             vectors, _ = vectors_of(min(PANEL, f - g))
             for k in range(0, c, ROWS):
-                at = x * apart(c * width) + g
+                at = dU_places[x] + g
                 start, s, follow = (zeros, 0, 0) if is_first else (dU, at, 1)
                 tile(
                     vectors,
-                    (V, x * apart(c * columns), V_rows, one_tap, 1),
+                    (V, x * V_step, V_rows, one_tap, 1),
                     (Z, x * apart(Z_columns * width) + g, one_tap, width),
                     (k, 1, some),
                     (dU, at, dU_rows),
@@ -425,21 +438,27 @@ def _multiply_dW(
 @InParts
 def _convolve_dW(
     thread, threads, X, T, places, run, group, columns, dY, dY_places, V_rows, dU_rows, dU_places,
-    n, c, f, height, width, pixels, images, dY_turned, V, Z, dU, sums
+    n, c, f, height, width, by_channels, most, pixels, images, dY_turned, V, Z, dU, sums
 ):  # fmt: skip
-    """Each thread adds up some of the images.   T: the numbers of a Tiles"""
+    """Each thread adds up some of the images, or all of them for some, at most `most`, of the channels.
+
+    T: the numbers of a Tiles
+    """
     lanes, zeros = -(-f // LANES) * LANES, np.zeros(PANEL, np.float32)
     m, row, count, numbers = T[4], T[5], T[7], (T[4] + 2) ** 2
     image, one_tap = images[thread], np.zeros(1, np.int64)
     dY_turned[thread, :] = 0
     pixels[thread, :] = 0
-    begin, last = n * thread // threads, n * (thread + 1) // threads
+    begin, last, k0, k1, total = n * thread // threads, n * (thread + 1) // threads, 0, c, sums[thread]
+    if by_channels:
+        begin, last, k0, k1, total = 0, n, c * thread // threads, c * (thread + 1) // threads, sums[0]
     for first in range(begin, last, group):
         some = min(group, last - first)
         for p in range(0, count, run):
             tiles, is_first = min(run, count - p), first == begin and p == 0
             _transform_images(
-                X, first, some, c, T, p, tiles, pixels[thread], image, places, V[thread], columns
+                *(X, first, some, c, k0, k1, T, p, tiles),
+                *(pixels[thread], image, places, V[thread], columns, apart(most * columns)),
             )
             for k in range(some):
                 if p == 0:
@@ -450,13 +469,13 @@ def _convolve_dW(
                     *(Z[thread], k * tiles, group * run),
                 )
             _multiply_dW(
-                *(numbers, V[thread], V_rows, c, columns, Z[thread], group * run, f, some * tiles),
-                *(dU[thread], dU_rows, is_first, zeros, one_tap),
+                *(numbers, V[thread], V_rows, k1 - k0, apart(most * columns), Z[thread], group * run, f),
+                *(some * tiles, dU[thread], dU_rows, dU_places, is_first, zeros, one_tap),
             )
-    for k in range(c):
+    for k in range(k1 - k0):
         for g in range(0, lanes, LANES):
-            at = k * lanes + g
+            at, there = k * lanes + g, (k0 + k) * 9 * lanes + g
             if m == 2:
-                sums_2(dU[thread], at, dU_places, sums[thread], k * 9 * lanes + g, lanes)
+                sums_2(dU[thread], at, dU_places, total, there, lanes)
             else:
-                sums_4(dU[thread], at, dU_places, sums[thread], k * 9 * lanes + g, lanes)
+                sums_4(dU[thread], at, dU_places, total, there, lanes)
