@@ -257,15 +257,13 @@ def split_tiles(X, x, tiles, first, rows, pixels, image):
                 _split_2(pixels, source, image, at, plane)
             else:
                 _split_4(pixels, source, image, at, plane)
-    i, p = 0, row - 1  # the last tile of a row: what overlaps with the next tile isn't in the row of pixels
-    for h in range(h0, h0 + m * rows + 2):
-        for j in range(2):
-            w = length - left + j
-            inside = 0 <= h < height and w < width
-            image[(i * (m + 2) + m + j) * plane + p] = X[x + h * width + w] if inside else 0
-        i += 1
-        if i == m:
-            i, p = 0, p + row
+    for j in range(2):  # what the last tile of a row shares with no other isn't in the row of pixels
+        w = length - left + j
+        for i in range(m):
+            at = (i * (m + 2) + m + j) * plane - 1
+            for h in range(h0 + i, h0 + m * rows + 2, m):
+                at += row
+                image[at] = X[x + h * width + w] if w < width and 0 <= h < height else 0
 
 
 @InParts
