@@ -155,6 +155,7 @@ CONV = {  # X, filters and kernel, stride, padding, dilation
     "3 x 3": ((3, 32, 11, 18), (49, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
     "3 x 3, large": ((3, 64, 30, 33), (70, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
     "3 x 3, several at once": ((9, 33, 13, 14), (40, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    "3 x 3, more channels than places": ((3, 67, 7, 9), (40, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
     "3 x 3, uneven": ((2, 40, 16, 14), (64, 3, 3), (1, 1), ((0, 2), (3, 1)), (1, 1)),
 }
 conv, channel_sum = fast.kernel("conv", "conv"), fast.kernel("conv", "channel_sum")
@@ -260,12 +261,12 @@ def test_convolution_lets_nan_and_infinity_through():
     assert np.array_equal(np.isnan(Y), np.isnan(wanted)) and np.array_equal(np.isinf(Y), np.isinf(wanted))
 
 
-@pytest.mark.parametrize(("m", "tolerance"), [(2, TOLERANCE), (4, 2e-5)])
+@pytest.mark.parametrize("m", [2, 4])
 @pytest.mark.parametrize(
     "name",
     [*(name for name in CONV if name.startswith("3 x 3")), "odd", "one place", "no padding"],
 )
-def test_winograd(name, m, tolerance, monkeypatch):
+def test_winograd(name, m, monkeypatch):
     """Whatever the rule would choose."""
     monkeypatch.setattr(conv_kernels, "_winograd_tile", lambda *shapes: m)
     arguments = convolution(name)
@@ -273,7 +274,7 @@ def test_winograd(name, m, tolerance, monkeypatch):
     for way in ("convolve", "convolve_dW"):
         kernel = getattr(winograd, way)
         monkeypatch.setattr(winograd, way, lambda *a, kernel=kernel: called.append(a[0]) or kernel(*a))
-    assert_close(forward_and_backward(*arguments), exactly(*arguments), tolerance)
+    assert_close(forward_and_backward(*arguments), exactly(*arguments))
     assert set(called) == {m} and len(called) >= 2
 
 
@@ -284,18 +285,26 @@ def test_winograd_in_two_threads_at_once():
         assert all(np.array_equal(A, B) for result in results for A, B in zip(result, wanted, strict=True))
 
 
-def test_winograd_runs_where_it_pays_and_larger_tiles_where_they_are_allowed():
+def test_winograd_runs_where_it_pays_with_larger_tiles_where_they_lose_little():
     def tile(channels, size, kernel=3, stride=1):
         W_shape, steps = (channels, channels, kernel, kernel), ((stride, stride), (1, 1))
         return conv_kernels._winograd_tile(W_shape, *steps, (8, channels, size, size))
 
-    assert (tile(64, 32), tile(256, 14)) == (2, 2)
+    assert (tile(64, 32), tile(256, 14), tile(512, 14), tile(1024, 14), tile(64, 2)) == (4, 4, 4, 2, 2)
     assert (tile(8, 32), tile(64, 32, 5), tile(64, 32, 3, 2)) == (0, 0, 0)
     before = select.precision.set("relaxed")
     try:
-        assert (tile(64, 32), tile(256, 14), tile(8, 32)) == (4, 4, 0)
+        assert (tile(64, 32), tile(1024, 14), tile(8, 32)) == (4, 4, 0)
     finally:
         select.precision.reset(before)
+
+
+@pytest.mark.parametrize("channels", [64, 256, 512])
+def test_larger_tiles_keep_the_digits_that_other_libraries_keep(channels):
+    X, W, dY = normal(2, channels, 12, 12), normal(channels, channels, 3, 3), normal(2, channels, 12, 12)
+    arguments = X, W, normal(1, channels, 1, 1), dY, ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    assert conv_kernels._winograd_tile(W.shape, (1, 1), (1, 1), dY.shape) == 4
+    assert_close(forward_and_backward(*arguments), exactly(*arguments))
 
 
 POOLS = {  # X, kernel, stride, padding
@@ -405,7 +414,7 @@ assert np.all(linear.linear(X, W) == -600)
 images, filters = np.ones((2, 33, 9, 17), "float32"), np.ones((35, 33, 3, 3), "float32")
 geometry = (1, 1), ((1, 1), (1, 1)), (1, 1), 1
 Y = conv.conv(images, filters, None, *geometry)
-assert np.all(Y[..., 1:-1, 1:-1] == 9 * 33) and np.all(Y[..., 0, 0] == 4 * 33)
+assert np.allclose(Y[..., 1:-1, 1:-1], 9 * 33, 1e-5) and np.allclose(Y[..., 0, 0], 4 * 33, 1e-5)
 """
     env = os.environ | AVX2 | {"NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)

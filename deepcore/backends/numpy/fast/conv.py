@@ -51,6 +51,9 @@ from deepcore.backends.numpy.memory import empty
 from deepcore.shapes import Padding, conv_output_shape
 
 _MANY = 32  # channels and filters from which Winograd's transforms are soon made up for
+_MOST = 512  # channels and filters up to which its larger tiles are known to lose no more than 2e-6
+_CACHE = 12 << 10  # float32 numbers of the image that are taken at once: about the first-level cache
+_SMALL = 1 << 12  # weights that stay in the first-level cache in any order
 _FEW = 48  # filters up to which tiles of 4 rows waste less than those of 6
 
 
@@ -72,7 +75,7 @@ def conv(
     if m:
         return _winograd().convolve(m, X, W, False, bias, tuple(padding), shape)
     plan = _forward_plan(X.shape[1:], W.shape, tuple(stride), tuple(padding), tuple(dilation), shape[2:])
-    return _run(plan, X, W, bias, shape)
+    return _run(plan, X, W, False, bias, shape)
 
 
 def conv_dX(
@@ -94,7 +97,7 @@ def conv_dX(
     plan = _gradient_plan(
         dY.shape[1:], W.shape, tuple(stride), tuple(padding), tuple(dilation), tuple(shape[2:])
     )
-    return _run(plan, dY, W, np.zeros(shape[1], np.float32), tuple(shape))
+    return _run(plan, dY, W, True, np.zeros(shape[1], np.float32), tuple(shape))
 
 
 def conv_dW(
@@ -189,7 +192,8 @@ def _winograd_tile(
         tiles = out[0] * -(-out[2] // m) * -(-out[3] // m)
         return (m + 2) ** 2 * -(-tiles // LANES) * LANES
 
-    m = 4 if select.precision.get() == "relaxed" and products(4) < products(2) else 2
+    keeps_digits = max(f, c) <= _MOST or select.precision.get() == "relaxed"
+    m = 4 if keeps_digits and products(4) < products(2) else 2
     direct = 9 * out[0] * -(-out[2] * (out[3] + 2) // PANEL) * PANEL
     return m if products(m) < 0.8 * direct else 0
 
@@ -209,10 +213,9 @@ class Plan(NamedTuple):
     """All that a convolution needs besides numbers."""
 
     split: Split
-    W_rows: np.ndarray  # where the weights of each output channel start
-    W_taps: np.ndarray  # from there to each tap of the first channel that is summed over
-    W_step: int  # from a channel to the next
-    taps: np.ndarray  # the offsets of the taps in the image, again of the first channel
+    tap_numbers: np.ndarray  # of each tap: its place in the window, row by row
+    taps: np.ndarray  # the offsets of the taps in the image, of the first channel
+    depth: int  # channels that are summed up at once
     phases: np.ndarray  # of the result: first tap, last tap, rows, columns
     step: tuple[int, int]  # from a row, and a column, of a phase to the next one in the result
     result: int  # numbers in a channel of the largest phase, rounded up to whole panels
@@ -220,21 +223,20 @@ class Plan(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _forward_plan(X_shape, W_shape, stride, padding, dilation, out) -> Plan:
-    f, c, kh, kw = W_shape
+    _, c, kh, kw = W_shape
     (top, bottom), (left, right) = padding
     split = Split.of(X_shape, (top, left), (bottom, right), stride)
     t = np.arange(kh * kw)
     i, j = np.divmod(t, kw)
     taps = split.offset(0, i * dilation[0], j * dilation[1])
     phases = np.array([[0, len(t), *out]])
-    W_rows = _padded_rows(f, c * len(t))
-    return Plan(split, W_rows, t, len(t), taps, phases, (1, 1), _result_size(phases, split))
+    return Plan(split, t, taps, _depth(c, taps), phases, (1, 1), _result_size(phases, split))
 
 
 @functools.lru_cache(maxsize=64)
 def _gradient_plan(dY_shape, W_shape, stride, padding, dilation, sizes) -> Plan:
     """Pixel h of X meets tap i at place p if stride p + dilation i = h + padding."""
-    _, c, kh, kw = W_shape
+    f, _, kh, kw = W_shape
     spans = [
         [(i * d, low) for i in range(k)] for k, d, (low, _) in zip((kh, kw), dilation, padding, strict=True)
     ]
@@ -248,7 +250,7 @@ def _gradient_plan(dY_shape, W_shape, stride, padding, dilation, sizes) -> Plan:
         for x, s, o, (low, _) in zip(sizes, stride, dY_shape[1:], padding, strict=True)
     ]
     split = Split.of(dY_shape, before, after, (1, 1))
-    W_taps, taps, phases = [], [], []
+    tap_numbers, taps, phases = [], [], []
     for a in range(stride[0]):
         for b in range(stride[1]):
             rows = [
@@ -264,15 +266,22 @@ def _gradient_plan(dY_shape, W_shape, stride, padding, dilation, sizes) -> Plan:
             first = len(taps)
             for i, p in rows:
                 for j, q in columns:
-                    W_taps.append(i * kw + j)
+                    tap_numbers.append(i * kw + j)
                     taps.append(split.offset(0, p + before[0], q + before[1]))
             height, width = -(-(sizes[0] - a) // stride[0]), -(-(sizes[1] - b) // stride[1])
             phases.append([first, len(taps), height, width])
-    phases = np.array(phases)
+    taps, phases = np.array(taps), np.array(phases)
+    depth = min(_depth(f, taps[first:last]) for first, last, *_ in phases)
     return Plan(
-        *(split, _padded_rows(c, kh * kw), np.array(W_taps), c * kh * kw, np.array(taps)),
-        *(phases, tuple(stride), _result_size(phases, split)),
+        *(split, np.array(tap_numbers), taps, depth, phases, tuple(stride), _result_size(phases, split))
     )
+
+
+def _depth(channels: int, taps: np.ndarray) -> int:
+    """Of how many channels the cache holds the numbers that all filters take for a panel of places."""
+    lines = len(np.unique((taps[:, None] + np.arange(PANEL)) // LANES)) + 1  # of a channel
+    blocks = -(-channels * lines * LANES // _CACHE)
+    return -(-channels // blocks)
 
 
 def _padded_rows(count: int, step: int) -> np.ndarray:
@@ -285,51 +294,77 @@ def _result_size(phases: np.ndarray, split: Split) -> int:
     return -(-longest // PANEL) * PANEL
 
 
-def _run(plan: Plan, X: np.ndarray, W: np.ndarray, bias: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _run(
+    plan: Plan, X: np.ndarray, W: np.ndarray, inverse: bool, bias: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Y of a shape; `inverse` if X is dY and Y is dX, so that the channels of W change their roles."""
     n, f = shape[:2]
+    c, taps = X.shape[1], math.prod(W.shape[2:])
     Y = empty(shape, np.float32)
-    if Y.size:
-        split, W_rows, W_taps, W_step, taps, phases, step, result = plan
-        images, results = room(min(get_num_threads(), n), split.size, len(phases) * apart(f * result) + PANEL)
-        Y_rows = _padded_rows(f, result)
-        _convolve.run(
-            *(
-                len(images),
-                flat(X),
-                split.numbers(),
-                flat(W),
-                W_rows,
-                W_taps,
-                W_step,
-                taps,
-                phases,
-                Y_rows,
-                bias,
-            ),
-            *(Y.reshape(-1), n, f, shape[2], shape[3], step, result, images, results),
-        )
+    if not Y.size:
+        return Y
+    split, size = plan.split, plan.result
+    images, results, (weights, *_) = room(
+        min(get_num_threads(), n), split.size, len(plan.phases) * apart(f * size) + PANEL, W.size
+    )
+    if W.size <= _SMALL:  # as it is: first tap, from a row, a tap and a channel to the next
+        row, step = (taps, f * taps) if inverse else (c * taps, taps)
+        weights, tap = flat(W), 1
+    else:
+        row, tap, step = c * taps, c, 1
+        weights = weights.reshape(-1)
+        _turn_filters(W.size, flat(W), f, c, taps, inverse, weights)
+    _convolve.run(
+        *(len(images), flat(X), split.numbers(), weights, _padded_rows(f, row), plan.tap_numbers * tap, step),
+        *(plan.taps, plan.depth, plan.phases, _padded_rows(f, size), bias, Y.reshape(-1)),
+        *(n, f, shape[2], shape[3], plan.step, size, images, results),
+    )
     return Y
+
+
+@InParts
+def _turn_filters(thread, threads, W, f, c, taps, inverse, turned):
+    """turned[g, t, k] = W[g, k, t], or with `inverse` W[k, g, t]: channels side by side."""
+    for g in share(f, thread, threads):
+        if inverse:
+            turn(W, g * taps, c, taps, f * taps, turned, g * taps * c, c)
+        else:
+            turn(W, g * c * taps, c, taps, taps, turned, g * taps * c, c)
 
 
 @step
 def _convolve_image(
-    image, W, W_rows, W_taps, W_step, taps, channels, plane, f, count, result, r, Y_rows, zeros
+    image, W, W_rows, W_taps, W_step, taps, channels, depth, plane, f, count, result, r, Y_rows, zeros
 ):  # fmt: skip
     """result[r + f, p] = sum over channels and taps of W[f, c, t] image[c plane + taps[t] + p], p < count"""
     keep_apart()
     for p in range(0, count, PANEL):
         vectors, _ = vectors_of(min(PANEL, count - p))
         rows = 4 if f <= _FEW and vectors == VECTORS else ROWS
-        for g in range(0, f, rows):
-            any_tile(
-                *(rows, vectors, W, 0, W_rows, W_taps, W_step, image, p, taps, plane),
-                *(g, len(taps), channels, result, r + p, Y_rows, zeros, 0, 0, LANES),
-            )
+        for k in range(0, channels, depth):
+            start, s, follow = (result, r + p, 1) if k else (zeros, 0, 0)
+            for g in range(0, f, rows):
+                any_tile(
+                    *(
+                        rows,
+                        vectors,
+                        W,
+                        k * W_step,
+                        W_rows,
+                        W_taps,
+                        W_step,
+                        image,
+                        p + k * plane,
+                        taps,
+                        plane,
+                    ),
+                    *(g, len(taps), min(depth, channels - k), result, r + p, Y_rows, start, s, follow, LANES),
+                )
 
 
 @InParts
 def _convolve(
-    thread, threads, X, split, W, W_rows, W_taps, W_step, taps, phases, Y_rows, bias, Y,
+    thread, threads, X, split, W, W_rows, W_taps, W_step, taps, depth, phases, Y_rows, bias, Y,
     n, f, height, width, step, size, images, results
 ):  # fmt: skip
     """Each thread takes some of the images."""
@@ -342,7 +377,7 @@ def _convolve(
             count, r = (rows - 1) * row + columns, x * apart(f * size)
             _convolve_image(
                 *(image, W, W_rows, W_taps[first:last], W_step, taps[first:last]),
-                *(split[0], split[8], f, count, result, r, Y_rows, zeros),
+                *(split[0], depth, split[8], f, count, result, r, Y_rows, zeros),
             )
         y = k * f * height * width
         join_phases(result, f, size, row, step[0], step[1], bias, Y, y, height, width)

@@ -132,11 +132,11 @@ def join_phases(result, f, size, row, step_h, step_w, bias, Y, y, height, width)
 
 @InParts
 def add_threads(thread, threads, sums, f, dW):
-    """dW[f, t] = sum over threads of sums[thread][t, f], for some of the taps."""
+    """dW[f, t] = sum over k of sums[k][t, f], for some of the taps."""
     lanes, weights = -(-f // LANES) * LANES, len(dW) // f
     first, last = weights * thread // threads, weights * (thread + 1) // threads
     total = sums[0]
-    for other in range(1, threads):
+    for other in range(1, len(sums)):
         for k in range(first * lanes, last * lanes):
             total[k] += sums[other, k]
     turn(total, first * lanes, last - first, f, lanes, dW, first, weights)

@@ -40,35 +40,37 @@ def max_pool(X: np.ndarray, kernel: Sequence[int], stride: Sequence[int], paddin
 
 
 @Kernel
-def _max_pool(X, kernel, step, before, first, last, Y, index):
-    _, height, width = X.shape
-    for n in range(len(X)):
-        x, y, which = X[n].reshape(-1), Y[n].reshape(-1), index[n].reshape(-1)
-        for p in range(Y.shape[1]):
-            row, out = p * step[0] - before[0], p * Y.shape[2]
+def _max_pool(images, kernel, step, before, first, last, largest, places):
+    _, height, width = images.shape
+    X, Y, index = images.reshape(-1), largest.reshape(-1), places.reshape(-1)
+    rows, columns = largest.shape[1:]
+    for n in range(len(images)):
+        x = n * height * width
+        for p in range(rows):
+            row, y = p * step[0] - before[0], (n * rows + p) * columns
             whole = first[0] <= p < last[0] and step[1] <= 2
             start, stop = (first[1], last[1]) if whole else (0, 0)  # of the windows that vectors take
             for q in range(start, stop, LANES):
-                at = row * width + q * step[1] - before[1]
+                at = x + row * width + q * step[1] - before[1]
                 count = min(LANES, stop - q)
                 if step[1] == 1:
-                    _windows_1(x, at, width, kernel[0], kernel[1], y, which, out + q, count)
+                    _windows_1(X, at, width, kernel[0], kernel[1], Y, index, y + q, count)
                 else:
-                    _windows_2(x, at, width, kernel[0], kernel[1], y, which, out + q, count)
-            for side in ((0, start), (stop, Y.shape[2])):
+                    _windows_2(X, at, width, kernel[0], kernel[1], Y, index, y + q, count)
+            for side in ((0, start), (stop, columns)):
                 for q in range(side[0], side[1]):
                     column = q * step[1] - before[1]
-                    y[out + q], which[out + q] = _window(x, height, width, row, column, kernel)
+                    Y[y + q], index[y + q] = _window(X, x, height, width, row, column, kernel)
 
 
 @step
-def _window(x, height, width, row, column, kernel):
+def _window(X, x, height, width, row, column, kernel):
     """The largest number of one window, and its place in it; what lies outside of the image doesn't count."""
     kh, kw = kernel
     top, place = np.float32(-math.inf), max(0, -row) * kw + max(0, -column)
     for i in range(max(0, -row), min(kh, height - row)):
         for j in range(max(0, -column), min(kw, width - column)):
-            a = x[(row + i) * width + column + j]
+            a = X[x + (row + i) * width + column + j]
             if a > top or a != a:
                 top, place = a, i * kw + j
     return top, place
@@ -84,32 +86,39 @@ def _largest_of_windows(step: int) -> Any:
     def largest(w, X, x, pitch, rows, columns, Y, index, y, count):
         b = w.builder
 
-        def challenge(_: Any, at: Any, k: Any, top: Any, place: Any) -> list[Any]:
-            a = _every(w, step, w.at(X, at), count)
-            better = b.or_(b.fcmp_ordered(">", a, top), b.fcmp_unordered("uno", a, a))
-            place = b.select(better, w.everywhere(b.trunc(k, ir.IntType(32))), place)
-            return [w.add(at, 1), w.add(k, 1), b.select(better, a, top), place]
+        def challenge(i: Any, j: Any, at: Any, top: Any, place: Any) -> list[Any]:
+            """By columns step j, step j + 1 .. of row i, as many as there are."""
+            first = w.times(j, step)
+            left = w.add(columns, w.times(first, -1))
+            for k, a in enumerate(_every(w, step, w.at(X, at), count, left)):
+                better = b.or_(b.fcmp_ordered(">", a, top), b.fcmp_unordered("uno", a, a))
+                if k:
+                    better = b.and_(better, w.everywhere(b.icmp_signed("<", w.int(k), left)))
+                number = w.add(w.add(w.times(i, columns), first), k)
+                place = b.select(better, w.everywhere(b.trunc(number, ir.IntType(32))), place)
+                top = b.select(better, a, top)
+            return [w.add(at, step), top, place]
 
-        def challenge_row(i: Any, at: Any, k: Any, top: Any, place: Any) -> list[Any]:
-            _, k, top, place = w.loop(columns, [at, k, top, place], challenge)
-            return [w.add(at, pitch), k, top, place]
+        def challenge_row(i: Any, at: Any, top: Any, place: Any) -> list[Any]:
+            groups = b.sdiv(w.add(columns, step - 1), w.int(step))
+            _, top, place = w.loop(groups, [at, top, place], lambda j, *carried: challenge(i, j, *carried))
+            return [w.add(at, pitch), top, place]
 
         lowest = w.everywhere(ir.Constant(ir.FloatType(), -math.inf))
-        start = [x, w.int(0), lowest, ir.Constant(_PLACES, [0] * LANES)]
-        _, _, top, place = w.loop(rows, start, challenge_row)
+        _, top, place = w.loop(rows, [x, lowest, ir.Constant(_PLACES, [0] * LANES)], challenge_row)
         w.store(top, w.at(Y, y), count)
         w.store_bytes(place, w.at(index, y), count)
 
     return largest
 
 
-def _every(w: Writer, step: int, pointer: Any, count: Any) -> Any:
-    """The numbers at 0, step, 2 step ..., so many; step is 1 or 2."""
+def _every(w: Writer, step: int, pointer: Any, count: Any, left: Any) -> list[Any]:
+    """The numbers at 0, step, 2 step ..., so many; for step 2 also the next ones, if `left` is above 1."""
     if step == 1:
-        return w.load(pointer, count)
-    length = w.add(w.times(count, 2), -1)
+        return [w.load(pointer, count)]
+    length = w.add(w.add(w.times(count, 2), -1), w.only_if(1, left, w.int(1)))
     low, high = w.load(pointer, length), w.load(w.at(pointer, LANES), w.add(length, -LANES))
-    return w.pick(low, high, range(0, 2 * LANES, 2))
+    return [w.pick(low, high, range(start, 2 * LANES, 2)) for start in (0, 1)]
 
 
 _windows_1, _windows_2 = _largest_of_windows(1), _largest_of_windows(2)

@@ -38,9 +38,11 @@ Goto and van de Geijn 2008, doi:10.1145/1356052.1356053: packing, and tiles in r
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numba import njit
 
 from deepcore.backends.numpy.fast.writer import (
@@ -298,44 +300,98 @@ def turn(S, s, rows, columns, S_step, D, d, D_step):
                 transpose_part(S, source, S_step, D, target, D_step, rows - i, columns - j)
 
 
-def transform(matrix: Sequence[Sequence[float]]) -> Any:
+def transform(matrix: np.ndarray) -> Any:
     """For LANES squares of numbers x at once: D = matrix x matrix^T.
 
     x_ij: the vectors at S[s + S_places[i n + j]], n the columns of the matrix
     The results stand at D[d], D_step apart, row by row.
     """
-    rows, n = len(matrix), len(matrix[0])
+    rows, n = matrix.shape
 
     @written(FLOATS, INT, OFFSETS, FLOATS, INT, INT)
     def transformed(w, S, s, S_places, D, d, D_step):
         columns = []
         for j in range(n):
             places = [w.number(w.at(S_places, i * n + j)) for i in range(n)]
-            column = [w.load(w.at(S, w.add(s, place))) for place in places]
-            columns.append([w.combine(line, column) for line in matrix])
+            columns.append(multiplied(w, matrix, [w.load(w.at(S, w.add(s, place))) for place in places]))
         for i in range(rows):
-            for j, line in enumerate(matrix):
-                vector = w.combine(line, [columns[k][i] for k in range(n)])
+            line = multiplied(w, matrix, [column[i] for column in columns])
+            for j, vector in enumerate(line):
                 w.store(vector, w.at(D, w.add(d, w.times(i * rows + j, D_step))))
 
     return transformed
 
 
-def deinterleave(step: int, again: int = 0) -> Any:
-    """A row of numbers, taken apart: D[d + b D_step + j] = S[s + step j + b] for b < step + again, j < limit.
+def multiplied(w: Writer, matrix: np.ndarray, vectors: Sequence[Any]) -> list[Any]:
+    """The matrix times the vectors. Columns, or rows, that differ in signs alone share their sums:
 
-    Numbers before `skip` and from `count` on read as 0. Phase step + b is phase b, one place before.
+    a x + a y and b x - b y are a (x + y) and b (x - y);   a x + b y and a x - b y are x' + b y and x' - b y.
+    """
+    columns, vectors = matrix.T.tolist(), list(vectors)
+    for j, k in itertools.combinations(range(len(columns)), 2):
+        same, opposite = _halves(columns[j], columns[k])
+        if any(same) and any(opposite):
+            columns[j], columns[k] = same, opposite
+            vectors[j], vectors[k] = (w.combine([1, sign], [vectors[j], vectors[k]]) for sign in (1, -1))
+    lines = list(zip(*columns, strict=True))
+    results: list[Any] = [None] * len(lines)
+    for i, k in itertools.combinations(range(len(lines)), 2):
+        same, opposite = _halves(lines[i], lines[k])
+        if any(same) and any(opposite):
+            b = next(filter(None, opposite))
+            x, y = _sum(w, same, vectors), _sum(w, [a / b for a in opposite], vectors)
+            results[i], results[k] = w.combine([1, b], [x, y]), w.combine([1, -b], [x, y])
+    return [
+        _sum(w, line, vectors) if result is None else result
+        for line, result in zip(lines, results, strict=True)
+    ]
+
+
+def _sum(w: Writer, coefficients: Sequence[float], vectors: Sequence[Any]) -> Any:
+    """Of coefficient times vector: first those that cost no product, so that each product joins a sum."""
+    terms = sorted(zip(coefficients, vectors, strict=True), key=lambda term: (abs(term[0]) != 1, -term[0]))
+    return w.combine(*zip(*terms, strict=True))
+
+
+def _halves(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
+    """If the numbers of y are those of x but for signs: where they are the same, and where they aren't."""
+    if [*map(abs, x)] != [*map(abs, y)]:
+        return [], []
+    return [a * (a == b) for a, b in zip(x, y, strict=True)], [
+        a * (a != b) for a, b in zip(x, y, strict=True)
+    ]
+
+
+def deinterleave(step: int) -> Any:
+    """A row of numbers, taken apart: D[d + b D_step + j] = S[s + step j + b] for b < step, j < limit.
+
+    Numbers before `skip` and from `count` on read as 0.
     """
 
     @written(FLOATS, INT, INT, INT, FLOATS, INT, INT, INT)
     def split(w, S, s, skip, count, D, d, D_step, limit):
-        def phases(first: int) -> list[Any]:
-            places = range(first, first + step * LANES, LANES)
-            vectors = [w.load(w.at(S, w.add(s, k)), w.add(count, -k), w.add(skip, -k)) for k in places]
-            return _every(w, step, vectors)
-
-        for b, vector in enumerate(phases(0) + (phases(step)[:again] if again else [])):
+        places = range(0, step * LANES, LANES)
+        vectors = [w.load(w.at(S, w.add(s, k)), w.add(count, -k), w.add(skip, -k)) for k in places]
+        for b, vector in enumerate(_every(w, step, vectors)):
             w.store(vector, w.at(D, w.add(d, w.times(b, D_step))), limit)
+
+    return split
+
+
+def deinterleave_overlapping(step: int, overlap: int) -> Any:
+    """D[d + b D_step + j] = S[s + step j + b] for b < step + overlap, j < LANES.
+
+    Phase step + b is phase b, one place before: what it has at j = LANES - 1 the next call writes.
+    """
+
+    @written(FLOATS, INT, FLOATS, INT, INT)
+    def split(w, S, s, D, d, D_step):
+        vectors = [w.load(w.at(S, w.add(s, k))) for k in range(0, step * LANES, LANES)]
+        phases = _every(w, step, vectors)
+        for b, vector in enumerate(phases):
+            w.store(vector, w.at(D, w.add(d, w.times(b, D_step))))
+        for b, vector in enumerate(phases[:overlap], step):
+            w.store(vector, w.at(D, w.add(w.add(d, w.times(b, D_step)), -1)))
 
     return split
 

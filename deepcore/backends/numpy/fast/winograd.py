@@ -20,10 +20,14 @@ dX is the convolution of dY with the filters turned round. The gradient of the f
 
     dW = G^T (sum over p of V * (A dY A^T)) G
 
-F(2 x 2) has B and A of 0, 1 and -1 and loses no accuracy. F(4 x 4) loses a digit (1e-5 of the largest
-number), and runs only where fit(precision="relaxed") allows it. Infinities and NaN reach all of their tile.
+Y is a product of polynomials, known from its values at m + 2 points: G holds the powers of the points, A^T
+too, and B^T interpolates. F(2 x 2) has the points 0, 1, -1 and infinity, sums and differences, and errs by
+5e-7 of the largest number. For F(4 x 4) books add 2 and -2, whose powers up to 32 lose a digit, 1e-5. Here
+the four points are 3/4 and 3/2 and their opposites: 2e-6 for 64 to 512 channels, less than torch errs by.
+B^T and A^T are exact in float32. Points come in pairs, so that half of the sums are shared (`multiplied`).
+Infinities and NaN reach all of their tile.
 
-Lavin and Gray 2016, arXiv:1509.09308.
+Lavin and Gray 2016, arXiv:1509.09308; on the points, Barabasz et al. 2020, arXiv:1803.10986.
 """
 
 from __future__ import annotations
@@ -36,14 +40,15 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_num_threads
 
-from deepcore.backends.numpy.fast.compiled import InParts, flat, share, step
+from deepcore.backends.numpy.fast.compiled import InParts, flat, step
 from deepcore.backends.numpy.fast.phases import add_threads, apart, join_phases
 from deepcore.backends.numpy.fast.simd import (
     OF_TILE,
     PANEL,
     ROWS,
     VECTORS,
-    deinterleave,
+    copy,
+    deinterleave_overlapping,
     keep_apart,
     tile,
     tile_product,
@@ -56,63 +61,53 @@ from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, OFFSETS, sta
 from deepcore.backends.numpy.memory import empty
 from deepcore.shapes import Padding
 
-BT = {
-    2: [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
-    4: [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ],
-}
-G = {
-    2: [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
-    4: [
-        [1 / 4, 0, 0],
-        [-1 / 6, -1 / 6, -1 / 6],
-        [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6],
-        [1 / 24, -1 / 12, 1 / 6],
-        [0, 0, 1],
-    ],
-}
-AT = {
-    2: [[1, 1, 1, 0], [0, 1, -1, -1]],
-    4: [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
-}
+POINTS = {2: (0, 1, -1), 4: (0, 3 / 4, -3 / 4, 3 / 2, -3 / 2)}  # for each m; and infinity
 
 
-def turned(matrix: Sequence[Sequence[float]]) -> list[list[float]]:
-    """The transpose."""
-    return [list(column) for column in zip(*matrix, strict=True)]
+def transforms(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """B^T, G and A^T of F(m x m, 3 x 3): a row of B^T and G, and a column of A^T, for each point."""
+    points = np.array(POINTS[m])
+    BT, G, AT = (np.zeros(shape) for shape in ((m + 2, m + 2), (m + 2, 3), (m, m + 2)))
+    for k, point in enumerate(points):
+        others = np.delete(points, k)
+        BT[k, : m + 1] = np.poly(others)[::-1]  # the polynomial that is 0 at the other points
+        G[k] = point ** np.arange(3) / np.prod(point - others)
+        AT[:, k] = point ** np.arange(m)
+    BT[-1] = np.poly(points)[::-1]
+    G[-1, -1] = AT[-1, -1] = 1  # at infinity only the leading power counts
+    return BT, G, AT
 
 
-image_2, image_4 = transform(BT[2]), transform(BT[4])
-result_2, result_4 = transform(AT[2]), transform(AT[4])
-gradient_2, gradient_4 = transform(turned(AT[2])), transform(turned(AT[4]))
-filter_2, filter_4 = transform(G[2]), transform(G[4])
-sums_2, sums_4 = transform(turned(G[2])), transform(turned(G[4]))
+(BT_2, G_2, AT_2), (BT_4, G_4, AT_4) = transforms(2), transforms(4)
+image_2, image_4 = transform(BT_2), transform(BT_4)
+result_2, result_4 = transform(AT_2), transform(AT_4)
+gradient_2, gradient_4 = transform(AT_2.T), transform(AT_4.T)
+filter_2, filter_4 = transform(G_2), transform(G_4)
+sums_2, sums_4 = transform(G_2.T), transform(G_4.T)
 
+_DEPTH = (
+    128  # products summed up at once: longer sums lose digits, and what they take from V leaves the cache
+)
 _TAPS = steps(9, LANES)  # where the numbers of LANES filters stand, side by side
 
 
 class Tiles(NamedTuple):
-    """Some rows of tiles, of which number d_ij of tile p stands at place (i, j) + p, for all of them alike.
+    """Some rows of tiles of a channel, of which number d_ij of tile p stands at place (i, j) + p.
 
-    In memory: for each i < m and j < m + 2 a plane for each channel, in it number (i, j) of all tiles, row by
-    row. What is (i, j) in one tile with i >= m is (i - m, j) in the tile below, a row further on.
+    In memory: for each i < m and j < m + 2 a plane, in it number (i, j) of all tiles, row by row. What is
+    (i, j) in one tile with i >= m is (i - m, j) in the tile below, a row further on.
+
+    Before that, for each i < m the rows of pixels i, m + i, 2 m + i ..., each as long as its tiles, without
+    gaps: so that vectors of tiles are taken out of them whatever the length of a row.
     """
 
-    channels: int
     height: int  # of the image that comes in
     width: int
     top: int  # padding before the first row and the first column
     left: int
     m: int
     row: int  # tiles in a row
-    plane: int  # numbers from a channel to the next
+    plane: int  # numbers from a plane to the next
     count: int  # tiles in all of the image
 
     @classmethod
@@ -129,12 +124,18 @@ class Tiles(NamedTuple):
         return np.array(self, np.int64)
 
     @property
+    def pixels(self) -> int:
+        """Numbers in rows of pixels."""
+        return self.m * self.m * self.plane
+
+    @property
     def size(self) -> int:
-        return self.m * (self.m + 2) * self.channels * self.plane
+        """Numbers in planes."""
+        return self.m * (self.m + 2) * self.plane
 
     def places(self) -> np.ndarray:
         i, j = np.divmod(np.arange((self.m + 2) ** 2), self.m + 2)
-        return (i % self.m * (self.m + 2) + j) * self.channels * self.plane + i // self.m * self.row
+        return (i % self.m * (self.m + 2) + j) * self.plane + i // self.m * self.row
 
 
 class Plan(NamedTuple):
@@ -149,10 +150,12 @@ class Plan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def _plan(m: int, shape: tuple[int, ...], padding: Padding, out: tuple[int, ...], images: int) -> Plan:
+def _plan(
+    m: int, shape: tuple[int, ...], padding: Padding, out: tuple[int, ...], images: int, most: int = PANEL
+) -> Plan:
     run = min(math.prod(-(-size // m) for size in out), PANEL)
-    tiles = Tiles.of(m, shape, padding, out, run)
-    group = min(images, -(-PANEL // run))
+    tiles = Tiles.of(m, shape[1:], padding, out, run)
+    group = min(images, -(-most // run))
     return Plan(tiles, tiles.numbers(), tiles.places(), run, group, apart(group * run + LANES))
 
 
@@ -172,18 +175,18 @@ def convolve(
     plan = _plan(m, X.shape[1:], padding, shape[2:], -(-n // threads))
     size = whole_vectors(plan.group * plan.tiles.count) + LANES  # of a row of results
     Y = empty(shape, np.float32)
-    U, images, V, M, results, filters = room(
+    U, pixels, images, V, M, results, filters = room(
         threads,
-        *(-(-numbers * apart(f * length) // threads), plan.tiles.size),
+        *(-(-numbers * apart(f * length) // threads), plan.tiles.pixels, plan.tiles.size),
         *(numbers * apart(c * plan.columns), numbers * apart(f * plan.columns)),
-        *(m * m * apart(f * size) + PANEL, 9 * LANES),
+        *(m * m * apart(f * size) + PANEL, 9 * LANES * LANES),
     )
     U = U.reshape(-1)
     _transform_filters.run(threads, m, flat(W), f, c, turned_round, filters, U)
     _convolve.run(
         *(threads, flat(X), plan.numbers, plan.places, plan.run, plan.group, plan.columns),
         *(U, steps(f, length, ROWS), steps(f, plan.columns, ROWS), steps(numbers, apart(f * plan.columns))),
-        *(bias, Y.reshape(-1), n, f, *shape[2:], images, V, M, results, size),
+        *(bias, Y.reshape(-1), n, c, f, *shape[2:], pixels, images, V, M, results, size),
     )
     return Y
 
@@ -192,23 +195,28 @@ def convolve_dW(m: int, dY: np.ndarray, X: np.ndarray, padding: Padding) -> np.n
     """dW of 3 x 3 filters, by tiles of m x m."""
     n, f, *out = dY.shape
     c = X.shape[1]
-    threads, numbers, width = min(get_num_threads(), n), (m + 2) ** 2, whole_vectors(f)
-    plan = _plan(m, X.shape[1:], padding, tuple(out), -(-n // threads))
+    threads, numbers, width = get_num_threads(), (m + 2) ** 2, whole_vectors(f)
+    # whose sums are larger than what is summed had better all be taken by one thread
+    by_channels = n * math.prod(-(-size // m) for size in out) < c
+    threads = min(threads, c if by_channels else n)
+    most, part = (-(-c // threads), n) if by_channels else (c, -(-n // threads))
+    plan = _plan(m, X.shape[1:], padding, tuple(out), part, _DEPTH if by_channels else PANEL)
     row = plan.tiles.row * m  # of dY, padded to whole tiles
     dW = empty((f, c, 3, 3), np.float32)
-    images, dY_turned, V, Z, dU, sums = room(
+    pixels, images, dY_turned, V, Z, dU, sums = room(
         threads,
-        *(plan.tiles.size, plan.tiles.count * m * m * width),
-        *(numbers * apart(c * plan.columns), numbers * apart(plan.group * plan.run * width)),
-        *(numbers * apart(c * width), 9 * c * width),
+        *(plan.tiles.pixels, plan.tiles.size, plan.tiles.count * m * m * width),
+        *(numbers * apart(most * plan.columns), numbers * apart(plan.group * plan.run * width)),
+        *(numbers * apart(most * width), 9 * c * width),
     )
     i, j = np.divmod(np.arange(m * m), m)
     _convolve_dW.run(
         *(threads, flat(X), plan.numbers, plan.places, plan.run, plan.group, plan.columns),
-        *(flat(dY), (i * row + j) * width, steps(c, plan.columns, ROWS), steps(c, width, ROWS)),
-        *(steps(numbers, apart(c * width)), n, f, *out, images, dY_turned, V, Z, dU, sums),
+        *(flat(dY), (i * row + j) * width, steps(most, plan.columns, ROWS), steps(most, width, ROWS)),
+        *(steps(numbers, apart(most * width)), n, c, f, *out, by_channels, most),
+        *(pixels, images, dY_turned, V, Z, dU, sums),
     )
-    add_threads.run(threads, sums, f, dW.reshape(-1))
+    add_threads.run(threads, sums[:1] if by_channels else sums, f, dW.reshape(-1))
     return dW
 
 
@@ -217,29 +225,45 @@ def whole_vectors(count: int) -> int:
     return -(-count // LANES) * LANES
 
 
-_split_2, _split_4 = deinterleave(2, again=2), deinterleave(4, again=2)
+_split_2, _split_4 = deinterleave_overlapping(2, 2), deinterleave_overlapping(4, 2)
 
 
-@standing_alone(FLOATS, INT, OFFSETS, INT, INT, FLOATS)
-def split_tiles(X, x, tiles, first, rows, image):
-    """Rows of tiles, from row `first` on, of an image that starts at X[x].   tiles: the numbers of a Tiles"""
-    channels, height, width, top, left = tiles[0], tiles[1], tiles[2], tiles[3], tiles[4]
-    m, row, plane = tiles[5], tiles[6], tiles[7]
-    step = channels * plane  # from a place within tiles to the next
-    for c in range(channels):
-        i, target = 0, c * plane
-        for h in range(m * first - top, m * (first + rows) + 2 - top):
-            source, at = x + (c * height + h) * width, i * (m + 2) * step + target
-            count = width if 0 <= h < height else 0  # the padding reads as zeros
-            for k in range(0, row, LANES):
-                w = m * k - left
-                if m == 2:
-                    _split_2(X, source + w, -w, count - w, image, at + k, step, row - k)
-                else:
-                    _split_4(X, source + w, -w, count - w, image, at + k, step, row - k)
-            i += 1
-            if i == m:
-                i, target = 0, target + row
+@standing_alone(FLOATS, INT, OFFSETS, INT, INT, FLOATS, FLOATS)
+def split_tiles(X, x, tiles, first, rows, pixels, image):
+    """Rows of tiles, from row `first` on, of a channel that starts at X[x].   tiles: the numbers of a Tiles
+
+    What lies beside the image in a row of pixels is 0 already.
+    """
+    height, width, top, left = tiles[0], tiles[1], tiles[2], tiles[3]
+    m, row, plane = tiles[4], tiles[5], tiles[6]
+    h0, length = m * first - top, m * row
+    within = min(width, length - left)  # columns of the image that lie in a row of pixels; two may lie beyond
+    i, target = 0, 0
+    for h in range(h0, h0 + m * rows + 2):
+        at = i * m * plane + target
+        if 0 <= h < height:
+            for w in range(0, within, LANES):  # zeros beyond its end: the next row overwrites them
+                copy(X, x + h * width + w, pixels, at + left + w, within - w)
+        else:
+            for w in range(0, length, LANES):
+                copy(X, x, pixels, at + w, 0)
+        i += 1
+        if i == m:
+            i, target = 0, target + length
+    for i in range(m):
+        for p in range(0, (rows + 1) * row, LANES):
+            source, at = i * m * plane + m * p, i * (m + 2) * plane + p
+            if m == 2:
+                _split_2(pixels, source, image, at, plane)
+            else:
+                _split_4(pixels, source, image, at, plane)
+    for j in range(2):  # what the last tile of a row shares with no other isn't in the row of pixels
+        w = length - left + j
+        for i in range(m):
+            at = (i * (m + 2) + m + j) * plane - 1
+            for h in range(h0 + i, h0 + m * rows + 2, m):
+                at += row
+                image[at] = X[x + h * width + w] if w < width and 0 <= h < height else 0
 
 
 @InParts
@@ -248,29 +272,22 @@ def _transform_filters(thread, threads, m, W, f, c, turned_round, filters, U):
     length = -(-c // LANES) * LANES
     taps = _TAPS[::-1].copy() if turned_round else _TAPS
     of_these = filters[thread]
-    for g in share(f, thread, threads):
+    first, last = f * thread // threads, f * (thread + 1) // threads
+    block = LANES if turned_round else 1  # filters that are read at once, where they lie side by side
+    for g0 in range(first, last, block):
+        some = min(block, last - g0)
         for k0 in range(0, c, LANES):
             few = min(LANES, c - k0)
             if turned_round:
-                turn(W, (k0 * f + g) * 9, few, 9, f * 9, of_these, 0, LANES)
+                turn(W, (k0 * f + g0) * 9, few, 9 * some, 9 * f, of_these, 0, LANES)
             else:
-                turn(W, (g * c + k0) * 9, few, 9, 9, of_these, 0, LANES)
-            if m == 2:
-                filter_2(of_these, 0, taps, U, g * length + k0, apart(f * length))
-            else:
-                filter_4(of_these, 0, taps, U, g * length + k0, apart(f * length))
-
-
-@step
-def _transform_image(m, image, plane, c, p, tiles, places, V, q, columns):
-    """V[x, k, q] = B^T d B for some tiles from p on, of all channels."""
-    for k in range(c):
-        for v in range(0, tiles, LANES):
-            at = k * columns + q + v
-            if m == 2:
-                image_2(image, k * plane + p + v, places, V, at, apart(c * columns))
-            else:
-                image_4(image, k * plane + p + v, places, V, at, apart(c * columns))
+                turn(W, (g0 * c + k0) * 9, few, 9, 9, of_these, 0, LANES)
+            for g in range(some):
+                at = (g0 + g) * length + k0
+                if m == 2:
+                    filter_2(of_these, 9 * LANES * g, taps, U, at, apart(f * length))
+                else:
+                    filter_4(of_these, 9 * LANES * g, taps, U, at, apart(f * length))
 
 
 _fetching_tile = tile_product(ROWS, VECTORS, fetches=True)
@@ -288,14 +305,20 @@ def whole_tile(
 
 
 @step
-def _transform_images(X, first, some, T, p, tiles, image, places, V, columns):
-    """V of the tiles from p on of some images, one image after the other.   T: the numbers of a Tiles"""
-    c, m, row = T[0], T[5], T[6]
+def _transform_images(X, first, some, c, k0, k1, T, p, tiles, pixels, image, places, V, columns, V_step):
+    """V[x, k, q] = B^T d B for channels k0 .. k1 - 1 of the tiles from p on of some images."""
+    m, row = T[4], T[5]
     top = p // row
     rows = (p + tiles - 1) // row + 1 - top
-    for k in range(some):
-        split_tiles(X, (first + k) * c * T[1] * T[2], T, top, rows, image)
-        _transform_image(m, image, T[7], c, p - top * row, tiles, places, V, k * tiles, columns)
+    for n in range(some):
+        for k in range(k0, k1):
+            split_tiles(X, ((first + n) * c + k) * T[0] * T[1], T, top, rows, pixels, image)
+            for v in range(0, tiles, LANES):
+                at = (k - k0) * columns + n * tiles + v
+                if m == 2:
+                    image_2(image, p - top * row + v, places, V, at, V_step)
+                else:
+                    image_4(image, p - top * row + v, places, V, at, V_step)
 
 
 @step
@@ -305,14 +328,17 @@ def _multiply(numbers, U, U_rows, length, V, c, columns, some, M, M_rows, f, one
     for x in range(numbers):
         for q in range(0, some, PANEL):
             vectors, _ = vectors_of(min(PANEL, some - q))
-            for g in range(0, f, ROWS):
-                A = U, x * apart(f * length), U_rows, one_tap, 1
-                B = V, x * apart(c * columns) + q, one_tap, columns
-                C = M, x * apart(f * columns) + q, M_rows
-                if vectors == VECTORS:
-                    whole_tile(*A, *B, g, 1, c, *C, zeros, 0, 0, LANES)
-                else:
-                    tile(vectors, A, B, (g, 1, c), C, (zeros, 0, 0), LANES)
+            C = M, x * apart(f * columns) + q, M_rows
+            for k in range(0, c, _DEPTH):
+                B = V, x * apart(c * columns) + k * columns + q, one_tap, columns
+                lengths = 1, min(_DEPTH, c - k)
+                start = (M, x * apart(f * columns) + q, 1) if k else (zeros, 0, 0)
+                for g in range(0, f, ROWS):
+                    A = U, x * apart(f * length) + k, U_rows, one_tap, 1
+                    if vectors == VECTORS:
+                        whole_tile(*A, *B, g, *lengths, *C, *start, LANES)
+                    else:
+                        tile(vectors, A, B, (g, *lengths), C, start, LANES)
 
 
 @step
@@ -330,10 +356,10 @@ def _transform_result(m, M, M_places, f, columns, some, result, p, size):
 @InParts
 def _convolve(
     thread, threads, X, T, places, run, group, columns, U, U_rows, M_rows, M_places, bias, Y,
-    n, f, height, width, images, V, M, results, size
+    n, c, f, height, width, pixels, images, V, M, results, size
 ):  # fmt: skip
     """Each thread takes some of the images.   T: the numbers of a Tiles"""
-    c, m, row, count = T[0], T[5], T[6], T[8]
+    m, row, count = T[4], T[5], T[7]
     numbers, length = (m + 2) ** 2, -(-c // LANES) * LANES
     image, result, one_tap, zeros = (
         images[thread],
@@ -341,12 +367,16 @@ def _convolve(
         np.zeros(1, np.int64),
         np.zeros(PANEL, np.float32),
     )
+    pixels[thread, :] = 0
     last = n * (thread + 1) // threads
     for first in range(n * thread // threads, last, group):
         some = min(group, last - first)
         for p in range(0, count, run):
             tiles = min(run, count - p)
-            _transform_images(X, first, some, T, p, tiles, image, places, V[thread], columns)
+            _transform_images(
+                *(X, first, some, c, 0, c, T, p, tiles),
+                *(pixels[thread], image, places, V[thread], columns, apart(c * columns)),
+            )
             _multiply(
                 *(numbers, U, U_rows, length, V[thread], c, columns, some * tiles),
                 *(M[thread], M_rows, f, one_tap, zeros),
@@ -381,20 +411,20 @@ def _transform_dY(m, dY_turned, places, tile_row, p, tiles, f, Z, q, columns):
 
 @step
 def _multiply_dW(
-    numbers, V, V_rows, c, columns, Z, Z_columns, f, some, dU, dU_rows, is_first, zeros, one_tap
+    numbers, V, V_rows, c, V_step, Z, Z_columns, f, some, dU, dU_rows, dU_places, is_first, zeros, one_tap
 ):
-    """dU[x, k, g] += sum over q of V[x, k, q] Z[x, q, g]"""
+    """dU[x, k, g] += sum over q of V[x, k, q] Z[x, q, g] for k < c"""
     keep_apart()
     width = -(-f // LANES) * LANES
     for x in range(numbers):
         for g in range(0, f, PANEL):
             vectors, _ = vectors_of(min(PANEL, f - g))
             for k in range(0, c, ROWS):
-                at = x * apart(c * width) + g
+                at = dU_places[x] + g
                 start, s, follow = (zeros, 0, 0) if is_first else (dU, at, 1)
                 tile(
                     vectors,
-                    (V, x * apart(c * columns), V_rows, one_tap, 1),
+                    (V, x * V_step, V_rows, one_tap, 1),
                     (Z, x * apart(Z_columns * width) + g, one_tap, width),
                     (k, 1, some),
                     (dU, at, dU_rows),
@@ -406,19 +436,28 @@ def _multiply_dW(
 @InParts
 def _convolve_dW(
     thread, threads, X, T, places, run, group, columns, dY, dY_places, V_rows, dU_rows, dU_places,
-    n, f, height, width, images, dY_turned, V, Z, dU, sums
+    n, c, f, height, width, by_channels, most, pixels, images, dY_turned, V, Z, dU, sums
 ):  # fmt: skip
-    """Each thread adds up some of the images.   T: the numbers of a Tiles"""
+    """Each thread adds up some of the images, or all of them for some, at most `most`, of the channels.
+
+    T: the numbers of a Tiles
+    """
     lanes, zeros = -(-f // LANES) * LANES, np.zeros(PANEL, np.float32)
-    c, m, row, count, numbers = T[0], T[5], T[6], T[8], (T[5] + 2) ** 2
+    m, row, count, numbers = T[4], T[5], T[7], (T[4] + 2) ** 2
     image, one_tap = images[thread], np.zeros(1, np.int64)
     dY_turned[thread, :] = 0
-    begin, last = n * thread // threads, n * (thread + 1) // threads
+    pixels[thread, :] = 0
+    begin, last, k0, k1, total = n * thread // threads, n * (thread + 1) // threads, 0, c, sums[thread]
+    if by_channels:
+        begin, last, k0, k1, total = 0, n, c * thread // threads, c * (thread + 1) // threads, sums[0]
     for first in range(begin, last, group):
         some = min(group, last - first)
         for p in range(0, count, run):
             tiles, is_first = min(run, count - p), first == begin and p == 0
-            _transform_images(X, first, some, T, p, tiles, image, places, V[thread], columns)
+            _transform_images(
+                *(X, first, some, c, k0, k1, T, p, tiles),
+                *(pixels[thread], image, places, V[thread], columns, apart(most * columns)),
+            )
             for k in range(some):
                 if p == 0:
                     y = (first + k) * f * height * width
@@ -428,13 +467,13 @@ def _convolve_dW(
                     *(Z[thread], k * tiles, group * run),
                 )
             _multiply_dW(
-                *(numbers, V[thread], V_rows, c, columns, Z[thread], group * run, f, some * tiles),
-                *(dU[thread], dU_rows, is_first, zeros, one_tap),
+                *(numbers, V[thread], V_rows, k1 - k0, apart(most * columns), Z[thread], group * run, f),
+                *(some * tiles, dU[thread], dU_rows, dU_places, is_first, zeros, one_tap),
             )
-    for k in range(c):
+    for k in range(k1 - k0):
         for g in range(0, lanes, LANES):
-            at = k * lanes + g
+            at, there = k * lanes + g, (k0 + k) * 9 * lanes + g
             if m == 2:
-                sums_2(dU[thread], at, dU_places, sums[thread], k * 9 * lanes + g, lanes)
+                sums_2(dU[thread], at, dU_places, total, there, lanes)
             else:
-                sums_4(dU[thread], at, dU_places, sums[thread], k * 9 * lanes + g, lanes)
+                sums_4(dU[thread], at, dU_places, total, there, lanes)
