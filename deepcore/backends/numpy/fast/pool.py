@@ -10,7 +10,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from deepcore.backends.numpy.fast.compiled import InParts, Kernel, plain, served, share, step
+from deepcore.backends.numpy.fast.compiled import Kernel, plain, served, step
 from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, USABLE, Writer, written
 from deepcore.backends.numpy.memory import empty
 from deepcore.shapes import Padding, pool_output_shape
@@ -136,23 +136,26 @@ def max_pool_backward(
     if not _suits(kernel, dY) or index.dtype != np.uint8:
         return NotImplemented
     dX = empty(tuple(shape), dY.dtype)
-    i, j = np.divmod(np.arange(_MOST), kernel[1])
     before = padding[0][0], padding[1][0]
     _max_pool_backward(
         *(dX.size, _images(plain(dY)), _images(plain(index))),
-        *(tuple(stride), before, i * shape[3] + j, _images(dX)),
+        *(tuple(kernel), tuple(stride), before, _images(dX)),
     )
     return dX
 
 
-@InParts
-def _max_pool_backward(part, parts, dY, index, step, before, places, dX):
-    """places: from the corner of a window to each of its places"""
-    for n in share(len(dX), part, parts):
+@Kernel
+def _max_pool_backward(dY, index, kernel, step, before, dX):
+    width = dX.shape[2]
+    places = np.empty(_MOST, np.int64)  # from the corner of a window to each of its places
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            places[i * kernel[1] + j] = i * width + j
+    for n in range(len(dX)):
         dx = dX[n].reshape(-1)
         dx[:] = 0
         for p in range(dY.shape[1]):
-            corner = (p * step[0] - before[0]) * dX.shape[2] - before[1]
+            corner = (p * step[0] - before[0]) * width - before[1]
             for q in range(dY.shape[2]):
                 dx[corner + q * step[1] + places[index[n, p, q]]] += dY[n, p, q]
 
