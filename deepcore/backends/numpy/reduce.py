@@ -11,13 +11,27 @@ ONE_THREAD = 9216  # elements up to which OpenBLAS multiplies by a vector withou
 
 
 def column_sum(X: np.ndarray) -> np.ndarray:
-    """(n, C) -> (1, C), accumulated in float64: error 6e-8 in float32, for a third more time."""
-    n = X.shape[0]
+    """(n, C) -> (1, C): rows by the 32 in their own dtype, these sums in float64.
+
+    Error 1.3e-7 of the sum of |X| in float32, for a quarter of the time that all in float64 takes.
+    """
+    n, C = X.shape
     if X.dtype.itemsize >= 4 and n <= _FEW and X.size <= ONE_THREAD:
         return _row_of_ones(n, X.dtype).dot(X)
     if X.dtype == np.float64:
         return np.add.reduce(X, axis=0, keepdims=True)
-    return np.add.reduce(X, axis=0, keepdims=True, dtype=np.float64).astype(X.dtype)
+    if X.dtype != np.float32 or n < _FEW or not X.flags.c_contiguous:
+        return np.add.reduce(X, axis=0, keepdims=True, dtype=np.float64).astype(X.dtype)
+    blocks = n // _FEW
+    cut = X[: blocks * _FEW].reshape(blocks, _FEW, C)
+    if _FEW * C <= ONE_THREAD:
+        of_blocks = np.matmul(_row_of_ones(_FEW, X.dtype), cut)
+    else:
+        of_blocks = np.einsum("kij->kj", cut)[:, None]
+    total = np.add.reduce(of_blocks, axis=0, dtype=np.float64)
+    if n % _FEW:
+        total += np.add.reduce(X[blocks * _FEW :], axis=0, dtype=np.float64)
+    return total.astype(X.dtype)
 
 
 def row_sum(X: np.ndarray) -> np.ndarray:

@@ -236,12 +236,13 @@ def _sources() -> bytes:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).digest()
 
 
-def served(*arrays: np.ndarray, least: int | None = None) -> bool:
+def served(first: np.ndarray, *others: np.ndarray, least: int | None = None) -> bool:
     """Whether the kernels here serve arrays like these: float32 or float64, all alike, and not small."""
-    first, least = arrays[0], WORTH_COMPILED if least is None else min(least, WORTH_COMPILED)
+    least = WORTH_COMPILED if least is None else min(least, WORTH_COMPILED)
     if first.size < least or not first.size:  # nearly always in a small net, which feels each call
         return False
-    return first.dtype in _FLOATS and all(x.dtype == first.dtype for x in arrays[1:])
+    dtype = first.dtype
+    return dtype in _FLOATS and (not others or all(x.dtype == dtype for x in others))
 
 
 def plain(X: np.ndarray) -> np.ndarray:
