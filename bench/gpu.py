@@ -650,7 +650,7 @@ def cross_entropy(n: int, C: int, dtype: str, compiled: bool) -> Work:
 
 
 def row_norms(n: int, C: int, dtype: str, compiled: bool) -> Iterator[Work]:
-    """Layer normalisation, which leaves Y and H, and its gradients; those of RMSNorm."""
+    """Layer normalisation, which reads X and writes Y, and its gradients; those of RMSNorm."""
     shape, row = (n, C), (1, C)
 
     def forward(X: Any, gamma: Any, beta: Any) -> Callable[[], Any]:
@@ -658,27 +658,28 @@ def row_norms(n: int, C: int, dtype: str, compiled: bool) -> Iterator[Work]:
 
         return lambda: layer_norm(X, (C,), gamma[0], beta[0], 1e-5)
 
-    def backward(dY: Any, H: Any, r: Any, gamma: Any) -> Callable[[], Any]:
+    def backward(dY: Any, X: Any, mean: Any, r: Any, gamma: Any) -> Callable[[], Any]:
         import torch
 
-        mean, wide = r.float() * 0, r.float().abs()
+        mean, r = mean[:, :1].float().contiguous(), r.float()
         op = torch.ops.aten.native_layer_norm_backward
-        return lambda: op(dY, H, [C], mean, wide, gamma[0], gamma[0], [True, True, True])
+        return lambda: op(dY, X, [C], mean, r, gamma[0], gamma[0], [True, True, True])
 
-    yield of_op("norm.group_norm", shape, dtype, [shape, row, row], 3 * n * C, forward, (1, 1e-5), compiled)
-    arrays = [shape, shape, (n, 1), row]
+    yield of_op("norm.group_norm", shape, dtype, [shape, row, row], 2 * n * C, forward, (1, 1e-5), compiled)
+    arrays = [shape, shape, (n, 2), (n, 1), row]
     yield of_op("norm.group_norm_backward", shape, dtype, arrays, 3 * n * C, backward, compiled=compiled)
-    yield of_op("norm.rms_norm", shape, dtype, [shape, row], 3 * n * C, settings=(1e-5,))
+    yield of_op("norm.rms_norm", shape, dtype, [shape, row], 2 * n * C, settings=(1e-5,))
 
-    def rms_backward(dY: Any, H: Any, r: Any, gamma: Any) -> Callable[[], Any]:
+    def rms_backward(dY: Any, X: Any, r: Any, gamma: Any) -> Callable[[], Any]:
         def call() -> Any:
-            dy, h = dY.float(), H.float()
+            dy, h = dY.float(), r.float() * X.float()
             dh = gamma.float() * dy
             dX = r.float() * (dh - h * (h * dh).mean(-1, keepdim=True))
             return dX.to(dY.dtype), (h * dy).sum(0, keepdim=True).to(dY.dtype)
 
         return call
 
+    arrays = [shape, shape, (n, 1), row]
     yield of_op("norm.rms_norm_backward", shape, dtype, arrays, 3 * n * C, rms_backward, compiled=compiled)
 
 

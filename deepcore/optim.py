@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import weakref
 from collections.abc import Mapping
@@ -27,6 +29,10 @@ class Optimizer:
 
     A weight that got no gradient in the last pass stays as it is, its state too. A Layer that overrides
     `_update_weights` uses that rule, with this learning rate.
+
+    What a step changes becomes current at once, or, if it fails or is interrupted, not at all. An array that
+    somebody holds, or a view of it, keeps its numbers; one that only the net or this optimizer holds may be
+    overwritten (SGD, Adam and AdamW on NumPy with numba). So no other thread may use the net meanwhile.
     """
 
     def __init__(self, *, overrides: dict[str, dict[str, Any]] | None = None, **settings: Any):
@@ -93,14 +99,16 @@ class Optimizer:
         self.check_net(net)
         new_state: dict[str, Any] = {}
 
-        def rule(parameter: Parameter, W: Any, dW: Any) -> Any:
+        def rule(parameter: Parameter, W: Any, dW: Any, **offer: Any) -> Any:
             path = parameter.path
             given = self.numbers(path) if numbers is None else numbers[path]
-            W, memory = self._rule(W, dW, self.memory(path, W), given, self.settings_of(path))
+            if path in self.state and not backend_of(W).unheld(self.state, path):
+                offer = {}
+            W, memory = self._rule(W, dW, self.memory(path, W), given, self.settings_of(path), **offer)
             new_state[path] = {"step": self.steps_of(path) + 1, **memory}
             return W
 
-        changes = new_weights(net, rule, self.lr, scale)
+        changes = new_weights(net, rule, self.lr, scale, overwrites=_takes_later(type(self)._rule))
         changes.set(self.state, new_state)
         changes.set(self.progress, {"steps": self.steps + 1})
         self.bind(net)
@@ -259,9 +267,15 @@ class SGD(Optimizer):
         return ("V",) if settings["momentum"] else ()
 
     def _rule(
-        self, W: Any, dW: Any, memory: dict[str, Any], numbers: dict[str, Any], settings: dict[str, Any]
+        self,
+        W: Any,
+        dW: Any,
+        memory: dict[str, Any],
+        numbers: dict[str, Any],
+        settings: dict[str, Any],
+        later: Any = None,
     ) -> tuple[Any, dict[str, Any]]:
-        W, V = update.sgd(W, dW, memory.get("V"), **(settings | numbers))
+        W, V = update.sgd(W, dW, memory.get("V"), **(settings | numbers), later=later)
         return W, {} if V is None else {"V": V}
 
 
@@ -304,12 +318,17 @@ class Adam(Optimizer):
         return numbers | _decay(settings) if self._decoupled else numbers
 
     def _rule(
-        self, W: Any, dW: Any, memory: dict[str, Any], numbers: dict[str, Any], settings: dict[str, Any]
+        self,
+        W: Any,
+        dW: Any,
+        memory: dict[str, Any],
+        numbers: dict[str, Any],
+        settings: dict[str, Any],
+        later: Any = None,
     ) -> tuple[Any, dict[str, Any]]:
+        rest = {"betas": settings["betas"], "eps": settings["eps"]}
         decay = 0 if self._decoupled else settings["weight_decay"]
-        W, M, V = update.adam(
-            W, dW, **memory, **numbers, betas=settings["betas"], eps=settings["eps"], weight_decay=decay
-        )
+        W, M, V = update.adam(W, dW, **memory, **numbers, **rest, weight_decay=decay, later=later)
         return W, {"M": M, "V": V}
 
 
@@ -610,6 +629,12 @@ def _plain_number(value: Any) -> Any:
         return value if type(value) in (bool, int) else float(value)
     except (TypeError, ValueError):
         return value  # for _check to refuse
+
+
+@functools.cache
+def _takes_later(rule: Any) -> bool:
+    """Whether a rule may put off what overwrites arrays, as its signature says."""
+    return "later" in inspect.signature(rule).parameters
 
 
 def _zeros_like(W: Any) -> Any:

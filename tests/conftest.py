@@ -1,6 +1,7 @@
 """What every test here has around it, and the table of what was tested where."""
 
 import contextlib
+import functools
 import importlib.util
 from collections import Counter
 from pathlib import Path
@@ -23,6 +24,19 @@ def _numbers_of_64_bits(request):
         context = contextlib.nullcontext()
     with context:
         yield
+
+
+@pytest.fixture
+def overwriting(monkeypatch):
+    """Updates overwrite small arrays too, where nobody else holds them. Skips without compiled kernels."""
+    from deepcore.backends.numpy import fast, memory
+
+    if not fast.usable():
+        pytest.skip('needs numba: pip install "deepcore[fast]"')
+    from deepcore.backends.numpy.fast import update
+
+    monkeypatch.setattr(memory, "_LARGE", 0)
+    monkeypatch.setattr(update, "served", functools.partial(update.served, least=0))
 
 
 def pytest_collection_modifyitems(items):

@@ -1,6 +1,7 @@
 """Optimizers: torch's trajectories, settings by path, and the state that belongs to one net."""
 
 import copy
+import ctypes
 import gc
 import pickle
 
@@ -517,6 +518,151 @@ def test_a_step_writes_to_no_array_that_was_read():
     optimizer.step(net)
     for name, value in seen.items():
         np.testing.assert_array_equal(value, kept[name])
+
+
+# ---- arrays that nobody else holds are overwritten
+
+
+OVERWRITING = [lambda: SGD(0.1), lambda: SGD(0.1, momentum=0.9, weight_decay=0.1), lambda: AdamW(0.1)]
+
+
+def weight_and_memory(net, optimizer, path="layers.0.W"):
+    return [net.parameters()[path], *(x for name, x in optimizer.state[path].items() if name != "step")]
+
+
+def with_gradients(net, step):
+    """The gradients of a pass, without its records, which would hold the weights: as in fit."""
+    layers = [f for f in net.layers if isinstance(f, Linear)]
+    for k, f in enumerate(layers):
+        f.weight_update.update({name: normal(*W.shape, seed=step + k) for name, W in f.weight.items()})
+
+
+def addresses(net, optimizer):
+    return [x.__array_interface__["data"] for x in weight_and_memory(net, optimizer)]
+
+
+@pytest.mark.parametrize("make", OVERWRITING)
+def test_what_nobody_else_holds_is_overwritten(make, overwriting):
+    net, optimizer = small_net(), make()
+    with_gradients(net, 0)
+    optimizer.step(net)
+    before = addresses(net, optimizer), copy.deepcopy(weight_and_memory(net, optimizer))
+    with_gradients(net, 1)
+    optimizer.step(net)
+    assert addresses(net, optimizer) == before[0]
+    for old, new in zip(before[1], weight_and_memory(net, optimizer), strict=True):
+        assert not np.array_equal(old, new)
+
+
+HOLDERS = {
+    "array": lambda x: x,
+    "view": lambda x: x[1:, ::2].T,
+    "memoryview": memoryview,
+    "dlpack": lambda x: x.__dlpack__(),
+    "list": lambda x: [{"best": x}],
+}
+
+
+@pytest.mark.parametrize("hold", HOLDERS.values(), ids=HOLDERS)
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("make", OVERWRITING)
+def test_what_somebody_holds_is_not(make, number, hold, overwriting):
+    """W, or an array of the state, of NumPy's own memory and of the pool's, where they go for that."""
+    net, optimizer = small_net(), make()
+    for step in range(3):
+        with_gradients(net, step)
+        optimizer.step(net)
+        arrays = weight_and_memory(net, optimizer)
+        if number >= len(arrays):
+            pytest.skip("it remembers less")
+        held, where, was = hold(arrays[number]), arrays[number].__array_interface__, arrays[number].copy()
+        del arrays
+        with_gradients(net, step + 10)
+        optimizer.step(net)
+        memory = (ctypes.c_byte * was.nbytes).from_address(where["data"][0])
+        there = np.ndarray(was.shape, was.dtype, memory)
+        np.testing.assert_array_equal(there, was)
+        assert weight_and_memory(net, optimizer)[number].__array_interface__["data"] != where["data"]
+        del held
+
+
+@pytest.mark.parametrize("make", OVERWRITING)
+def test_overwriting_gives_the_bits_of_new_arrays(make, overwriting):
+    nets, optimizers, held = [small_net(), small_net()], [make(), make()], []
+    for step in range(5):
+        for net, optimizer in zip(nets, optimizers, strict=True):
+            with_gradients(net, step)
+            optimizer.step(net)
+        held.append((nets[1].parameters(), [dict(row) for row in optimizers[1].state.values()]))
+    assert addresses(nets[0], optimizers[0]) != addresses(nets[1], optimizers[1])
+    for path in nets[0].parameters():
+        ours, theirs = (weight_and_memory(*of, path) for of in zip(nets, optimizers, strict=True))
+        np.testing.assert_equal(ours, theirs)
+
+
+def test_a_row_of_the_state_that_somebody_holds_keeps_its_numbers(overwriting):
+    net, optimizer = small_net(), AdamW(0.1)
+    with_gradients(net, 0)
+    optimizer.step(net)
+    held = dict(optimizer.state)
+    was = copy.deepcopy(held)
+    with_gradients(net, 1)
+    optimizer.step(net)
+    np.testing.assert_equal(held, was)
+
+
+def test_a_record_holds_its_weights(overwriting):
+    """Which it may go back through; grad of the old ones is refused."""
+    net, optimizer = small_net(), AdamW(0.1)
+    X, y = batch(0)
+    net.loss(net(X), y)
+    with_gradients(net, 0)
+    W = [f.weight["W"].copy() for f in (net.layers[0], net.layers[2])]
+    used = [f._last.record.weights[0] for f in (net.layers[0], net.layers[2])]
+    optimizer.step(net)
+    for now, then in zip(used, W, strict=True):
+        np.testing.assert_array_equal(now, then)
+    with pytest.raises(StateError, match="updated after the last call"):
+        _ = net.layers[0].grad
+
+
+def test_a_shared_weight_is_overwritten_in_both_places(overwriting):
+    f = Linear(4, 4, dtype="float64")
+    first, second = Linear(4, 4, dtype="float64"), Linear(4, 4, dtype="float64")
+    second.weight["W"] = first.weight["W"]
+    net, optimizer = Net([first, f, second], None), AdamW(0.1)
+    for step in range(3):
+        with_gradients(net, step)
+        where = first.weight["W"].__array_interface__["data"]
+        optimizer.step(net)
+        assert first.weight["W"] is second.weight["W"]
+        assert first.weight["W"].__array_interface__["data"] == where
+
+
+def test_an_update_that_fails_overwrites_nothing(overwriting):
+    """A bad gradient in the last weight, when those before it have been prepared."""
+    net, optimizer = small_net(), AdamW(0.1)
+    with_gradients(net, 0)
+    optimizer.step(net)
+    before = copy.deepcopy((net.parameters(), optimizer.state, optimizer.steps))
+    with_gradients(net, 1)
+    net.layers[2].weight_update["b"] = normal(2, 2)
+    with pytest.raises(dc.ShapeError):
+        optimizer.step(net)
+    np.testing.assert_equal((net.parameters(), optimizer.state, optimizer.steps), before)
+
+
+def test_two_optimizers_may_overwrite_one_net(overwriting):
+    nets = [small_net(), small_net()]
+    rules = [[AdamW(0.1), SGD(0.1, momentum=0.9)] for _ in nets]
+    held = []
+    for step in range(6):
+        for net, optimizers in zip(nets, rules, strict=True):
+            with_gradients(net, step)
+            optimizers[step % 2].step(net)
+        held.append(nets[1].parameters())
+    for path, W in nets[0].parameters().items():
+        np.testing.assert_array_equal(W, nets[1].parameters()[path])
 
 
 # ---- copies

@@ -109,6 +109,15 @@ class Backend:
         """Whether `a` and `b` are different arrays over the same memory, as far as can be told."""
         return False
 
+    def unheld(self, table: dict[str, Any], name: str, times: int = 1) -> bool:
+        """Whether it is worth while to overwrite the array table[name], and nobody would know.
+
+        That is, nothing holds it or its memory but this dict and times - 1 others; no variable of the
+        caller's either. The same of each array of a dict table[name]. False where that can't be told, or
+        where arrays never change.
+        """
+        return False
+
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any] | None:
         """A function that does what `function` does, in one piece, or None if this library has no compiler.
 

@@ -30,6 +30,11 @@ class Parameter:
         layer, name = self.places[0]
         return layer.weight[name]
 
+    def unheld(self) -> bool:
+        """Whether nothing but its layers holds the array, nor anything like a view: it may be overwritten."""
+        layer, name = self.places[0]
+        return backend_of(layer.weight[name]).unheld(layer.weight, name, len(self.places))
+
     def gradient(self) -> Any:
         """The sum of the gradients that its places got in the last pass, or None."""
         places = self.places
@@ -135,6 +140,7 @@ class Changes:
     def __init__(self) -> None:
         self.live: list[dict[str, Any]] = []
         self.new: list[dict[str, Any]] = []
+        self.later: list[Callable[[], None]] = []  # what `commit` calls: each overwrites some arrays
 
     def set(self, live: dict[str, Any], new: dict[str, Any]) -> None:
         """live.update(new), when the changes are committed."""
@@ -154,16 +160,18 @@ class Changes:
 
     def commit(self) -> None:
         """Make all changes current, in a single step."""
-        commit(self.live, self.new)
+        commit(self.live, self.new, self.later)
 
 
 def new_weights(
-    root: Function, rule: Callable[[Parameter, Any, Any], Any], lr: float, scale: Any = None
+    root: Function, rule: Callable[..., Any], lr: float, scale: Any = None, overwrites: bool = False
 ) -> Changes:
     """rule(parameter, W, dW) -> new array, for each trainable weight that the last pass reached.
 
     scale: a factor for all gradients, None for 1. A layer that overrides `_update_weights` uses that
     instead of the rule, with the learning rate lr.
+    overwrites: whether the rule takes `later`, where it may put a call that overwrites W, and return W. It is
+    offered for large weights that nobody else holds, which spares the memory of a new array.
     Raises StateError, before any rule has run, if there is no gradient at all, ShapeError if one has not
     its weight's shape.
     """
@@ -183,13 +191,15 @@ def new_weights(
         if not parameter.trainable:
             continue
         layer, name = parameter.places[0]
+        # asked before a variable here holds the array
+        offer = {"later": changes.later} if overwrites and parameter.unheld() else {}
         W = layer.weight[name]
         if dW.shape != W.shape or dW.dtype is not W.dtype:
             dW = _fit(parameter, dW)
         if scale is not None:
             dW = dW * scale
         if type(layer)._update_weights is Layer._update_weights:
-            changes.set_parameter(parameter, rule(parameter, W, dW))
+            changes.set_parameter(parameter, rule(parameter, W, dW, **offer))
         else:
             own.setdefault(layer, {})[name] = parameter, dW
     if parameters and not reached:

@@ -9,9 +9,11 @@ thread, and a pointer to the last call, one per Function and thread.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import operator
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from deepcore.errors import StateError
@@ -67,13 +69,16 @@ class Staged(dict[Any, dict[str, Any]]):
         commit([f.buffer for f in staged], list(staged.values()))
 
 
-def commit(live: list[dict[str, Any]], new: list[dict[str, Any]]) -> None:
-    """Update every dict of `live` from its partner in `new`, in a single C-level call.
+def commit(
+    live: list[dict[str, Any]], new: list[dict[str, Any]], calls: Sequence[Callable[[], None]] = ()
+) -> None:
+    """Make all calls and update every dict of `live` from its partner in `new`, in a single C-level call.
 
     A signal handler runs between two byte codes, so that an interrupt comes before or after, never
-    in the middle: over 300 interrupts this tore no state, a loop of stores tore 166.
+    in the middle: over 300 interrupts this tore no state, a loop of stores tore 166. So no call may run
+    byte code of its own, nor raise.
     """
-    deque(map(dict.update, live, new), maxlen=0)
+    deque(itertools.chain(map(operator.call, calls), map(dict.update, live, new)), maxlen=0)
 
 
 class Thread:

@@ -225,13 +225,14 @@ class _SampleNorm(Layer):
     def _normalise(self, X: Any) -> Any:
         """X: (n, c, ...)"""
         gamma, beta = (_per_channel(self.weight[name], X) for name in ("gamma", "beta"))
-        Y, self.cache["H"], self.cache["r"] = norm.group_norm(X, gamma, beta, self.groups, self.epsilon)
+        Y, mean, r = norm.group_norm(X, gamma, beta, self.groups, self.epsilon)
+        self.cache.update(X=X, mean=mean, r=r)
         return Y
 
     def _normalise_backward(self, dY: Any) -> Any:
-        gamma = self.weight["gamma"]
+        cache, gamma = self.cache, self.weight["gamma"]
         dX, dgamma, dbeta = norm.group_norm_backward(
-            dY, self.cache["H"], self.cache["r"], _per_channel(gamma, dY)
+            dY, cache["X"], cache["mean"], cache["r"], _per_channel(gamma, dY)
         )
         xp = array_namespace(dY)
         self.weight_update["gamma"] = xp.reshape(dgamma, gamma.shape)
@@ -318,14 +319,14 @@ class RMSNorm(Layer):
 
     def forward(self, X: Any) -> Any:
         _check_last_axes(X.shape, self.shape, self)
-        gamma = _in_rows(self.weight["gamma"], self.shape)
-        Y, H, r = norm.rms_norm(_in_rows(X, self.shape), gamma, self.epsilon)
-        self.cache["H"], self.cache["r"] = H, r
+        rows, gamma = _in_rows(X, self.shape), _in_rows(self.weight["gamma"], self.shape)
+        Y, r = norm.rms_norm(rows, gamma, self.epsilon)
+        self.cache.update(X=rows, r=r)
         return array_namespace(Y).reshape(Y, X.shape)
 
     def backward(self, dY: Any) -> Any:
         xp, gamma = array_namespace(dY), _in_rows(self.weight["gamma"], self.shape)
-        dX, dgamma = norm.rms_norm_backward(_in_rows(dY, self.shape), self.cache["H"], self.cache["r"], gamma)
+        dX, dgamma = norm.rms_norm_backward(_in_rows(dY, self.shape), self.cache["X"], self.cache["r"], gamma)
         self.weight_update["gamma"] = xp.reshape(dgamma, self.shape)
         return xp.reshape(dX, dY.shape)
 

@@ -4,6 +4,10 @@ X, Y, H, dX, dY: (N, C) or (N, C, *spatial)   gamma, beta, mean, var and their g
 Batch: means and sums run over every axis but the channels', over n numbers in each channel; r like gamma.
 Groups: means run over the C/g channels of a group and their places, sample by sample; r: (N g, 1).
 Layer normalisation is that with 1 group, instance normalisation with C.
+
+A mean of numbers around 1e6 is rounded by as much as 0.03. But X - mean is exact there, so that its own
+mean gives the rest. Groups keep both, mean: (N g, 2), and backward makes H of them and of X: to write H, to
+keep it and to read it would take longer. The statistics of float16 stay in float32.
 """
 
 from __future__ import annotations
@@ -19,8 +23,11 @@ from deepcore.ops.dispatch import op
 from deepcore.ops.reduce import column_sum
 
 
-def in_float32(f: Callable[..., Any]) -> Callable[..., Any]:
-    """Compute with float16 arrays in float32, because sums overflow at 65,504, and round the results."""
+def in_float32(f: Callable[..., Any], results: int | None = None) -> Callable[..., Any]:
+    """Compute with float16 arrays in float32, because sums overflow at 65,504, and round the results.
+
+    results: how many of them are rounded, None for all
+    """
 
     @functools.wraps(f)
     def g(X: Any, *rest: Any) -> Any:
@@ -28,9 +35,14 @@ def in_float32(f: Callable[..., Any]) -> Callable[..., Any]:
         if not is_narrow(X):
             return f(X, *rest)
         Y = f(*(x if isinstance(x, float | int) else xp.astype(x, xp.float32) for x in (X, *rest)))
-        return tuple(xp.astype(y, X.dtype) for y in Y) if isinstance(Y, tuple) else xp.astype(Y, X.dtype)
+        if not isinstance(Y, tuple):
+            return xp.astype(Y, X.dtype)
+        return *(xp.astype(y, X.dtype) for y in Y[:results]), *Y[len(Y[:results]) :]
 
     return g
+
+
+all_but_statistics = functools.partial(in_float32, results=1)
 
 
 @op
@@ -39,8 +51,6 @@ def batch_norm(X: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any,
     """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2. Returns Y, H, r, mean, var.
 
     var is the mean of (X - mean X)^2, which is not the unbiased one.
-    A mean of numbers around 1e6 is rounded by as much as 0.03. But X - mean is exact there, so that its
-    own mean gives the rest.
     """
     rough = _channel_mean(X)
     D = X - rough
@@ -81,49 +91,50 @@ def batch_norm_inference_backward(
 
 
 @op
-@in_float32
+@all_but_statistics
 def group_norm(X: Any, gamma: Any, beta: Any, groups: int, epsilon: float) -> tuple[Any, Any, Any]:
-    """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2. Returns Y, H, r.
+    """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2. Returns Y, mean, r.
 
-    The mean in two parts, as in batch_norm.
+    mean: (N g, 2), the mean as rounded, and what rounding lost
     """
     xp = array_namespace(X)
     x = _rows(X, groups)
-    D = x - _row_mean(x)
-    D = D - _row_mean(D)
+    rough = _row_mean(x)
+    D = x - rough
+    rest = _row_mean(D)
+    D = D - rest
     r = _inverse_root(_row_mean(D * D) + epsilon)
     H = xp.reshape(D * r, X.shape)
-    return gamma * H + beta, H, r
+    return gamma * H + beta, xp.concat((rough, rest), axis=1), r
 
 
 @op
 @in_float32
-def group_norm_backward(dY: Any, H: Any, r: Any, gamma: Any) -> tuple[Any, Any, Any]:
+def group_norm_backward(dY: Any, X: Any, mean: Any, r: Any, gamma: Any) -> tuple[Any, Any, Any]:
     """dX = r (dH - mean dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY), dbeta = sum dY."""
     xp = array_namespace(dY)
     groups = _groups(dY, r)
-    dh, h = _rows(gamma * dY, groups), _rows(H, groups)
+    dh, h = _rows(gamma * dY, groups), (_rows(X, groups) - mean[:, :1] - mean[:, 1:]) * r
     dx = r * (dh - _row_mean(dh) - h * _row_mean(h * dh))
-    return xp.reshape(dx, dY.shape), _channel_sum(H * dY), _channel_sum(dY)
+    return xp.reshape(dx, dY.shape), _channel_sum(xp.reshape(h, dY.shape) * dY), _channel_sum(dY)
 
 
 @op
-@in_float32
-def rms_norm(X: Any, gamma: Any, epsilon: float) -> tuple[Any, Any, Any]:
-    """Y = gamma H, H = X r, r = (mean X^2 + epsilon)^-1/2, over the last axis. Returns Y, H, r.
+@all_but_statistics
+def rms_norm(X: Any, gamma: Any, epsilon: float) -> tuple[Any, Any]:
+    """Y = gamma H, H = X r, r = (mean X^2 + epsilon)^-1/2, over the last axis. Returns Y, r.
 
     X: (N, C)   gamma: (1, C)   r: (N, 1)
     """
     r = _inverse_root(_row_mean(X * X) + epsilon)
-    H = X * r
-    return gamma * H, H, r
+    return gamma * (X * r), r
 
 
 @op
 @in_float32
-def rms_norm_backward(dY: Any, H: Any, r: Any, gamma: Any) -> tuple[Any, Any]:
+def rms_norm_backward(dY: Any, X: Any, r: Any, gamma: Any) -> tuple[Any, Any]:
     """dX = r (dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY). Returns both."""
-    dH = gamma * dY
+    dH, H = gamma * dY, X * r
     return r * (dH - H * _row_mean(H * dH)), _channel_sum(H * dY)
 
 

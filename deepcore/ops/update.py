@@ -1,6 +1,9 @@
 """How a weight moves, given its gradient: each returns new arrays and writes to none.
 
 What changes from step to step (lr, rate, ...) may be a Python number or a 0-d array.
+later: a list, if W and what is remembered of it may be overwritten. A kernel that can do so puts a call there
+and returns those very arrays, which hold their new numbers when the call has been made. That runs no Python
+and raises nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +17,14 @@ from deepcore.ops.linear import matmul
 
 @op
 def sgd(
-    W: Any, dW: Any, V: Any, lr: Any, momentum: float, nesterov: bool, weight_decay: float
+    W: Any,
+    dW: Any,
+    V: Any,
+    lr: Any,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    later: Any = None,
 ) -> tuple[Any, Any]:
     """W' = W - lr V'   V' = momentum V + dW   (nesterov: W' = W - lr (dW + momentum V'))
 
@@ -40,6 +50,7 @@ def adam(
     eps: float,
     weight_decay: float,
     keep: Any = None,
+    later: Any = None,
 ) -> tuple[Any, Any, Any]:
     """W' = keep W - rate M' / (sqrt V' / root + eps)
 

@@ -86,8 +86,9 @@ CASES = [  # op, arguments
     ("norm.batch_norm_inference_backward", normal(3, 4, 7, 6, seed=7), IMAGES, MEAN, VAR, GAMMA, 1e-5),
     *[("norm.group_norm", IMAGES, GAMMA, BETA, groups, 1e-5) for groups in (1, 2, 4)],
     *[
-        ("norm.group_norm_backward", normal(3, 4, 7, 6, seed=7), H, abs(normal(3 * groups, 1)), GAMMA)
+        ("norm.group_norm_backward", normal(3, 4, 7, 6, seed=7), IMAGES, *of_groups, GAMMA)
         for groups in (1, 2, 4)
+        for of_groups in [(normal(3 * groups, 2, seed=8) / 4, 0.5 + abs(normal(3 * groups, 1)))]
     ],
     ("norm.rms_norm", X, normal(1, 5), 1e-5),
     ("norm.rms_norm_backward", G, X, abs(normal(7, 1)), normal(1, 5)),

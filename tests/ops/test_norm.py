@@ -248,17 +248,18 @@ def test_blocks_and_threads_of_numpys_own_kernels(threads, monkeypatch):
     from deepcore.backends.numpy import norm as native
 
     monkeypatch.setattr(native.threads, "count", lambda: threads)
-    monkeypatch.setattr(native, "_BLOCK", 40)
-    monkeypatch.setattr(native, "_SHARED_BLOCK", 60)
-    X, dY = numbers((50, 6), "float32"), numbers((50, 6), "float32", 1)
-    gamma, beta = numbers((1, 6), "float32", 2), numbers((1, 6), "float32", 3)
-    _, H, r = got = native.group_norm(X, gamma, beta, 2, 1e-5)
-    _, h, s = got_rms = native.rms_norm(X, gamma, 1e-5)
+    monkeypatch.setattr(native, "_BLOCK", 80)
+    monkeypatch.setattr(native, "_SHARED_BLOCK", 120)
+    X, dY = numbers((50, 12), "float32"), numbers((50, 12), "float32", 1)
+    gamma, beta = numbers((1, 12), "float32", 2), numbers((1, 12), "float32", 3)
+    _, mean, r = got = native.group_norm(X, gamma, beta, 2, 1e-5)
+    _, s = got_rms = native.rms_norm(X, gamma, 1e-5)
+    kept = dY, X, mean, r, gamma
     pairs = [
         (got, ops.group_norm.reference(X, gamma, beta, 2, 1e-5)),
         (got_rms, ops.rms_norm.reference(X, gamma, 1e-5)),
-        (native.group_norm_backward(dY, H, r, gamma), ops.group_norm_backward.reference(dY, H, r, gamma)),
-        (native.rms_norm_backward(dY, h, s, gamma), ops.rms_norm_backward.reference(dY, h, s, gamma)),
+        (native.group_norm_backward(*kept), ops.group_norm_backward.reference(*kept)),
+        (native.rms_norm_backward(dY, X, s, gamma), ops.rms_norm_backward.reference(dY, X, s, gamma)),
     ]
     for results, wanted in pairs:
         for a, b in zip(results, wanted, strict=True):

@@ -1120,14 +1120,22 @@ class Watch(Callback):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # lost in a collector
 @pytest.mark.parametrize(
     ("interrupts", "settings"),
-    [(300, {}), (100, {"accumulate": 2, "clip_norm": 0.5}), (200, {"compile": True})],
-    ids=["plain", "accumulate", "compiled"],
+    [
+        (300, {}),
+        (100, {"accumulate": 2, "clip_norm": 0.5}),
+        (200, {"compile": True}),
+        (200, {"compile": False, "overwriting": True}),
+    ],
+    ids=["plain", "accumulate", "compiled", "overwriting"],
 )
-def test_interrupts_leave_one_whole_step(interrupts, settings):
+def test_interrupts_leave_one_whole_step(interrupts, settings, request):
     """At any moment: weights, Adam's state, running statistics and the number of steps agree."""
     X, y = images()
+    settings = dict(settings)
+    if settings.pop("overwriting", False):
+        request.getfixturevalue("overwriting")
     settings |= {"epochs": 10**6, "batch_size": 4, "seed": 7}
-    last, window = 200, 80 if "compile" in settings else 16  # steps; to compile takes as long as many
+    last, window = 200, 80 if settings.get("compile") else 16  # steps; to compile takes as long as many
     start, states = image_net(), [state_of(image_net(), Adam())]
     copy.deepcopy(start).fit(X, y, optimizer=Adam(), callbacks=[Watch(2)], **settings)  # kernels are compiled
     started = time.perf_counter()

@@ -3,26 +3,42 @@
 // Rows. X is (rows, m), a row being one group of channels of one sample with all their places: layer
 // normalisation has one group and one place a channel. rms_norm is the same without mean and beta.
 // The variance is that of the row in registers, in two passes. The mean is subtracted in two parts, because the
-// first, rounded, is off by up to 1e-3 where numbers are around 1e4; what is left has a mean of its own.
-// Bytes: forward reads X and writes Y and H; backward reads dY and H and writes dX.
+// first, rounded, is off by up to 1e-3 where numbers are around 1e4; what is left has a mean of its own. Both parts
+// and r are kept, as Wide<T>: mean is (rows, 2), r (rows), and backward makes H of them and X.
+// Bytes: forward reads X and writes Y; backward reads dY and X and writes dX.
 // persistent: as many blocks as the GPU holds walk over the rows, and each keeps its sums of H dY and dY in
 // registers; so the gradients of gamma and beta cost no further pass. It wants rows of one chunk that begin on
-// 16-byte boundaries, with one place a channel. Else channel_moments sums them in a pass of its own.
+// 16-byte boundaries, with one place a channel. Else group_moments sums them in a pass of its own.
 //
 // Channels. X is (N, C, S); a thread has the same columns in every sample, as columns.cuh says.
 // Bytes: training reads X twice and writes Y and H; backward reads dY and H twice and writes dX.
 
 // ---- rows
 
+// What makes H of the numbers of one row.
+template <class T, bool CENTERED> struct Standard
+{
+    using A = typename Wide<T>::type;
+    A mean, rest, r;
+
+    __device__ Standard(A mean, A rest, A r) : mean(mean), rest(rest), r(r) {}
+    __device__ Standard(const A* means, const A* rs, long long row)
+        : mean(CENTERED ? means[2 * row] : (A)0), rest(CENTERED ? means[2 * row + 1] : (A)0), r(rs[row])
+    {
+    }
+    __device__ A operator()(T x) const { return CENTERED ? (widen(x) - mean - rest) * r : widen(x) * r; }
+};
+
 template <class T, bool CENTERED>
-__device__ void normalise(const T* X, const T* gamma, const T* beta, T* Y, T* H, T* r, long long rows, long long m,
-                          long long groups, long long S, double epsilon)
+__device__ void normalise(const T* X, const T* gamma, const T* beta, T* Y, typename Wide<T>::type* means,
+                          typename Wide<T>::type* r, long long rows, long long m, long long groups, long long S,
+                          double epsilon)
 {
     using A = typename Wide<T>::type;
     const long long row = row_of_thread(rows);
     if (row < 0) return;
     const Part<T> part(row, m);
-    Vector<T> x[HELD], y[HELD];
+    Vector<T> x[HELD];
     if (part.chunks == 1) part.load(X, 0, x);
     auto mean_of = [&](auto term) {
         A sum = 0;
@@ -41,63 +57,67 @@ __device__ void normalise(const T* X, const T* gamma, const T* beta, T* Y, T* H,
         const A d = value - rough - rest;
         return d * d;
     });
-    const A scale = 1 / sqrt(var + (A)epsilon);
+    const Standard<T, CENTERED> H(rough, rest, 1 / sqrt(var + (A)epsilon));
     const int first = (int)(row % groups * (m / S));  // the row's first channel
     for (int chunk = 0; chunk < part.chunks; ++chunk) {
         if (part.chunks > 1) part.load(X, chunk, x);
         part.each(chunk, [&](int i, int j, int c) {
             const int channel = first + (S == 1 ? c : c / (int)S);
-            const A h = (widen(x[i].each[j]) - rough - rest) * scale;
-            x[i].each[j] = narrow<T>(h);
-            y[i].each[j] = narrow<T>(CENTERED ? widen(gamma[channel]) * h + widen(beta[channel]) : widen(gamma[channel]) * h);
+            const A y = widen(gamma[channel]) * H(x[i].each[j]);
+            x[i].each[j] = narrow<T>(CENTERED ? y + widen(beta[channel]) : y);
         });
-        part.store(H, chunk, x);
-        part.store(Y, chunk, y);
+        part.store(Y, chunk, x);
     }
-    if (threadIdx.x == 0) r[row] = narrow<T>(scale);
+    if (threadIdx.x != 0) return;
+    r[row] = H.r;
+    if (!CENTERED) return;
+    means[2 * row] = rough;
+    means[2 * row + 1] = rest;
 }
 
 // dX = r (dH - mean dH - H mean(H dH)) with dH = gamma dY
 template <class T, bool CENTERED>
-__device__ void normalise_backward(const T* dY, const T* H, const T* r, const T* gamma, T* dX, long long rows,
-                                   long long m, long long groups, long long S)
+__device__ void normalise_backward(const T* dY, const T* X, const typename Wide<T>::type* means,
+                                   const typename Wide<T>::type* r, const T* gamma, T* dX, long long rows, long long m,
+                                   long long groups, long long S)
 {
     using A = typename Wide<T>::type;
     const long long row = row_of_thread(rows);
     if (row < 0) return;
     const Part<T> part(row, m);
     const int first = (int)(row % groups * (m / S));
-    Vector<T> dy[HELD], h[HELD];
+    const Standard<T, CENTERED> H(means, r, row);
+    Vector<T> dy[HELD], x[HELD];
     auto dH = [&](int i, int j, int c) { return widen(gamma[first + (S == 1 ? c : c / (int)S)]) * widen(dy[i].each[j]); };
     A sum = 0, product = 0;
     for (int chunk = 0; chunk < part.chunks; ++chunk) {
         part.load(dY, chunk, dy);
-        part.load(H, chunk, h);
+        part.load(X, chunk, x);
         part.each(chunk, [&](int i, int j, int c) {
             const A dh = dH(i, j, c);
             sum += dh;
-            product += dh * widen(h[i].each[j]);
+            product += dh * H(x[i].each[j]);
         });
     }
     const A mean = CENTERED ? row_sum(sum) / (A)m : (A)0, mean_of_product = row_sum(product) / (A)m;
-    const A scale = widen(r[row]);
     for (int chunk = 0; chunk < part.chunks; ++chunk) {
         if (part.chunks > 1) {
             part.load(dY, chunk, dy);
-            part.load(H, chunk, h);
+            part.load(X, chunk, x);
         }
         part.each(chunk, [&](int i, int j, int c) {
-            h[i].each[j] = narrow<T>(scale * (dH(i, j, c) - mean - widen(h[i].each[j]) * mean_of_product));
+            x[i].each[j] = narrow<T>(H.r * (dH(i, j, c) - mean - H(x[i].each[j]) * mean_of_product));
         });
-        part.store(dX, chunk, h);
+        part.store(dX, chunk, x);
     }
 }
 
 // The same, and partial (2, blocks * blockDim.y, C): each walker's sums of H dY and dY. Without mean, the first only.
 // A thread holds 16 or less elements, so that two sums for each fit in registers; kernels.py knows it too.
 template <class T, bool CENTERED>
-__device__ void persistent(const T* dY, const T* H, const T* r, const T* gamma, T* dX,
-                           typename Wide<T>::type* partial, long long rows, long long C, long long blocks)
+__device__ void persistent(const T* dY, const T* X, const typename Wide<T>::type* means,
+                           const typename Wide<T>::type* r, const T* gamma, T* dX, typename Wide<T>::type* partial,
+                           long long rows, long long C, long long blocks)
 {
     using A = typename Wide<T>::type;
     constexpr int V = Part<T>::V, FEW = sizeof(T) == 2 ? 2 : HELD;
@@ -105,29 +125,51 @@ __device__ void persistent(const T* dY, const T* H, const T* r, const T* gamma, 
     A dgamma[FEW][V] = {}, dbeta[FEW][V] = {};
     for (long long row = walker; row < rows; row += walkers) {
         const Part<T, FEW> part(row, C);
-        Vector<T> dy[FEW], h[FEW];
+        const Standard<T, CENTERED> H(means, r, row);
+        Vector<T> dy[FEW], x[FEW];
         part.load(dY, 0, dy);
-        part.load(H, 0, h);
+        part.load(X, 0, x);
         A sum = 0, product = 0;
         part.each(0, [&](int i, int j, int c) {
-            const A value = widen(dy[i].each[j]), term = value * widen(h[i].each[j]), weight = widen(gamma[c]);
+            x[i].each[j] = narrow<T>(H(x[i].each[j]));  // in place: its statistics need no registers any more
+            const A value = widen(dy[i].each[j]), term = value * widen(x[i].each[j]), weight = widen(gamma[c]);
             dgamma[i][j] += term;
             if (CENTERED) dbeta[i][j] += value;
             sum += weight * value;
             product += weight * term;
         });
         const A mean = CENTERED ? row_sum(sum) / (A)C : (A)0, mean_of_product = row_sum(product) / (A)C;
-        const A scale = widen(r[row]);
         part.each(0, [&](int i, int j, int c) {
             const A dh = widen(gamma[c]) * widen(dy[i].each[j]);
-            h[i].each[j] = narrow<T>(scale * (dh - mean - widen(h[i].each[j]) * mean_of_product));
+            x[i].each[j] = narrow<T>(H.r * (dh - mean - widen(x[i].each[j]) * mean_of_product));
         });
-        part.store(dX, 0, h);
+        part.store(dX, 0, x);
     }
     const Part<T, FEW> part(0, C);
     part.each(0, [&](int i, int j, int c) {
         partial[walker * C + c] = dgamma[i][j];
         if (CENTERED) partial[(walkers + walker) * C + c] = dbeta[i][j];
+    });
+}
+
+// partial (2, slices, W): the sums of H dY and dY over samples of W columns, W / m rows each
+template <class T, bool CENTERED>
+__device__ void group_moments(const T* dY, const T* X, const typename Wide<T>::type* means,
+                              const typename Wide<T>::type* r, double* partial, long long n, long long W, long long m,
+                              long long tiles, long long slices)
+{
+    constexpr int V = Columns<T>::V;
+    const Columns<T> columns(n, W, tiles, slices);
+    column_sums<2>(columns, partial, [&](long long sample, double (&sums)[2][V]) {
+        const Vector<T> dy = columns.load(dY, sample), x = columns.load(X, sample);
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+            const long long group = min(columns.column + j, W - 1) / m;
+            const Standard<T, CENTERED> H(means, r, sample * (W / m) + group);
+            const double value = (double)widen(dy.each[j]);
+            sums[0][j] += value * (double)H(x.each[j]);
+            sums[1][j] += value;
+        }
     });
 }
 
@@ -327,35 +369,49 @@ __device__ void channel_inference_backward(const T* dY, const T* X, const T* mea
 }
 
 #define KERNELS(T, NAME)                                                                                         \
-    KERNEL group_norm_##NAME(const T* X, const T* gamma, const T* beta, T* Y, T* H, T* r, long long rows,        \
-                             long long m, long long groups, long long S, double epsilon)                         \
+    KERNEL group_norm_##NAME(const T* X, const T* gamma, const T* beta, T* Y, Wide<T>::type* means,              \
+                             Wide<T>::type* r, long long rows, long long m, long long groups, long long S,       \
+                             double epsilon)                                                                     \
     {                                                                                                            \
-        normalise<T, true>(X, gamma, beta, Y, H, r, rows, m, groups, S, epsilon);                                \
+        normalise<T, true>(X, gamma, beta, Y, means, r, rows, m, groups, S, epsilon);                            \
     }                                                                                                            \
-    KERNEL rms_norm_##NAME(const T* X, const T* gamma, T* Y, T* H, T* r, long long rows, long long m,            \
+    KERNEL rms_norm_##NAME(const T* X, const T* gamma, T* Y, Wide<T>::type* r, long long rows, long long m,      \
                            double epsilon)                                                                       \
     {                                                                                                            \
-        normalise<T, false>(X, gamma, gamma, Y, H, r, rows, m, 1, 1, epsilon);                                   \
+        normalise<T, false>(X, gamma, gamma, Y, 0, r, rows, m, 1, 1, epsilon);                                   \
     }                                                                                                            \
-    KERNEL group_norm_backward_##NAME(const T* dY, const T* H, const T* r, const T* gamma, T* dX,                \
-                                      long long rows, long long m, long long groups, long long S)                \
+    KERNEL group_norm_backward_##NAME(const T* dY, const T* X, const Wide<T>::type* means,                       \
+                                      const Wide<T>::type* r, const T* gamma, T* dX, long long rows,             \
+                                      long long m, long long groups, long long S)                                \
     {                                                                                                            \
-        normalise_backward<T, true>(dY, H, r, gamma, dX, rows, m, groups, S);                                    \
+        normalise_backward<T, true>(dY, X, means, r, gamma, dX, rows, m, groups, S);                             \
     }                                                                                                            \
-    KERNEL rms_norm_backward_##NAME(const T* dY, const T* H, const T* r, const T* gamma, T* dX, long long rows,  \
-                                    long long m)                                                                 \
+    KERNEL rms_norm_backward_##NAME(const T* dY, const T* X, const Wide<T>::type* r, const T* gamma, T* dX,      \
+                                    long long rows, long long m)                                                 \
     {                                                                                                            \
-        normalise_backward<T, false>(dY, H, r, gamma, dX, rows, m, 1, 1);                                        \
+        normalise_backward<T, false>(dY, X, 0, r, gamma, dX, rows, m, 1, 1);                                     \
     }                                                                                                            \
-    KERNEL layer_norm_persistent_##NAME(const T* dY, const T* H, const T* r, const T* gamma, T* dX,              \
+    KERNEL layer_norm_persistent_##NAME(const T* dY, const T* X, const Wide<T>::type* means,                     \
+                                        const Wide<T>::type* r, const T* gamma, T* dX,                           \
                                         Wide<T>::type* partial, long long rows, long long C, long long blocks)   \
     {                                                                                                            \
-        persistent<T, true>(dY, H, r, gamma, dX, partial, rows, C, blocks);                                      \
+        persistent<T, true>(dY, X, means, r, gamma, dX, partial, rows, C, blocks);                               \
     }                                                                                                            \
-    KERNEL rms_norm_persistent_##NAME(const T* dY, const T* H, const T* r, const T* gamma, T* dX,                \
+    KERNEL rms_norm_persistent_##NAME(const T* dY, const T* X, const Wide<T>::type* r, const T* gamma, T* dX,    \
                                       Wide<T>::type* partial, long long rows, long long C, long long blocks)     \
     {                                                                                                            \
-        persistent<T, false>(dY, H, r, gamma, dX, partial, rows, C, blocks);                                     \
+        persistent<T, false>(dY, X, 0, r, gamma, dX, partial, rows, C, blocks);                                  \
+    }                                                                                                            \
+    KERNEL group_moments_##NAME(const T* dY, const T* X, const Wide<T>::type* means, const Wide<T>::type* r,     \
+                                double* partial, long long n, long long W, long long m, long long tiles,         \
+                                long long slices)                                                                \
+    {                                                                                                            \
+        group_moments<T, true>(dY, X, means, r, partial, n, W, m, tiles, slices);                                \
+    }                                                                                                            \
+    KERNEL rms_moments_##NAME(const T* dY, const T* X, const Wide<T>::type* r, double* partial, long long n,     \
+                              long long W, long long m, long long tiles, long long slices)                       \
+    {                                                                                                            \
+        group_moments<T, false>(dY, X, 0, r, partial, n, W, m, tiles, slices);                                   \
     }                                                                                                            \
     KERNEL walker_gradients_##NAME(const Wide<T>::type* partial, T* dgamma, T* dbeta, long long count,           \
                                    long long C)                                                                  \

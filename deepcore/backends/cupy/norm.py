@@ -27,73 +27,87 @@ def group_norm(X: Any, gamma: Any, beta: Any, groups: int, epsilon: float) -> tu
     rows, m = N * groups, C // groups * S
     if not _serve(m, X, gamma, beta):
         return NotImplemented
-    Y, H, r = cupy.empty(X.shape, X.dtype), cupy.empty(X.shape, X.dtype), cupy.empty((rows, 1), X.dtype)
-    arrays = (aligned(X), _packed(gamma), _packed(beta), Y, H, r)
+    Y, mean, r = (
+        cupy.empty(X.shape, X.dtype),
+        cupy.empty((rows, 2), _wide(X)),
+        cupy.empty((rows, 1), _wide(X)),
+    )
+    arrays = (aligned(X), _packed(gamma), _packed(beta), Y, mean, r)
     kernel("norm", "group_norm", X.dtype)(
         *row_launch(rows, m, X.itemsize), (*arrays, rows, m, groups, S, float(epsilon))
     )
-    return Y, H, r
+    return Y, mean, r
 
 
-def group_norm_backward(dY: Any, H: Any, r: Any, gamma: Any) -> tuple[Any, Any, Any]:
+def group_norm_backward(dY: Any, X: Any, mean: Any, r: Any, gamma: Any) -> tuple[Any, Any, Any]:
     """dX = r (dH - mean dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY), dbeta = sum dY"""
     N, C, S = _sizes(dY)
-    if not _serve(C * S, dY, H, r, gamma):
+    if not _serve(C * S, dY, X, gamma):
         return NotImplemented
-    groups = len(r) // N
+    statistics, groups = (_statistics(mean, dY), _statistics(r, dY)), len(r) // N
     if groups == S == 1 and (launch := persistent_launch(N, C, dY.itemsize)):
-        return _persistent("layer_norm_persistent", launch, dY, H, r, gamma, 2)
+        return _persistent("layer_norm_persistent", launch, dY, X, statistics, gamma, 2)
     rows, m = N * groups, C // groups * S
-    dY, H, dX = aligned(dY), aligned(H), cupy.empty(dY.shape, dY.dtype)
+    dY, X, dX = aligned(dY), aligned(X), cupy.empty(dY.shape, dY.dtype)
     kernel("norm", "group_norm_backward", dY.dtype)(
-        *row_launch(rows, m, dY.itemsize), (dY, H, _packed(r), _packed(gamma), dX, rows, m, groups, S)
+        *row_launch(rows, m, dY.itemsize), (dY, X, *statistics, _packed(gamma), dX, rows, m, groups, S)
     )
-    dgamma, dbeta, _ = _moments(dY, H)
+    dgamma, dbeta, _ = _moments("group_moments", dY, (X, *statistics), m)
     return dX, dgamma.reshape(gamma.shape), dbeta.reshape(gamma.shape)
 
 
-def rms_norm(X: Any, gamma: Any, epsilon: float) -> tuple[Any, Any, Any]:
+def rms_norm(X: Any, gamma: Any, epsilon: float) -> tuple[Any, Any]:
     """Y = gamma H, H = X r, r = (mean X^2 + epsilon)^-1/2"""
     N, C = X.shape
     if not _serve(C, X, gamma):
         return NotImplemented
-    Y, H, r = cupy.empty((N, C), X.dtype), cupy.empty((N, C), X.dtype), cupy.empty((N, 1), X.dtype)
+    Y, r = cupy.empty((N, C), X.dtype), cupy.empty((N, 1), _wide(X))
     kernel("norm", "rms_norm", X.dtype)(
-        *row_launch(N, C, X.itemsize), (aligned(X), _packed(gamma), Y, H, r, N, C, float(epsilon))
+        *row_launch(N, C, X.itemsize), (aligned(X), _packed(gamma), Y, r, N, C, float(epsilon))
     )
-    return Y, H, r
+    return Y, r
 
 
-def rms_norm_backward(dY: Any, H: Any, r: Any, gamma: Any) -> tuple[Any, Any]:
+def rms_norm_backward(dY: Any, X: Any, r: Any, gamma: Any) -> tuple[Any, Any]:
     """dX = r (dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY)"""
     N, C = dY.shape
-    if not _serve(C, dY, H, r, gamma):
+    if not _serve(C, dY, X, gamma):
         return NotImplemented
+    r = _statistics(r, dY)
     if launch := persistent_launch(N, C, dY.itemsize):
-        return _persistent("rms_norm_persistent", launch, dY, H, r, gamma, 1)[:2]
-    dY, H, dX = aligned(dY), aligned(H), cupy.empty(dY.shape, dY.dtype)
+        return _persistent("rms_norm_persistent", launch, dY, X, (r,), gamma, 1)[:2]
+    dY, X, dX = aligned(dY), aligned(X), cupy.empty(dY.shape, dY.dtype)
     kernel("norm", "rms_norm_backward", dY.dtype)(
-        *row_launch(N, C, dY.itemsize), (dY, H, _packed(r), _packed(gamma), dX, N, C)
+        *row_launch(N, C, dY.itemsize), (dY, X, r, _packed(gamma), dX, N, C)
     )
-    return dX, _moments(dY, H)[0].reshape(gamma.shape)
+    return dX, _moments("rms_moments", dY, (X, r), C)[0].reshape(gamma.shape)
 
 
 def _persistent(
-    name: str, launch: Any, dY: Any, H: Any, r: Any, gamma: Any, sums: int
+    name: str, launch: Any, dY: Any, X: Any, statistics: tuple[Any, ...], gamma: Any, sums: int
 ) -> tuple[Any, Any, Any]:
     """dX, dgamma, dbeta in one pass; dbeta is None of 1 sum."""
     (blocks,), (_, walkers_of_a_block) = launch
     N, C = dY.shape[:2]
     walkers = blocks * walkers_of_a_block
-    partial = cupy.empty((sums, walkers, C), cupy.promote_types(dY.dtype, cupy.float32))
+    partial = cupy.empty((sums, walkers, C), _wide(dY))
     dX, dgamma = cupy.empty(dY.shape, dY.dtype), cupy.empty(gamma.shape, dY.dtype)
     dbeta = cupy.empty(gamma.shape, dY.dtype) if sums > 1 else None
-    arrays = (aligned(dY), aligned(H), _packed(r), _packed(gamma), dX, partial)
+    arrays = (aligned(dY), aligned(X), *statistics, _packed(gamma), dX, partial)
     kernel("norm", name, dY.dtype)(*launch, (*arrays, N, C, blocks))
     kernel("norm", "walker_gradients", dY.dtype)(
         *channel_launch(C, walkers), (partial, dgamma, NULL if dbeta is None else dbeta, walkers, C)
     )
     return dX, dgamma, dbeta
+
+
+def _wide(X: Any) -> Any:
+    """The dtype that X is computed in, and its statistics kept."""
+    return cupy.promote_types(X.dtype, cupy.float32)
+
+
+def _statistics(x: Any, X: Any) -> Any:
+    return _packed(x.astype(_wide(X), copy=False))
 
 
 # ---- statistics of each channel over the batch
@@ -127,7 +141,7 @@ def batch_norm_backward(dY: Any, H: Any, r: Any, gamma: Any) -> tuple[Any, Any, 
         return NotImplemented
     N, C, S = _sizes(dY)
     dY, H, dX = aligned(dY), aligned(H), cupy.empty(dY.shape, dY.dtype)
-    dgamma, dbeta, totals = _moments(dY, H)
+    dgamma, dbeta, totals = _moments("channel_moments", dY, (H,))
     grid, block, tiles, slices = column_launch(N, C * S, dY.itemsize)
     kernel("norm", "channel_normalise_backward", dY.dtype)(
         grid, block, (dY, H, _packed(r), _packed(gamma), totals, dX, N, C, S, tiles, slices)
@@ -167,12 +181,15 @@ def batch_norm_inference_backward(
     return dX, dgamma.reshape(gamma.shape), dbeta.reshape(gamma.shape)
 
 
-def _moments(dY: Any, H: Any) -> tuple[Any, Any, Any]:
-    """sum(H dY) and sum dY of each channel, (C), and both of them in float64, (2, C)."""
+def _moments(name: str, dY: Any, of_H: tuple[Any, ...], *size: int) -> tuple[Any, Any, Any]:
+    """sum(H dY) and sum dY of each channel, (C), and both of them in float64, (2, C).
+
+    of_H: H, or what the kernel makes it of
+    """
     N, C, S = _sizes(dY)
     grid, block, tiles, slices = column_launch(N, C * S, dY.itemsize)
     partial = cupy.empty((2, slices, C * S), cupy.float64)
-    kernel("norm", "channel_moments", dY.dtype)(grid, block, (dY, H, partial, N, C * S, tiles, slices))
+    kernel("norm", name, dY.dtype)(grid, block, (dY, *of_H, partial, N, C * S, *size, tiles, slices))
     return _gradients(partial, slices, C, S, dY.dtype)
 
 

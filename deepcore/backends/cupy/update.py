@@ -55,7 +55,14 @@ def together() -> Iterator[None]:
 
 
 def sgd(
-    W: Any, dW: Any, V: Any, lr: Any, momentum: float, nesterov: bool, weight_decay: float
+    W: Any,
+    dW: Any,
+    V: Any,
+    lr: Any,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    later: Any = None,
 ) -> tuple[Any, Any]:
     """W' = W - lr V'   V' = momentum V + dW   (nesterov: W' = W - lr (dW + momentum V'))"""
     if not _serve(W, dW, V if momentum else W):
@@ -78,6 +85,7 @@ def adam(
     eps: float,
     weight_decay: float,
     keep: Any = None,
+    later: Any = None,
 ) -> tuple[Any, Any, Any]:
     """W' = keep W - rate M' / (sqrt V' / root + eps)"""
     if not _serve(W, dW, M, V):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepcore.backends.base import Backend, import_optional
-from deepcore.backends.numpy import fast, threads
+from deepcore.backends.numpy import fast, memory, threads
 from deepcore.errors import DTypeError
 
 threads.wait_briefly()
@@ -63,6 +63,9 @@ class NumpyBackend(Backend):
         """The compiled kernel, and that in NumPy alone, as far as there are such."""
         kernels = fast.kernel(family, name), self.kernel(family, name)
         return [kernel for kernel in kernels if kernel is not None]
+
+    def unheld(self, table: dict[str, Any], name: str, times: int = 1) -> bool:
+        return memory.unheld(table, name, times)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         from deepcore.backends.numpy.program import Compiled  # it costs an import that few need

@@ -61,6 +61,30 @@ def _free_buffer(size: int) -> np.ndarray | None:
     return None
 
 
+def unheld(table: dict[str, Any], name: str, times: int = 1) -> bool:
+    """Whether table[name] is a large array that nothing refers to but this dict and times - 1 others.
+
+    Nothing refers to a view of it either: a view refers to the array, or to the buffer in which both lie.
+    The same of a dict table[name] and each of its arrays.
+    """
+    if not _ONE_AT_A_TIME or sys.getrefcount(table[name]) != _IN_A_DICT + times - 1:
+        return False
+    if type(table[name]) is dict:
+        inner = table[name]
+        return all(unheld(inner, key) for key in inner if isinstance(inner[key], np.ndarray))
+    if type(table[name]) is not np.ndarray or table[name].nbytes < _LARGE:
+        return False
+    buffer = table[name].base
+    if buffer is None:
+        return table[name].flags.owndata
+    in_books = sum(one is buffer for one in list(_buffers))
+    return (
+        type(buffer) is np.ndarray
+        and buffer.flags.owndata
+        and sys.getrefcount(buffer) == _ALONE + 1 + in_books  # the array itself refers to it
+    )
+
+
 def _let_go() -> None:
     while len(_buffers) > 1 and sum(buffer.size for buffer in list(_buffers)) > _MOST:
         _buffers.popleft()
@@ -73,4 +97,13 @@ def _references() -> int:
     return sys.getrefcount(buffer)
 
 
+def _references_of_a_dict() -> int:
+    """The same of an array that one dict holds."""
+    table = {"X": np.empty(0, np.uint8)}
+    return sys.getrefcount(table["X"])
+
+
 _ALONE = _references()
+_IN_A_DICT = _references_of_a_dict()
+# whether one thread at a time runs Python; else another may take hold of what has just been counted
+_ONE_AT_A_TIME = getattr(sys, "_is_gil_enabled", lambda: True)()

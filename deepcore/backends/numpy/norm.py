@@ -143,33 +143,39 @@ def group_norm(
         return NotImplemented
     x, m = _flat(X), max(1, math.prod(X.shape[1:]) // groups)
     gamma, beta = _column(gamma, x), _column(beta, x)
-    H, Y, r = empty_like(x), empty_like(x), np.empty((len(x) * groups, 1), x.dtype)
+    rows = len(x) * groups
+    Y, mean, r = empty_like(x), np.empty((rows, 2), x.dtype), np.empty((rows, 1), x.dtype)
 
     def part(blocks: list[tuple[slice, slice]]) -> None:
         for samples, rows in blocks:
-            x_rows, h = x[samples].reshape(-1, m), H[samples].reshape(-1, m)
-            np.subtract(x_rows, _mean(x_rows), out=h)
-            lost = _mean(h)  # by rounding the mean
-            np.divide(1, np.sqrt(_mean(h, h) - lost * lost + epsilon), out=r[rows])
+            x_rows, y_rows, y = x[samples].reshape(-1, m), Y[samples].reshape(-1, m), Y[samples]
+            mean[rows, :1] = _mean(x_rows)
+            np.subtract(x_rows, mean[rows, :1], out=y_rows)
+            lost = _mean(y_rows)  # by rounding the mean
+            np.divide(1, np.sqrt(_mean(y_rows, y_rows) - lost * lost + epsilon), out=r[rows])
             lost[np.abs(lost * r[rows]) < _NEGLIGIBLE] = 0
             if lost.any():
-                h -= lost
-            h *= r[rows]
-            y = np.multiply(H[samples], gamma, out=Y[samples])
+                y_rows -= lost
+            mean[rows, 1:] = lost
+            y_rows *= r[rows]
+            y *= gamma
             y += beta
 
     _share(part, _samples(x, groups))
-    return Y.reshape(X.shape), H.reshape(X.shape), r
+    return Y.reshape(X.shape), mean, r
 
 
 @_quiet
 def group_norm_backward(
-    dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray
+    dY: np.ndarray, X: np.ndarray, mean: np.ndarray, r: np.ndarray, gamma: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """dX = r (dH - mean dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY), dbeta = sum dY"""
+    """dX = r (dH - mean dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY), dbeta = sum dY
+
+    With D = X - mean X and E = r dY, so that D E = H dY: dX = gamma E - mean(gamma E) - D r^2 mean(D gamma E)
+    """
     if dY.dtype.itemsize < 4:
         return NotImplemented
-    dy, h = _flat(dY), _flat(H)
+    dy, x = _flat(dY), _flat(X)
     groups = len(r) // len(dy) if len(dy) else 1
     m = max(1, math.prod(dY.shape[1:]) // groups)
     gamma_column = _column(gamma, dy)
@@ -177,16 +183,20 @@ def group_norm_backward(
 
     def part(blocks: list[tuple[slice, slice]]) -> np.ndarray:
         total = np.zeros((2, dy.shape[1]))
-        projection = empty(dX[blocks[0][0]].shape if blocks else (0,), dX.dtype)
+        D = empty(dX[blocks[0][0]].shape if blocks else (0,), dX.dtype)
         for samples, rows in blocks:
-            np.multiply(dy[samples], gamma_column, out=dX[samples])
-            dx, hs = dX[samples].reshape(-1, m), h[samples].reshape(-1, m)
-            along_h = projection[: len(dX[samples])].reshape(-1, m)
-            np.multiply(hs, _mean(dx, hs), out=along_h)
-            dx -= _mean(dx)
-            dx -= along_h
-            dx *= r[rows]
-            total += _sums(h[samples], dy[samples]), _sums(dy[samples])
+            d, dx = D[: samples.stop - samples.start], dX[samples]
+            d_rows, dx_rows = d.reshape(-1, m), dx.reshape(-1, m)
+            np.subtract(x[samples].reshape(-1, m), mean[rows, :1], out=d_rows)
+            if mean[rows, 1:].any():
+                d_rows -= mean[rows, 1:]
+            np.multiply(dy[samples].reshape(-1, m), r[rows], out=dx_rows)
+            total += _sums(d, dx), _sums(dy[samples])
+            dx *= gamma_column
+            mean_dx, mean_ddx = _mean(dx_rows), _mean(d_rows, dx_rows)
+            d_rows *= mean_ddx * r[rows] ** 2
+            dx_rows -= mean_dx
+            dx_rows -= d_rows
         return total
 
     dgamma, dbeta = _share(part, _samples(dy, groups), threads.total)
@@ -194,40 +204,43 @@ def group_norm_backward(
 
 
 @_quiet
-def rms_norm(X: np.ndarray, gamma: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def rms_norm(X: np.ndarray, gamma: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
     """Y = gamma H, H = X r, r = (mean X^2 + epsilon)^-1/2"""
     if X.dtype.itemsize < 4:
         return NotImplemented
     X = np.ascontiguousarray(X)
-    H, Y, r = empty_like(X), empty_like(X), np.empty((len(X), 1), X.dtype)
+    Y, r = empty_like(X), np.empty((len(X), 1), X.dtype)
 
     def part(blocks: list[tuple[slice, slice]]) -> None:
         for rows, _ in blocks:
             np.divide(1, np.sqrt(_mean(X[rows], X[rows]) + epsilon), out=r[rows])
-            np.multiply(X[rows], r[rows], out=H[rows])
-            np.multiply(H[rows], gamma, out=Y[rows])
+            y = np.multiply(X[rows], r[rows], out=Y[rows])
+            y *= gamma
 
     _share(part, _samples(X, 1))
-    return Y, H, r
+    return Y, r
 
 
 @_quiet
 def rms_norm_backward(
-    dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray
+    dY: np.ndarray, X: np.ndarray, r: np.ndarray, gamma: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """dX = r (dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY)"""
+    """dX = r (dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY)
+
+    With E = r dY, of which H dY = X E: dX = gamma E - X r^2 mean(X gamma E)
+    """
     if dY.dtype.itemsize < 4:
         return NotImplemented
-    dY, H = np.ascontiguousarray(dY), np.ascontiguousarray(H)
+    dY, X = np.ascontiguousarray(dY), np.ascontiguousarray(X)
     dX = empty_like(dY)
 
     def part(blocks: list[tuple[slice, slice]]) -> np.ndarray:
         dgamma = np.zeros(dY.shape[1])
         for rows, _ in blocks:
-            dx = np.multiply(dY[rows], gamma, out=dX[rows])
-            dx -= H[rows] * _mean(dx, H[rows])
-            dx *= r[rows]
-            dgamma += _sums(H[rows], dY[rows])
+            dx = np.multiply(dY[rows], r[rows], out=dX[rows])
+            dgamma += _sums(X[rows], dx)
+            dx *= gamma
+            dx -= X[rows] * (_mean(X[rows], dx) * r[rows] ** 2)
         return dgamma
 
     return dX, _like(gamma, _share(part, _samples(dY, 1), threads.total))

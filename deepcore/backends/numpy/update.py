@@ -26,6 +26,7 @@ def sgd(
     momentum: float,
     nesterov: bool,
     weight_decay: float,
+    later: Any = None,
     out: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """W' = W - lr V'   V' = momentum V + dW   (nesterov: W' = W - lr (dW + momentum V'))"""
@@ -62,6 +63,7 @@ def adam(
     eps: float,
     weight_decay: float,
     keep: Any = None,
+    later: Any = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """W' = keep W - rate M' / (sqrt V' / root + eps), M' = b1 M + (1 - b1) dW, V' = b2 V + (1 - b2) dW^2
 

@@ -15,6 +15,7 @@ from deepcore.backends.numpy.fast.compiled import (
     InParts,
     Steps,
     flat,
+    inline,
     plain,
     row,
     row_sum,
@@ -23,7 +24,7 @@ from deepcore.backends.numpy.fast.compiled import (
     shared_out,
 )
 from deepcore.backends.numpy.fast.elementary import widest_vectors
-from deepcore.backends.numpy.fast.rows import FEW, subtract, sums
+from deepcore.backends.numpy.fast.rows import FEW, sums
 from deepcore.backends.numpy.memory import empty
 
 _PARTS = 32
@@ -69,7 +70,7 @@ def _channel_sum(X, c):
 
 @row  # not with the sum of squares: where sums may be reordered, the rest of the mean is lost
 def _subtract_from_channel(X, c, mean, D):
-    """D = X - mean, as `rows.subtract`"""
+    """D = X - mean, the mean in two parts"""
     rounded = X.dtype.type(mean)
     rest = X.dtype.type(mean - rounded)
     for n in range(len(X)):
@@ -282,21 +283,22 @@ def group_norm(
     return _standardised(X, gamma, beta, groups, epsilon, True)
 
 
-def rms_norm(X: np.ndarray, gamma: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def rms_norm(X: np.ndarray, gamma: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
     """Y = gamma H, H = X r, r = (mean X^2 + epsilon)^-1/2"""
     if not served(X, gamma):
         return NotImplemented
-    return _standardised(X, gamma, np.zeros_like(gamma), 1, epsilon, False)
+    Y, _, r = _standardised(X, gamma, np.zeros_like(gamma), 1, epsilon, False)
+    return Y, r
 
 
 def _standardised(X: np.ndarray, gamma: Any, beta: Any, groups: int, epsilon: float, centred: bool) -> Any:
     shape, per_channel = _as_groups(X.shape, groups)
-    Y, H = empty(X.shape, X.dtype), empty(X.shape, X.dtype)
-    r = np.empty((X.shape[0] * groups, 1), X.dtype)
+    Y, rows = empty(X.shape, X.dtype), X.shape[0] * groups
+    mean, r = np.empty((rows, 2), X.dtype), np.empty((rows, 1), X.dtype)
     gamma, beta = plain(gamma).reshape(per_channel), plain(beta).reshape(per_channel)
     x = plain(X).reshape(shape)
-    _standardise(X.size, x, gamma, beta, epsilon, centred, Y.reshape(shape), H.reshape(shape), r.reshape(-1))
-    return Y, H, r
+    _standardise(X.size, x, gamma, beta, epsilon, centred, Y.reshape(shape), mean, r.reshape(-1))
+    return Y, mean, r
 
 
 def _as_groups(shape: tuple[int, ...], groups: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -309,73 +311,72 @@ def _as_groups(shape: tuple[int, ...], groups: int) -> tuple[tuple[int, ...], tu
 
 
 @InParts
-def _standardise(part, parts, X, gamma, beta, epsilon, centred, Y, H, r):
+def _standardise(part, parts, X, gamma, beta, epsilon, centred, Y, mean, r):
     """With D = X - m for an m near the mean, var X = mean D^2 - (mean D)^2: D is as small as X varies."""
     N, G, C, _ = X.shape
     for i in share(N * G, part, parts):
         n, g = i // G, i % G
-        x, h = X[n, g].reshape(-1), H[n, g].reshape(-1)
-        m = X.dtype.type(sums(x)[0] / x.size if centred else 0.0)
-        subtract(x, m, h)
-        s, squares = sums(h)
-        mean = s / x.size if centred else 0.0
-        var = squares / x.size - mean * mean
-        r[i] = 1 / math.sqrt((0.0 if var < 0 else var) + epsilon)
+        x = X[n, g].reshape(-1)
+        m = X.dtype.type(sums(x, X.dtype.type(0))[0] / x.size if centred else 0.0)
+        s, squares = sums(x, m)
+        rest = s / x.size if centred else 0.0
+        var = squares / x.size - rest * rest
+        mean[i, 0], mean[i, 1], r[i] = m, rest, 1 / math.sqrt((0.0 if var < 0 else var) + epsilon)
         for c in range(C):
             if gamma.shape[2] == 1:
-                _finish(H[n, g, c], mean, r[i], gamma[g, c, 0], beta[g, c, 0], Y[n, g, c])
+                _finish(X[n, g, c], mean[i, 0], mean[i, 1], r[i], gamma[g, c, 0], beta[g, c, 0], Y[n, g, c])
             else:
-                _finish_each(H[n, g, c], mean, r[i], gamma[g, c], beta[g, c], Y[n, g, c])
+                _finish_each(X[n, g, c], mean[i, 0], mean[i, 1], r[i], gamma[g, c], beta[g, c], Y[n, g, c])
+
+
+@inline  # exact, also in a sum whose terms may be reordered: else the rest would be lost
+def _standard(x, mean, rest, r):
+    """h = r (x - mean), the mean in two parts"""
+    return r * ((x - mean) - rest)
 
 
 @row
-def _finish(h, mean, r, gamma, beta, y):
-    """h = r (h - mean) in place, y = gamma h + beta"""
-    mean = h.dtype.type(mean)
+def _finish(x, mean, rest, r, gamma, beta, y):
+    """y = gamma h + beta"""
     widest_vectors()
-    for j in range(len(h)):
-        H = r * (h[j] - mean)
-        h[j] = H
-        y[j] = gamma * H + beta
+    for j in range(len(x)):
+        y[j] = gamma * _standard(x[j], mean, rest, r) + beta
 
 
 @row
-def _finish_each(h, mean, r, gamma, beta, y):
+def _finish_each(x, mean, rest, r, gamma, beta, y):
     """As `_finish`, each place with a gamma and a beta of its own."""
-    mean = h.dtype.type(mean)
     widest_vectors()
-    for j in range(len(h)):
-        H = r * (h[j] - mean)
-        h[j] = H
-        y[j] = gamma[j] * H + beta[j]
+    for j in range(len(x)):
+        y[j] = gamma[j] * _standard(x[j], mean, rest, r) + beta[j]
 
 
 def group_norm_backward(
-    dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray
+    dY: np.ndarray, X: np.ndarray, mean: np.ndarray, r: np.ndarray, gamma: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dX = r (dH - mean dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY), dbeta = sum dY"""
-    if not served(dY, H, r, gamma):
+    if not served(dY, X, mean, r, gamma):
         return NotImplemented
-    return _standardised_backward(dY, H, r, gamma, True)
+    return _standardised_backward(dY, X, mean, r, gamma, True)
 
 
 def rms_norm_backward(
-    dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray
+    dY: np.ndarray, X: np.ndarray, r: np.ndarray, gamma: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """dX = r (dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY)"""
-    if not served(dY, H, r, gamma):
+    if not served(dY, X, r, gamma):
         return NotImplemented
-    dX, dgamma, _ = _standardised_backward(dY, H, r, gamma, False)
+    dX, dgamma, _ = _standardised_backward(dY, X, np.zeros((len(r), 2), r.dtype), r, gamma, False)
     return dX, dgamma
 
 
 def _standardised_backward(
-    dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray, centred: bool
+    dY: np.ndarray, X: np.ndarray, mean: np.ndarray, r: np.ndarray, gamma: np.ndarray, centred: bool
 ) -> Any:
     shape, per_channel = _as_groups(dY.shape, len(r) // len(dY))
     dX = empty(dY.shape, dY.dtype)
     sums = np.zeros((_PARTS, 2, *per_channel))
-    arrays = (plain(dY).reshape(shape), plain(H).reshape(shape), plain(r).reshape(-1))
+    arrays = plain(dY).reshape(shape), plain(X).reshape(shape), plain(mean), flat(r)
     weights = plain(gamma).reshape(per_channel)
     _standardise_backward(dY.size, *arrays, weights, centred, dX.reshape(shape), sums)
     dgamma, dbeta = np.add.reduce(sums, axis=0).astype(gamma.dtype)
@@ -383,7 +384,7 @@ def _standardised_backward(
 
 
 @InParts
-def _standardise_backward(thread, threads, dY, H, r, gamma, centred, dX, sums):
+def _standardise_backward(thread, threads, dY, X, mean, r, gamma, centred, dX, sums):
     N, G = dY.shape[:2]
     for part in share(_PARTS, thread, threads):
         first, last = N * part // _PARTS, N * (part + 1) // _PARTS
@@ -391,8 +392,12 @@ def _standardise_backward(thread, threads, dY, H, r, gamma, centred, dX, sums):
             few = _zeros_like(sums[part], dX)
             for n in range(start, min(start + _ROWS, last)):
                 for g in range(G):
-                    arrays = dY[n, g], H[n, g], gamma[g], dX[n, g]
-                    _group_backward(*arrays, r[n * G + g], centred, few[0, g], few[1, g])
+                    i = n * G + g
+                    statistics = mean[i, 0], mean[i, 1], r[i]
+                    if gamma.shape[2] == 1:
+                        _group_backward(dY, X, (n, g), statistics, gamma, centred, dX, few)
+                    else:
+                        _row_backward(dY, X, (n, g), statistics, gamma, centred, dX, few)
             _add_all(few, sums[part])
 
 
@@ -409,64 +414,83 @@ def _add_all(few, sums):
 
 
 @row
-def _group_backward(dY, H, gamma, dX, r, centred, dgamma, dbeta):
-    """dX of a group; adds to dgamma and dbeta.   dY, H, dX: (c, places)   gamma: (c, 1) or (1, places)"""
+def _group_backward(dY, X, group, statistics, gamma, centred, dX, sums):
+    """dX of a group; adds to the sums, dgamma and dbeta.
+
+    dY, X, dX: (n, g, c, places)   group: n, g   statistics: mean, rest, r   gamma: (g, c, 1)
+    """
+    n, g = group
+    _, _, C, S = dY.shape
     dh, hdh = 0.0, 0.0
-    for c in range(len(dY)):
-        if gamma.shape[1] == 1:
-            dy, hdy = _sum_and_dot(dY[c], H[c])
-            dbeta[c, 0] += dy
-            dgamma[c, 0] += hdy
-            dh += gamma[c, 0] * dy
-            hdh += gamma[c, 0] * hdy
-        else:
-            dy, hdy = _add_products(dY[c], H[c], gamma[c], dgamma[c], dbeta[c])
-            dh += dy
-            hdh += hdy
-    mean, mean_hdh = (dh / dY.size if centred else 0.0), hdh / dY.size
-    for c in range(len(dY)):
-        if gamma.shape[1] == 1:
-            _centre(dY[c], gamma[c, 0], mean, H[c], mean_hdh, r, dX[c])
-        else:
-            _centre_each(dY[c], gamma[c], mean, H[c], mean_hdh, r, dX[c])
+    for c in range(C):
+        dy, hdy = _sum_and_dot(dY[n, g, c], X[n, g, c], statistics)
+        sums[0, g, c, 0] += hdy
+        sums[1, g, c, 0] += dy
+        dh += gamma[g, c, 0] * dy
+        hdh += gamma[g, c, 0] * hdy
+    means = (dh / (C * S) if centred else 0.0), hdh / (C * S)
+    for c in range(C):
+        _centre(dY[n, g, c], X[n, g, c], statistics, gamma[g, c, 0], means, dX[n, g, c])
 
 
 @row_sum
-def _sum_and_dot(x, y):
-    """sum x and sum x y, as `rows.sums`"""
+def _sum_and_dot(dy, x, statistics):
+    """sum dy and sum h dy, as `rows.sums`"""
+    mean, rest, r = statistics
     s, products = 0.0, 0.0
     for start in range(0, len(x), FEW):
-        few, others = x[start : start + FEW], y[start : start + FEW]
-        part, part_products = x.dtype.type(0), x.dtype.type(0)
+        few, others = dy[start : start + FEW], x[start : start + FEW]
+        part, part_products = dy.dtype.type(0), dy.dtype.type(0)
         widest_vectors()
         for j in range(len(few)):
             part += few[j]
-            part_products += few[j] * others[j]
+            part_products += few[j] * _standard(others[j], mean, rest, r)
         s += part
         products += part_products
     return s, products
 
 
+@row
+def _centre(dy, x, statistics, gamma, means, dx):
+    """dx = r (gamma dy - mean dh - h mean(h dh)), means: the two"""
+    mean, rest, r = statistics
+    dh, hdh = dy.dtype.type(means[0]), dy.dtype.type(means[1])
+    widest_vectors()
+    for j in range(len(dy)):
+        dx[j] = r * (gamma * dy[j] - dh - _standard(x[j], mean, rest, r) * hdh)
+
+
+@row
+def _row_backward(dY, X, group, statistics, gamma, centred, dX, sums):
+    """As `_group_backward` where c = 1 and each place has a gamma of its own.   gamma: (g, 1, places)"""
+    n, g = group
+    dy, x, weights = dY[n, g, 0], X[n, g, 0], gamma[g, 0]
+    dh, hdh = _add_products(dy, x, statistics, weights, sums[0, g, 0], sums[1, g, 0])
+    means = (dh / len(dy) if centred else 0.0), hdh / len(dy)
+    _centre_each(dy, x, statistics, weights, means, dX[n, g, 0])
+
+
 @row_sum
-def _add_products(dy, h, gamma, dgamma, dbeta):
+def _add_products(dy, x, statistics, gamma, dgamma, dbeta):
     """dgamma += h dy, dbeta += dy. Returns the sums of gamma dy and of h gamma dy, as `rows.sums`"""
     if len(dy) <= _SHORT:
-        return _add_few_products(dy, h, gamma, dgamma, dbeta)
+        return _add_few_products(dy, x, statistics, gamma, dgamma, dbeta)
     dh, hdh = 0.0, 0.0
     for start in range(0, len(dy), _SHORT):
         few = slice(start, start + _SHORT)
-        s, products = _add_few_products(dy[few], h[few], gamma[few], dgamma[few], dbeta[few])
+        s, products = _add_few_products(dy[few], x[few], statistics, gamma[few], dgamma[few], dbeta[few])
         dh += s
         hdh += products
     return dh, hdh
 
 
 @row_sum
-def _add_few_products(dy, h, gamma, dgamma, dbeta):
+def _add_few_products(dy, x, statistics, gamma, dgamma, dbeta):
+    mean, rest, r = statistics
     dh, hdh = dy.dtype.type(0), dy.dtype.type(0)
     widest_vectors()
     for j in range(len(dy)):
-        hdy = h[j] * dy[j]
+        hdy = _standard(x[j], mean, rest, r) * dy[j]
         dgamma[j] += hdy
         dbeta[j] += dy[j]
         dh += gamma[j] * dy[j]
@@ -475,18 +499,10 @@ def _add_few_products(dy, h, gamma, dgamma, dbeta):
 
 
 @row
-def _centre(dy, gamma, mean, h, mean_hdh, r, dx):
-    """dx = r (gamma dy - mean - h mean_hdh)"""
-    mean, mean_hdh = dy.dtype.type(mean), dy.dtype.type(mean_hdh)
-    widest_vectors()
-    for j in range(len(dy)):
-        dx[j] = r * (gamma * dy[j] - mean - h[j] * mean_hdh)
-
-
-@row
-def _centre_each(dy, gamma, mean, h, mean_hdh, r, dx):
+def _centre_each(dy, x, statistics, gamma, means, dx):
     """As `_centre`, each place with a gamma of its own."""
-    mean, mean_hdh = dy.dtype.type(mean), dy.dtype.type(mean_hdh)
+    mean, rest, r = statistics
+    dh, hdh = dy.dtype.type(means[0]), dy.dtype.type(means[1])
     widest_vectors()
     for j in range(len(dy)):
-        dx[j] = r * (gamma[j] * dy[j] - mean - h[j] * mean_hdh)
+        dx[j] = r * (gamma[j] * dy[j] - dh - _standard(x[j], mean, rest, r) * hdh)

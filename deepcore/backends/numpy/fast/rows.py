@@ -5,7 +5,7 @@ A sum is taken in the numbers' own precision over so few of them that nothing is
 
 from __future__ import annotations
 
-from deepcore.backends.numpy.fast.compiled import row, row_sum
+from deepcore.backends.numpy.fast.compiled import inline, row, row_sum
 from deepcore.backends.numpy.fast.elementary import exp_of_negative, maximum, widest_vectors
 
 FEW = 512  # some 16 for each lane
@@ -61,24 +61,22 @@ def dot(x, y):
 
 
 @row_sum
-def sums(x):
-    """sum x and sum x^2, each quick and nearly as good as in float64 throughout."""
+def sums(x, m):
+    """sum D and sum D^2 of D = x - m, each quick and nearly as good as in float64 throughout."""
     s, squares = 0.0, 0.0
     for start in range(0, len(x), FEW):
         few = x[start : start + FEW]
         part, part_squares = x.dtype.type(0), x.dtype.type(0)
         widest_vectors()
         for j in range(len(few)):
-            part += few[j]
-            part_squares += few[j] * few[j]
+            d = _difference(few[j], m)
+            part += d
+            part_squares += d * d
         s += part
         squares += part_squares
     return s, squares
 
 
-@row
-def subtract(x, m, D):
-    """D = x - m; exact where x is near m."""
-    widest_vectors()
-    for j in range(len(x)):
-        D[j] = x[j] - m
+@inline  # before anything is added: where x is near m, it is exact
+def _difference(x, m):
+    return x - m
