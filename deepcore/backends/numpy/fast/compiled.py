@@ -227,9 +227,10 @@ def _lent(context: Any, b: Any, kind: Any, value: Any, cut: tuple[Any, Any] | No
     return array._getvalue()
 
 
-def compiled(function: Callable[..., Any], fastmath: set[str] = EXACT, **options: Any) -> Any:
+def compiled(function: Callable[..., Any], fastmath: set[str] = EXACT) -> Any:
     """The function, compiled at its first call for each set of types or read from the cache on disk."""
-    dispatcher = numba.njit(fastmath=fastmath, error_model="numpy", nogil=True, **options)(function)
+    options = {"fastmath": fastmath, "error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
+    dispatcher = numba.njit(**options)(function)
     with contextlib.suppress(RuntimeError):  # there is no folder to write to
         dispatcher._cache = _Cache(function)
     return dispatcher

@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import get_num_threads
+from numba import get_num_threads, types
 
 from deepcore.backends import select
 from deepcore.backends.numpy.fast.compiled import InParts, flat, share, step
@@ -46,7 +46,7 @@ from deepcore.backends.numpy.fast.simd import (
     vectors_of,
 )
 from deepcore.backends.numpy.fast.workspace import is_float32, room, steps
-from deepcore.backends.numpy.fast.writer import LANES, USABLE
+from deepcore.backends.numpy.fast.writer import LANES, USABLE, on_stack
 from deepcore.backends.numpy.memory import empty
 from deepcore.shapes import Padding, conv_output_shape
 
@@ -55,6 +55,7 @@ _MOST = 512  # channels and filters up to which its larger tiles are known to lo
 _CACHE = 12 << 10  # float32 numbers of the image that are taken at once: about the first-level cache
 _SMALL = 1 << 12  # weights that stay in the first-level cache in any order
 _FEW = 48  # filters up to which tiles of 4 rows waste less than those of 6
+_zeros = on_stack(types.float32, PANEL)
 
 
 def conv(
@@ -368,7 +369,9 @@ def _convolve(
     n, f, height, width, step, size, images, results
 ):  # fmt: skip
     """Each thread takes some of the images."""
-    image, result, row, zeros = images[thread], results[thread], split[7], np.zeros(PANEL, np.float32)
+    image, result, row, zeros = images[thread], results[thread], split[7], _zeros()
+    for j in range(PANEL):
+        zeros[j] = 0
     image[:] = 0
     for k in share(n, thread, threads):
         split_image(X, k * split[0] * split[1] * split[2], split, image)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
 from deepcore.backends.numpy.fast.compiled import inline
 from deepcore.backends.numpy.gelu import MILLS_DENOMINATOR, MILLS_NUMERATOR
@@ -61,7 +61,7 @@ def exp_of_negative(x):
     """
     n, q = _power_of_2_and_rest(x)
     y = (q + type(x)(1)) * two_to(n)
-    return type(x)(0) if x < smallest_exponent(x) else y
+    return type(x)(0) if x < by_type(x, _RANGE_32, _RANGE_64)[4] else y
 
 
 @inline
@@ -131,24 +131,12 @@ def exp_of_minus_half_square(a):
     """
     per_log_2, log_2, log_2_rest, rounder, _ = _RANGE_32
     half = np.float32(0.5)
-    h = _twelve_bits(a)
+    h = twelve_bits_of(a)
     x = -half * h * h
     n = (x * per_log_2 + rounder) - rounder
     r = ((x - n * log_2) - half * (a - h) * (a + h)) - n * log_2_rest
     q = _polynomial(_EXP_32, r) * (r * r) + r
     return (q + np.float32(1)) * two_to(_NO_POWER_32 if n < _NO_POWER_32 else n)
-
-
-@inline
-def _twelve_bits(x):
-    """A float32 without the lower half of its digits."""
-    return np.int32(np.float32(x).view(np.int32) & np.int32(-1 << 12)).view(np.float32)
-
-
-@inline
-def smallest_exponent(x):
-    """The least number whose exponential has all its digits in x's type."""
-    return by_type(x, _RANGE_32, _RANGE_64)[4]
 
 
 @inline
@@ -159,40 +147,54 @@ def _polynomial(coefficients, x):
     return p
 
 
-def by_type(x: Any, single: Any, double: Any) -> Any:
+# What follows writes its instructions itself: numba takes longer to look at one line than LLVM to compile it.
+
+
+def _by_type(typingctx, x, single, double):
     """`single` where x is a float32, `double` where it is a float64; decided when it is compiled."""
-    raise NotImplementedError("only compiled code calls this")
+    place, kind = (1, single) if x == types.float32 else (2, double)
+    return kind(x, single, double), lambda context, builder, signature, arguments: arguments[place]
 
 
-@overload(by_type, inline="always")
-def _by_type(x, single, double):
-    if x == types.float32:
-        return lambda x, single, double: single
-    return lambda x, single, double: double
-
-
-def two_to(n: Any) -> Any:
+def _two_to(typingctx, n):
     """2^n for a whole number n, -126 <= n <= 127 in float32, -1022 <= n <= 1023 in float64: its bits."""
-    raise NotImplementedError("only compiled code calls this")
+
+    def generate(context, builder, signature, arguments):
+        kind, bits, ones, digits = _parts_of(n)
+        power = builder.add(builder.fptosi(arguments[0], bits), bits(ones))
+        return builder.bitcast(builder.shl(power, bits(digits)), kind)
+
+    return n(n), generate
 
 
-@overload(two_to, inline="always")
-def _two_to(n):
-    if n == types.float32:
-        return lambda n: np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-    return lambda n: np.int64((np.int64(n) + np.int64(1023)) << np.int64(52)).view(np.float64)
-
-
-def exponent_of(x: Any) -> Any:
+def _exponent_of(typingctx, x):
     """The whole number n for which 0.7 < x / 2^n < 1.42, in x's type, for a finite x >= 1."""
-    raise NotImplementedError("only compiled code calls this")
+
+    def generate(context, builder, signature, arguments):
+        kind, bits, _, digits = _parts_of(x)
+        root_of_half = bits(0x3F3504F3 if x == types.float32 else 0x3FE6A09E667F3BCD)
+        apart = builder.sub(builder.bitcast(arguments[0], bits), root_of_half)
+        return builder.sitofp(builder.ashr(apart, bits(digits)), kind)
+
+    return x(x), generate
 
 
-@overload(exponent_of, inline="always")
-def _exponent_of(x):
+def _parts_of(x: Any) -> tuple[Any, Any, int, int]:
+    """A type, that of its bits, the exponent of 1 in these, and how many digits stand behind it."""
     if x == types.float32:
-        return lambda x: np.float32((np.float32(x).view(np.int32) - np.int32(0x3F3504F3)) >> np.int32(23))
-    return lambda x: np.float64((np.float64(x).view(np.int64) - np.int64(0x3FE6A09E667F3BCD)) >> np.int64(52))
+        return ir.FloatType(), ir.IntType(32), 127, 23
+    return ir.DoubleType(), ir.IntType(64), 1023, 52
+
+
+def _twelve_bits_of(typingctx, x):
+    """A float32 without the lower half of its digits."""
+
+    def generate(context, builder, signature, arguments):
+        kind, bits, *_ = _parts_of(x)
+        upper = builder.and_(builder.bitcast(arguments[0], bits), bits(-1 << 12))
+        return builder.bitcast(upper, kind)
+
+    return x(x), generate
 
 
 def _maximum(typingctx, a, b):
@@ -206,9 +208,6 @@ def _maximum(typingctx, a, b):
         return builder.call(function, arguments)
 
     return a(a, b), generate
-
-
-maximum: Any = intrinsic(_maximum)
 
 
 def _widest_vectors(typingctx):
@@ -225,4 +224,9 @@ def _widest_vectors(typingctx):
     return types.void(), generate
 
 
+by_type: Any = intrinsic(_by_type)
+two_to: Any = intrinsic(_two_to)
+exponent_of: Any = intrinsic(_exponent_of)
+twelve_bits_of: Any = intrinsic(_twelve_bits_of)
+maximum: Any = intrinsic(_maximum)
 widest_vectors: Any = intrinsic(_widest_vectors)

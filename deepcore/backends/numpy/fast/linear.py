@@ -23,7 +23,15 @@ from deepcore.backends.numpy.fast.simd import (
     vectors_of,
 )
 from deepcore.backends.numpy.fast.workspace import is_float32, room, steps
-from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, OFFSETS, USABLE, standing_alone
+from deepcore.backends.numpy.fast.writer import (
+    FLOATS,
+    INT,
+    LANES,
+    OFFSETS,
+    USABLE,
+    on_stack,
+    standing_alone,
+)
 from deepcore.backends.numpy.memory import empty
 
 _WORTH_IT = 1 << 20  # multiply-adds from which this beats BLAS, which starts faster
@@ -33,6 +41,7 @@ _STRIP = 8 * ROWS  # columns of a transposed A copied at a time
 
 _copy_panel, _copy_whole_strip, _copy_columns = map(copy_rows, (VECTORS, _STRIP // LANES, 1))
 _ZEROS = np.zeros(PANEL, np.float32)
+_column_sums, _one_number = on_stack(types.float64, _GROUP * PANEL), on_stack(types.int64, 1)
 
 
 def linear(X: np.ndarray, W: np.ndarray, b: np.ndarray | None = None, out: np.ndarray | None = None) -> Any:
@@ -169,12 +178,13 @@ def product(
     """
     blocks = -(-K // _DEPTH)
     depth = -(-K // (blocks * LANES)) * LANES  # even blocks: at least LANES of them, at most _DEPTH
-    sums = np.zeros(_GROUP * PANEL)
-    one_tap = np.zeros(1, np.int64)
+    sums, one_tap = _column_sums(), _one_number()
+    one_tap[0] = 0
     wants_sums = wants_sums and m0 == 0
     for group in range(n0, n1, _GROUP * PANEL):
         group_end = min(n1, group + _GROUP * PANEL)
-        sums[:] = 0
+        for j in range(_GROUP * PANEL):
+            sums[j] = 0
         for k0 in range(0, K, depth):
             rows = min(depth, K - k0)
             for n in range(group, group_end, PANEL):

@@ -12,7 +12,7 @@ from numba.extending import overload
 from deepcore.backends.numpy.fast.compiled import Steps, plain, row, served, share, shared_out
 from deepcore.backends.numpy.fast.elementary import exp_of_negative, expm1_of_negative, log1p, maximum
 from deepcore.backends.numpy.fast.rows import exp_and_sum, largest, total
-from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, written
+from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, on_stack, written
 from deepcore.backends.numpy.memory import empty
 
 _INT64 = np.dtype(np.int64)
@@ -20,6 +20,7 @@ _NONE = np.iinfo(np.int64).min  # a label that no row has
 _FEW = 64  # classes up to which a row is shorter than some vectors
 _BLOCK = 128  # rows that stay in the cache together
 _BEYOND_CACHES = 1 << 24  # numbers of which no cache will hold the gradient
+_sums_of_block = on_stack(types.float64, _BLOCK)
 
 
 def cross_entropy(
@@ -112,7 +113,7 @@ def _losses_of_block(X, y, ignored, n, L, dX):
     """`_label_loss` of rows so short that the same is done to a number of many rows at once."""
     N, C = X.shape
     E = np.empty((C + 2, N), X.dtype)  # a column for each row of X
-    top, factor, s = E[C], E[C + 1], np.empty(N)
+    top, factor, s = E[C], E[C + 1], _sums_of_block()
     for j in range(C):
         for i in range(N):
             E[j, i] = X[i, j]
