@@ -18,6 +18,7 @@ from deepcore.backends.numpy.fast.simd import (
     VECTORS,
     add_rows,
     copy_rows,
+    side_by_side,
     tile,
     turn,
     vectors_of,
@@ -170,7 +171,7 @@ def product(
     blocks = -(-K // _DEPTH)
     depth = -(-K // (blocks * LANES)) * LANES  # even blocks: at least LANES of them, at most _DEPTH
     sums = np.zeros(_GROUP * PANEL)
-    one_tap = np.zeros(1, np.int64)
+    places = side_by_side()
     wants_sums = wants_sums and m0 == 0
     for group in range(n0, n1, _GROUP * PANEL):
         group_end = min(n1, group + _GROUP * PANEL)
@@ -201,8 +202,8 @@ def product(
                             first, s, follow = start, n * has_start, 0
                         tile(
                             vectors,
-                            (source, place, A_rows, one_tap, step),
-                            (panels, (n - group) * depth, one_tap, vectors * LANES),
+                            (source, place, A_rows, places, step),
+                            (panels, (n - group) * depth, places, places, vectors * LANES),
                             (m, 1, rows),
                             (C, n, C_rows),
                             (first, s, follow),
