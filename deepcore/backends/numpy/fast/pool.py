@@ -135,7 +135,7 @@ def max_pool_backward(
     if not _suits(kernel, dY) or index.dtype != np.uint8:
         return NotImplemented
     dX = empty(tuple(shape), dY.dtype)
-    rows = kernel[0], stride[0], padding[0][0]
+    rows = stride[0], padding[0][0]
     if (kernel[1], stride[1], padding[1][0]) == (2, 2, 0) and padding[0][0] < kernel[0] <= stride[0]:
         _spread_pairs(
             *(dX.size, flat(dY), flat(index), _images(dY).shape, rows, dX.reshape(-1), _images(dX).shape)
@@ -165,14 +165,14 @@ def _max_pool_backward(dY, index, step, before, places, dX):
 @InParts
 def _spread_pairs(thread, threads, dY, index, out, rows, dX, shape):
     """Where no two windows meet and each is two columns wide: a vector of them after the other."""
-    (images, height, width), (kernel, step, before) = shape, rows
+    (images, height, width), (step, before) = shape, rows
     for n in share(images, thread, threads):
-        p, i = 0, before  # a row of windows, and which of their rows
+        p, i = 0, before  # a row of windows, and which of their rows, or one between them
         for h in range(height):
             if i == step:
                 p, i = p + 1, 0
             x, y = (n * height + h) * width, (n * out[1] + p) * out[2]
-            count = out[2] if i < kernel and p < out[1] else 0  # windows that have a row here
+            count = out[2] if p < out[1] else 0  # windows
             for q in range(0, (width + 1) // 2, LANES):
                 _pairs(dY, y + q, index, i, count - q, dX, x + 2 * q, width - 2 * q)
             i += 1
