@@ -355,17 +355,8 @@ def _convolve_image(
                 g, end = first_row(t, f, vectors), first_row(t + 1, f, vectors)
                 any_tile(
                     *(end - g, vectors, W, k * W_step, W_rows, W_taps, W_step),
-                    *(
-                        image,
-                        k * plane + places[p],
-                        places,
-                        taps,
-                        plane,
-                        g,
-                        len(taps),
-                        min(depth, channels - k),
-                    ),
-                    *(result, at, Y_rows, start, s, follow, LANES),
+                    *(image, k * plane + places[p], places, taps, plane, g, len(taps)),
+                    *(min(depth, channels - k), result, at, Y_rows, start, s, follow, LANES),
                 )
 
 
