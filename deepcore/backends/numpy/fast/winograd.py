@@ -1,4 +1,4 @@
-"""Winograd's convolution with 3 x 3 filters: 2.25 times fewer products, or 4 times fewer with less accuracy.
+"""Winograd's convolution with 3 x 3 filters: 2.25 times fewer products, or 4 times fewer with larger tiles.
 
 F(m x m, 3 x 3) computes a tile of m x m numbers of Y from a tile d of (m + 2) x (m + 2) numbers of the image:
 
@@ -23,7 +23,7 @@ dX is the convolution of dY with the filters turned round. The gradient of the f
 Y is a product of polynomials, known from its values at m + 2 points: G holds the powers of the points, A^T
 too, and B^T interpolates. F(2 x 2) has the points 0, 1, -1 and infinity, sums and differences, and errs by
 5e-7 of the largest number. For F(4 x 4) books add 2 and -2, whose powers up to 32 lose a digit, 1e-5. Here
-the four points are 3/4 and 3/2 and their opposites: 2e-6 for 64 to 512 channels, less than torch errs by.
+the four points are 3/4 and 3/2 and their opposites: 2e-6 to 3e-6 for 64 to 512 channels, as torch errs by.
 B^T and A^T are exact in float32. Points come in pairs, so that half of the sums are shared (`multiplied`).
 Infinities and NaN reach all of their tile.
 
