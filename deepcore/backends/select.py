@@ -29,7 +29,7 @@ FLOATS = (*NARROW, "float32", "float64")
 
 _in_context: ContextVar[Backend | None] = ContextVar("deepcore_backend", default=None)
 # what products of float32 are computed in: "float32", or "relaxed", where kernels may lose some digits to be
-# faster: TF32 on a GPU, larger tiles of Winograd's on a CPU (fit and compiled steps set it)
+# faster: TF32 on a GPU, larger tiles of Winograd's for many channels on a CPU (fit and compiled steps set it)
 precision: ContextVar[str] = ContextVar("deepcore_precision", default="float32")
 _selected: Backend | None = None
 _default_dtype = "float32"

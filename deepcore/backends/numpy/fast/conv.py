@@ -7,7 +7,8 @@ fixed offset:
     Y[f, p] = sum over taps t = (c, i, j) of W[f, t] image[offset of t + p]      p = row * width + column
 
 `width` is that of the padded image, so that some places lie beyond the end of a row: they are computed, and
-left out when the rows of Y are copied from the result (7 % of them for 28 columns and a 3 x 3 kernel).
+left out when the rows of Y are copied from the result (7 % of them for 28 columns and a 3 x 3 kernel). Where
+rows are just filled by vectors, 16 or 32 columns, each begins with a vector of its own instead.
 
 A stride of s reads every s-th number. The image is therefore split into s x s *phases*, each with the rows
 a, a + s, ... and the columns b, b + s, ..., and within a phase steps are 1 again. The gradient dX is the same
@@ -40,7 +41,9 @@ from deepcore.backends.numpy.fast.simd import (
     VECTORS,
     add_dot_products,
     any_tile,
+    first_row,
     keep_apart,
+    side_by_side,
     tile,
     turn,
     vectors_of,
@@ -51,10 +54,9 @@ from deepcore.backends.numpy.memory import empty
 from deepcore.shapes import Padding, conv_output_shape
 
 _MANY = 32  # channels and filters from which Winograd's transforms are soon made up for
-_MOST = 512  # channels and filters up to which its larger tiles are known to lose no more than 2e-6
+_MOST = 512  # channels and filters up to which its larger tiles are known to lose no more than 3e-6
 _CACHE = 12 << 10  # float32 numbers of the image that are taken at once: about the first-level cache
 _SMALL = 1 << 12  # weights that stay in the first-level cache in any order
-_FEW = 48  # filters up to which tiles of 4 rows waste less than those of 6
 _zeros = on_stack(types.float32, PANEL)
 
 
@@ -184,6 +186,9 @@ def _winograd_tile(
     What it saves in products it must not lose again in its transforms, which cost as much for 8 channels as
     for 800, nor in tiles that stick out of a small Y. So the multiply-adds of each way are compared, those
     of vectors that are partly empty included.
+
+    F(4 x 4) errs by 2e-6 to 3e-6 of the largest number up to _MOST channels, as torch's convolutions do (see
+    `winograd` on its points), so that it needs no leave; with more it is taken if precision is "relaxed".
     """
     f, c, *kernel = W_shape
     if [*kernel, *stride, *dilation] != [3, 3, 1, 1, 1, 1] or min(f, c) < _MANY:
@@ -219,7 +224,8 @@ class Plan(NamedTuple):
     depth: int  # channels that are summed up at once
     phases: np.ndarray  # of the result: first tap, last tap, rows, columns
     step: tuple[int, int]  # from a row, and a column, of a phase to the next one in the result
-    result: int  # numbers in a channel of the largest phase, rounded up to whole panels
+    row: int  # numbers from a row of a phase to the next
+    places: np.ndarray  # where in the image each vector of a phase starts
 
 
 @functools.lru_cache(maxsize=64)
@@ -230,8 +236,7 @@ def _forward_plan(X_shape, W_shape, stride, padding, dilation, out) -> Plan:
     t = np.arange(kh * kw)
     i, j = np.divmod(t, kw)
     taps = split.offset(0, i * dilation[0], j * dilation[1])
-    phases = np.array([[0, len(t), *out]])
-    return Plan(split, t, taps, _depth(c, taps), phases, (1, 1), _result_size(phases, split))
+    return Plan(*(split, t, taps), *_results(c, split, taps, [[0, len(t), *out]], (1, 1)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -271,28 +276,33 @@ def _gradient_plan(dY_shape, W_shape, stride, padding, dilation, sizes) -> Plan:
                     taps.append(split.offset(0, p + before[0], q + before[1]))
             height, width = -(-(sizes[0] - a) // stride[0]), -(-(sizes[1] - b) // stride[1])
             phases.append([first, len(taps), height, width])
-    taps, phases = np.array(taps), np.array(phases)
-    depth = min(_depth(f, taps[first:last]) for first, last, *_ in phases)
-    return Plan(
-        *(split, np.array(tap_numbers), taps, depth, phases, tuple(stride), _result_size(phases, split))
-    )
+    taps = np.array(taps)
+    return Plan(*(split, np.array(tap_numbers), taps), *_results(f, split, taps, phases, stride))
 
 
-def _depth(channels: int, taps: np.ndarray) -> int:
+def _results(
+    channels: int, split: Split, taps: np.ndarray, phases: list[list[int]], step: tuple[int, int]
+) -> tuple[int, np.ndarray, tuple[int, int], int, np.ndarray]:
+    """What a Plan says of its results. Rows end to end have fewer vectors, or rows of whole vectors have."""
+    longest, widest = max(rows for *_, rows, _ in phases), max(columns for *_, columns in phases)
+    whole = -(-widest // LANES)  # vectors
+    end_to_end = -(-((longest - 1) * split.row + widest) // LANES)
+    even = VECTORS % whole == 0 or whole % VECTORS == 0  # so that vectors stand alike in all panels
+    if even and longest * whole <= end_to_end:
+        places = (np.arange(longest)[:, None] * split.row + LANES * np.arange(whole)).reshape(-1)
+        row = whole * LANES
+    else:
+        places, row = steps(end_to_end, LANES), split.row
+    numbers = places[:VECTORS, None] + np.arange(LANES)  # of the image, for the first panel and tap
+    depth = min(_depth(channels, taps[first:last, None, None] + numbers) for first, last, *_ in phases)
+    return depth, np.array(phases), step, row, places
+
+
+def _depth(channels: int, numbers: np.ndarray) -> int:
     """Of how many channels the cache holds the numbers that all filters take for a panel of places."""
-    lines = len(np.unique((taps[:, None] + np.arange(PANEL)) // LANES)) + 1  # of a channel
+    lines = len(np.unique(numbers // LANES)) + 1  # of a channel
     blocks = -(-channels * lines * LANES // _CACHE)
     return -(-channels // blocks)
-
-
-def _padded_rows(count: int, step: int) -> np.ndarray:
-    """A multiple of both heights of tiles."""
-    return steps(count, step, math.lcm(4, ROWS))
-
-
-def _result_size(phases: np.ndarray, split: Split) -> int:
-    longest = max((rows - 1) * split.row + columns for *_, rows, columns in phases.tolist())
-    return -(-longest // PANEL) * PANEL
 
 
 def _run(
@@ -304,7 +314,7 @@ def _run(
     Y = empty(shape, np.float32)
     if not Y.size:
         return Y
-    split, size = plan.split, plan.result
+    split, size = plan.split, steps(len(plan.places), LANES, VECTORS).size * LANES
     images, results, (weights, *_) = room(
         min(get_num_threads(), n), split.size, len(plan.phases) * apart(f * size) + PANEL, W.size
     )
@@ -316,9 +326,9 @@ def _run(
         weights = weights.reshape(-1)
         _turn_filters(W.size, flat(W), f, c, taps, inverse, weights)
     _convolve.run(
-        *(len(images), flat(X), split.numbers(), weights, _padded_rows(f, row), plan.tap_numbers * tap, step),
-        *(plan.taps, plan.depth, plan.phases, _padded_rows(f, size), bias, Y.reshape(-1)),
-        *(n, f, shape[2], shape[3], plan.step, size, images, results),
+        *(len(images), flat(X), split.numbers(), weights, steps(f, row, ROWS), plan.tap_numbers * tap, step),
+        *(plan.taps, plan.places, plan.depth, plan.phases, plan.row, steps(f, size, ROWS), bias),
+        *(Y.reshape(-1), n, f, shape[2], shape[3], plan.step, size, images, results),
     )
     return Y
 
@@ -335,41 +345,33 @@ def _turn_filters(thread, threads, W, f, c, taps, inverse, turned):
 
 @step
 def _convolve_image(
-    image, W, W_rows, W_taps, W_step, taps, channels, depth, plane, f, count, result, r, Y_rows, zeros
+    image, W, W_rows, W_taps, W_step, taps, places, channels, depth, plane, f, count, result, r, Y_rows, zeros
 ):  # fmt: skip
-    """result[r + f, p] = sum over channels and taps of W[f, c, t] image[c plane + taps[t] + p], p < count"""
+    """result[r + f, p] = sum over channels and taps of W[f, c, t] image[c plane + taps[t] + places[p]]
+
+    p: a vector of LANES places, of which there are `count`
+    """
     keep_apart()
-    for p in range(0, count, PANEL):
-        vectors, _ = vectors_of(min(PANEL, count - p))
-        rows = 4 if f <= _FEW and vectors == VECTORS else ROWS
+    for p in range(0, count, VECTORS):
+        vectors, at = min(VECTORS, count - p), r + p * LANES
         for k in range(0, channels, depth):
-            start, s, follow = (result, r + p, 1) if k else (zeros, 0, 0)
-            for g in range(0, f, rows):
+            start, s, follow = (result, at, 1) if k else (zeros, 0, 0)
+            for t in range(-(-f // ROWS)):
+                g, end = first_row(t, f, vectors), first_row(t + 1, f, vectors)
                 any_tile(
-                    *(
-                        rows,
-                        vectors,
-                        W,
-                        k * W_step,
-                        W_rows,
-                        W_taps,
-                        W_step,
-                        image,
-                        p + k * plane,
-                        taps,
-                        plane,
-                    ),
-                    *(g, len(taps), min(depth, channels - k), result, r + p, Y_rows, start, s, follow, LANES),
+                    *(end - g, vectors, W, k * W_step, W_rows, W_taps, W_step),
+                    *(image, k * plane + places[p], places, taps, plane, g, len(taps)),
+                    *(min(depth, channels - k), result, at, Y_rows, start, s, follow, LANES),
                 )
 
 
 @InParts
 def _convolve(
-    thread, threads, X, split, W, W_rows, W_taps, W_step, taps, depth, phases, Y_rows, bias, Y,
+    thread, threads, X, split, W, W_rows, W_taps, W_step, taps, places, depth, phases, row, Y_rows, bias, Y,
     n, f, height, width, step, size, images, results
 ):  # fmt: skip
     """Each thread takes some of the images."""
-    image, result, row, zeros = images[thread], results[thread], split[7], _zeros()
+    image, result, zeros = images[thread], results[thread], _zeros()
     for j in range(PANEL):
         zeros[j] = 0
     image[:] = 0
@@ -377,9 +379,9 @@ def _convolve(
         split_image(X, k * split[0] * split[1] * split[2], split, image)
         for x in range(len(phases)):
             first, last, rows, columns = phases[x]
-            count, r = (rows - 1) * row + columns, x * apart(f * size)
+            count, r = -(-((rows - 1) * row + columns) // LANES), x * apart(f * size)
             _convolve_image(
-                *(image, W, W_rows, W_taps[first:last], W_step, taps[first:last]),
+                *(image, W, W_rows, W_taps[first:last], W_step, taps[first:last], places),
                 *(split[0], depth, split[8], f, count, result, r, Y_rows, zeros),
             )
         y = k * f * height * width
@@ -390,14 +392,14 @@ def _convolve(
 def _add_image(image, taps, rows, turned, turned_rows, f, columns, step, sums, sums_rows):
     """sums[t, f] += sum over p of image[taps[t] + step p] turned[p, f]"""
     keep_apart()
-    width = -(-f // LANES) * LANES
+    width, places = -(-f // LANES) * LANES, side_by_side()
     for g in range(0, f, PANEL):
         vectors, _ = vectors_of(min(PANEL, f - g))
         for t in range(0, len(taps), ROWS):
             tile(
                 vectors,
                 (image, 0, taps, rows, step),
-                (turned, g, turned_rows, width),
+                (turned, g, places, turned_rows, width),
                 (t, len(rows), columns),
                 (sums, g, sums_rows),
                 (sums, g, 1),

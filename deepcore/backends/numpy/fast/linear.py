@@ -18,6 +18,7 @@ from deepcore.backends.numpy.fast.simd import (
     VECTORS,
     add_rows,
     copy_rows,
+    side_by_side,
     tile,
     turn,
     vectors_of,
@@ -41,7 +42,7 @@ _STRIP = 8 * ROWS  # columns of a transposed A copied at a time
 
 _copy_panel, _copy_whole_strip, _copy_columns = map(copy_rows, (VECTORS, _STRIP // LANES, 1))
 _ZEROS = np.zeros(PANEL, np.float32)
-_column_sums, _one_number = on_stack(types.float64, _GROUP * PANEL), on_stack(types.int64, 1)
+_column_sums = on_stack(types.float64, _GROUP * PANEL)
 
 
 def linear(X: np.ndarray, W: np.ndarray, b: np.ndarray | None = None, out: np.ndarray | None = None) -> Any:
@@ -178,8 +179,7 @@ def product(
     """
     blocks = -(-K // _DEPTH)
     depth = -(-K // (blocks * LANES)) * LANES  # even blocks: at least LANES of them, at most _DEPTH
-    sums, one_tap = _column_sums(), _one_number()
-    one_tap[0] = 0
+    sums, places = _column_sums(), side_by_side()
     wants_sums = wants_sums and m0 == 0
     for group in range(n0, n1, _GROUP * PANEL):
         group_end = min(n1, group + _GROUP * PANEL)
@@ -211,8 +211,8 @@ def product(
                             first, s, follow = start, n * has_start, 0
                         tile(
                             vectors,
-                            (source, place, A_rows, one_tap, step),
-                            (panels, (n - group) * depth, one_tap, vectors * LANES),
+                            (source, place, A_rows, places, step),
+                            (panels, (n - group) * depth, places, places, vectors * LANES),
                             (m, 1, rows),
                             (C, n, C_rows),
                             (first, s, follow),

@@ -10,12 +10,13 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from deepcore.backends.numpy.fast.compiled import Kernel, plain, served, step
-from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, USABLE, Writer, written
+from deepcore.backends.numpy.fast.compiled import InParts, Kernel, flat, plain, served, share, step
+from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, USABLE, ZERO, Writer, written
 from deepcore.backends.numpy.memory import empty
 from deepcore.shapes import Padding, pool_output_shape
 
 _MOST = 256  # places in a window that one byte can count
+BYTES = types.uint8[::1]
 _PLACES = ir.VectorType(ir.IntType(32), LANES)
 
 
@@ -82,7 +83,7 @@ def _largest_of_windows(step: int) -> Any:
     Window q is rows x columns numbers from X[x + step q] on, `pitch` from one row to the next.
     """
 
-    @written(FLOATS, INT, INT, INT, INT, FLOATS, types.uint8[::1], INT, INT)
+    @written(FLOATS, INT, INT, INT, INT, FLOATS, BYTES, INT, INT)
     def largest(w, X, x, pitch, rows, columns, Y, index, y, count):
         b = w.builder
 
@@ -136,6 +137,12 @@ def max_pool_backward(
     if not _suits(kernel, dY) or index.dtype != np.uint8:
         return NotImplemented
     dX = empty(tuple(shape), dY.dtype)
+    rows = stride[0], padding[0][0]
+    if (kernel[1], stride[1], padding[1][0]) == (2, 2, 0) and padding[0][0] < kernel[0] <= stride[0]:
+        _spread_pairs(
+            *(dX.size, flat(dY), flat(index), _images(dY).shape, rows, dX.reshape(-1), _images(dX).shape)
+        )
+        return dX
     before = padding[0][0], padding[1][0]
     _max_pool_backward(
         *(dX.size, _images(plain(dY)), _images(plain(index))),
@@ -158,6 +165,35 @@ def _max_pool_backward(dY, index, kernel, step, before, dX):
             corner = (p * step[0] - before[0]) * width - before[1]
             for q in range(dY.shape[2]):
                 dx[corner + q * step[1] + places[index[n, p, q]]] += dY[n, p, q]
+
+
+@InParts
+def _spread_pairs(thread, threads, dY, index, out, rows, dX, shape):
+    """Where no two windows meet and each is two columns wide: a vector of them after the other."""
+    (images, height, width), (step, before) = shape, rows
+    for n in share(images, thread, threads):
+        p, i = 0, before  # a row of windows, and which of their rows, or one between them
+        for h in range(height):
+            if i == step:
+                p, i = p + 1, 0
+            x, y = (n * height + h) * width, (n * out[1] + p) * out[2]
+            count = out[2] if p < out[1] else 0  # windows
+            for q in range(0, (width + 1) // 2, LANES):
+                _pairs(dY, y + q, index, i, count - q, dX, x + 2 * q, width - 2 * q)
+            i += 1
+
+
+@written(FLOATS, INT, BYTES, INT, INT, FLOATS, INT, INT)
+def _pairs(w, dY, y, index, i, count, dX, x, columns):
+    """dX[x + 2 q + j] = dY[y + q] if index[y + q] is 2 i + j, else 0; for q < count <= LANES, j < 2."""
+    b = w.builder
+    gradient, place = w.load(w.at(dY, y), count), w.load_bytes(w.at(index, y), count)
+    numbers = [b.trunc(w.add(w.times(i, 2), j), ir.IntType(8)) for j in (0, 1)]
+    won = [b.icmp_unsigned("==", place, w.everywhere(number)) for number in numbers]
+    left, right = (b.select(here, gradient, ZERO) for here in won)
+    for half in (0, LANES // 2):
+        lanes = [lane for k in range(half, half + LANES // 2) for lane in (k, LANES + k)]
+        w.store(w.pick(left, right, lanes), w.at(dX, w.add(x, 2 * half)), w.add(columns, -2 * half))
 
 
 def _suits(kernel: Sequence[int], X: np.ndarray) -> bool:

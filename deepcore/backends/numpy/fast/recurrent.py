@@ -20,7 +20,7 @@ from deepcore.backends.numpy.fast.activation import sigmoid_of
 from deepcore.backends.numpy.fast.compiled import InParts, flat, plain, row, share, step
 from deepcore.backends.numpy.fast.elementary import tanh
 from deepcore.backends.numpy.fast.linear import linear, linear_backward, pack
-from deepcore.backends.numpy.fast.simd import PANEL, ROWS, VECTORS, any_tile, vectors_of
+from deepcore.backends.numpy.fast.simd import PANEL, ROWS, VECTORS, any_tile, side_by_side, vectors_of
 from deepcore.backends.numpy.fast.workspace import is_float32, room
 from deepcore.backends.numpy.fast.writer import LANES, USABLE
 from deepcore.backends.numpy.memory import empty
@@ -165,7 +165,7 @@ def multiply(A, K, panels, columns, C, c, C_rows, count, start, s, follow):
     start: its rows are `follow` times as far apart as those of C, or, if that is 0, all the same
     """
     numbers, a, A_rows = A
-    one_tap = np.zeros(1, np.int64)
+    places = side_by_side()
     for n in range(0, columns, PANEL):
         vectors, lanes = vectors_of(min(PANEL, columns - n))
         shift = n if follow else 0
@@ -173,7 +173,7 @@ def multiply(A, K, panels, columns, C, c, C_rows, count, start, s, follow):
             rows = 4 if count - i <= 4 and vectors == VECTORS else ROWS
             any_tile(
                 *(rows, vectors),
-                *(numbers, a, A_rows, one_tap, 1, panels, n * K, one_tap, vectors * LANES),
+                *(numbers, a, A_rows, places, 1, panels, n * K, places, places, vectors * LANES),
                 *(i, 1, K, C, c + n, C_rows, start, s + shift, follow, lanes),
             )
 

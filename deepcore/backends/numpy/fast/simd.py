@@ -7,11 +7,11 @@ arithmetic, no test. Compilers find such code for a textbook loop by luck; here 
 One kernel. `tile_product` computes a tile of C, rows x (vectors LANES) numbers, all kept in registers:
 
     C[r, :] = start[r, :] + sum over t < taps, k < K of  A[A_rows[r] + A_taps[t] + k A_step]
-                                                       * B[B_taps[t] + k B_step : + vectors LANES]
+                                                       * B[B_places[v] + B_taps[t] + k B_step : + LANES]
 
-Each step loads `vectors` vectors of B and one number for each row of A, and does rows x vectors
-multiply-adds: with 6 x 4 that is 10 loads to 24 multiply-adds, so that the loads hide behind the arithmetic.
-Rows and taps are found through *tables of offsets*, made in plain NumPy. So one kernel serves for everything:
+for each vector v of the tile. Each step loads `vectors` vectors of B and one number for each row of A, and
+does rows x vectors multiply-adds: with 6 x 4 that is 10 loads to 24, so that they hide behind the arithmetic.
+Rows, vectors and taps are found through *tables of offsets*, made in plain NumPy. One kernel serves for all:
 
     product of matrices     one tap; A_rows are the starts of A's rows
     its transpose           A_rows are 0, 1, 2 ..., and A_step is a row's length: A is read down its columns
@@ -20,9 +20,10 @@ Rows and taps are found through *tables of offsets*, made in plain NumPy. So one
     gradient of filters     a row is a channel, a tap is a row of the image, and k runs along that
     Winograd                one product of matrices for each of the 16 (or 36) numbers of a transformed tile
 
-B must be *packed*: the numbers that a tile needs, one after the other in memory (a panel), the last panel
-filled up with zeros. Rows that fill up the last tile of A repeat a row of the table: it is computed twice,
-and stored twice with the same numbers. Only a tile's last vector may stick out of C; its store is masked.
+B is an image, or a matrix that is *packed*: the numbers that a tile needs, one after the other in memory (a
+panel), the last panel filled up with zeros. Rows that fill up the last tile of A repeat a row of the table:
+it is computed twice, and stored twice with the same numbers. Only a tile's last vector may stick out of C: it
+is stored in part.
 
 Where a convolution has few filters, `dot_products` takes their gradients: its vectors run along the sum.
 
@@ -43,6 +44,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import njit
 
 from deepcore.backends.numpy.fast.writer import (
@@ -64,7 +66,7 @@ PANEL = VECTORS * LANES  # columns of a whole panel
 
 OF_TILE = (
     *(FLOATS, INT, OFFSETS, OFFSETS, INT),  # A
-    *(FLOATS, INT, OFFSETS, INT),  # B
+    *(FLOATS, INT, OFFSETS, OFFSETS, INT),  # B
     *(INT, INT, INT),
     *(FLOATS, INT, OFFSETS),  # C
     *(FLOATS, INT, INT),  # start
@@ -76,7 +78,7 @@ def tile_product(rows: int, vectors: int, fetches: bool = False) -> Any:
     """The kernel of the page above for tiles of one size, to be called in compiled code.
 
     A, a, A_rows, A_taps, A_step: its numbers stand at A[a + A_rows[i + r] + A_taps[t] + k A_step]
-    B, b, B_taps, B_step: its vectors start at B[b + B_taps[t] + k B_step]
+    B, b, B_places, B_taps, B_step: vector v starts at B[b + B_places[v] + B_taps[t] + k B_step]
     i, taps, K: the first row in the tables, and the lengths of the two sums
     C, c, C_rows: row r is stored at C[c + C_rows[i + r]]
     start, s, follow: start[s + follow C_rows[i + r]] is added. With follow = 0 these are the same numbers for
@@ -89,7 +91,7 @@ def tile_product(rows: int, vectors: int, fetches: bool = False) -> Any:
 
     @written(*OF_TILE)
     def product(
-        w, A, a, A_rows, A_taps, A_step, B, b, B_taps, B_step,
+        w, A, a, A_rows, A_taps, A_step, B, b, B_places, B_taps, B_step,
         i, taps, K, C, c, C_rows, start, s, follow, lanes
     ):  # fmt: skip
         row_numbers = [w.add(i, r) for r in range(rows)]
@@ -97,7 +99,7 @@ def tile_product(rows: int, vectors: int, fetches: bool = False) -> Any:
         A_pointers = [w.at(A, offset) for offset in A_offsets]
         C_offsets = [w.number(w.at(C_rows, r)) for r in row_numbers]
         last = [w.at(C, w.add(c, offset)) for offset in C_offsets]
-        panel = w.at(B, b)
+        B_pointers = [w.at(B, w.add(b, w.number(w.at(B_places, v)))) for v in range(vectors)]
         for pointer in last:
             for v in range(vectors):
                 w.prefetch(w.at(pointer, v * LANES), to_write=True)
@@ -113,12 +115,12 @@ def tile_product(rows: int, vectors: int, fetches: bool = False) -> Any:
             if fetches:  # a number of one row at each step: by and by every line of each
                 w.prefetch(w.at(A_pointers[0], w.add(lengths, w.add(row, at_A))))
                 row = w.unless_equal(w.add(row, length), lengths)
-            B_vectors = [w.load(w.at(panel, w.add(at_B, v * LANES))) for v in range(vectors)]
+            B_vectors = [w.load(w.at(pointer, at_B)) for pointer in B_pointers]
             new = []
             for r in range(rows):
                 x = w.everywhere(w.number(w.at(A_pointers[r], at_A)))
                 new += [w.multiply_add(x, y, sums[r * vectors + v]) for v, y in enumerate(B_vectors)]
-            return [w.add(at_A, A_step), w.add(at_B, B_step), row, *new]
+            return [_opaque(w, w.add(at_A, A_step)), _opaque(w, w.add(at_B, B_step)), row, *new]
 
         def add_tap(t: Any, *sums: Any) -> list[Any]:
             at_A, at_B = w.number(w.at(A_taps, t)), w.number(w.at(B_taps, t))
@@ -135,17 +137,27 @@ def tile_product(rows: int, vectors: int, fetches: bool = False) -> Any:
     return product
 
 
+def _opaque(w: Writer, x: Any) -> Any:
+    """x, of which LLVM knows nothing any more.
+
+    Of a place that grows by equal steps it would make ten pointers, and move each of them at each step.
+    """
+    kind = ir.IntType(64)
+    return w.builder.asm(ir.FunctionType(kind, [kind]), "", "=r,0", [x], side_effect=False)
+
+
 _tile_of_4 = tile_product(4, VECTORS)
 _tile_1, _tile_2, _tile_3, _tile_4 = (tile_product(ROWS, min(v, VECTORS)) for v in (1, 2, 3, 4))
 
 
 @standing_alone(INT, INT, *OF_TILE)
 def any_tile(
-    rows, vectors, A, a, A_rows, A_taps, A_step, B, b, B_taps, B_step,
+    rows, vectors, A, a, A_rows, A_taps, A_step, B, b, B_places, B_taps, B_step,
     i, taps, K, C, c, C_rows, start, s, follow, lanes
 ):  # fmt: skip
     """`tile_product` of ROWS rows and 1 .. VECTORS vectors, or of 4 rows and VECTORS vectors."""
-    arguments = A, a, A_rows, A_taps, A_step, B, b, B_taps, B_step, i, taps, K, C, c, C_rows, start, s, follow
+    of_B, of_C = (B, b, B_places, B_taps, B_step), (C, c, C_rows, start, s, follow)
+    arguments = A, a, A_rows, A_taps, A_step, *of_B, i, taps, K, *of_C
     if rows == 4:
         _tile_of_4(*arguments, lanes)
     elif vectors == 4:
@@ -203,9 +215,24 @@ def add_dot_products(A, a, A_rows, i, B, b, B_rows, j, K, C, C_rows, C_columns):
 
 
 @njit(forceinline=True)
+def side_by_side():
+    """Where the vectors of a packed panel stand. Its first number, 0, is the table of a single tap."""
+    places = np.zeros(VECTORS, np.int64)
+    for v in range(VECTORS):
+        places[v] = v * LANES
+    return places
+
+
+@njit(forceinline=True)
 def tile(vectors, A, B, lengths, C, start, lanes):
     """`tile_product` of ROWS rows, its arguments in tuples."""
     any_tile(ROWS, vectors, *(A + B + lengths + C + start), lanes)
+
+
+@njit(forceinline=True)
+def first_row(t, rows, vectors):
+    """Where tile t of those that hold so many rows begins: as many as can be have 4 rows instead of ROWS."""
+    return ROWS * t - (ROWS - 4) * min(t, -rows % ROWS // (ROWS - 4) if vectors == VECTORS else 0)
 
 
 @written()

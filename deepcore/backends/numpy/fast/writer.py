@@ -137,6 +137,15 @@ class Writer:
             masked, [self.builder.trunc(vector, kind), here, ir.Constant(_I32, 1), self.first(count)]
         )
 
+    def load_bytes(self, pointer: Any, count: Any) -> Any:
+        """The first `count` of a vector of bytes, and zeros for the others."""
+        kind = ir.VectorType(ir.IntType(8), LANES)
+        here = self.builder.bitcast(pointer, kind.as_pointer())
+        shape = ir.FunctionType(kind, [kind.as_pointer(), _I32, _MASK, kind])
+        masked = self._function(f"llvm.masked.load.v{LANES}i8.p0", shape)
+        nothing = ir.Constant(kind, [0] * LANES)
+        return self.builder.call(masked, [here, ir.Constant(_I32, 1), self.first(count), nothing])
+
     def everywhere(self, number: Any) -> Any:
         """A vector of one and the same number."""
         vector = ir.VectorType(number.type, LANES)
