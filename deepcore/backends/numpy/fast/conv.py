@@ -27,7 +27,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import get_num_threads, types
+from numba import get_num_threads
 
 from deepcore.backends import select
 from deepcore.backends.numpy.fast.compiled import InParts, flat, share, step
@@ -49,7 +49,7 @@ from deepcore.backends.numpy.fast.simd import (
     vectors_of,
 )
 from deepcore.backends.numpy.fast.workspace import is_float32, room, steps
-from deepcore.backends.numpy.fast.writer import LANES, USABLE, on_stack
+from deepcore.backends.numpy.fast.writer import LANES, USABLE
 from deepcore.backends.numpy.memory import empty
 from deepcore.shapes import Padding, conv_output_shape
 
@@ -57,7 +57,7 @@ _MANY = 32  # channels and filters from which Winograd's transforms are soon mad
 _MOST = 512  # channels and filters up to which its larger tiles are known to lose no more than 3e-6
 _CACHE = 12 << 10  # float32 numbers of the image that are taken at once: about the first-level cache
 _SMALL = 1 << 12  # weights that stay in the first-level cache in any order
-_zeros = on_stack(types.float32, PANEL)
+_ZEROS = np.zeros(PANEL, np.float32)
 
 
 def conv(
@@ -327,7 +327,7 @@ def _run(
         _turn_filters(W.size, flat(W), f, c, taps, inverse, weights)
     _convolve.run(
         *(len(images), flat(X), split.numbers(), weights, steps(f, row, ROWS), plan.tap_numbers * tap, step),
-        *(plan.taps, plan.places, plan.depth, plan.phases, plan.row, steps(f, size, ROWS), bias),
+        *(plan.taps, plan.places, plan.depth, plan.phases, plan.row, steps(f, size, ROWS), _ZEROS, bias),
         *(Y.reshape(-1), n, f, shape[2], shape[3], plan.step, size, images, results),
     )
     return Y
@@ -367,13 +367,11 @@ def _convolve_image(
 
 @InParts
 def _convolve(
-    thread, threads, X, split, W, W_rows, W_taps, W_step, taps, places, depth, phases, row, Y_rows, bias, Y,
-    n, f, height, width, step, size, images, results
+    thread, threads, X, split, W, W_rows, W_taps, W_step, taps, places, depth, phases, row, Y_rows, zeros, bias,
+    Y, n, f, height, width, step, size, images, results
 ):  # fmt: skip
     """Each thread takes some of the images."""
-    image, result, zeros = images[thread], results[thread], _zeros()
-    for j in range(PANEL):
-        zeros[j] = 0
+    image, result = images[thread], results[thread]
     image[:] = 0
     for k in share(n, thread, threads):
         split_image(X, k * split[0] * split[1] * split[2], split, image)
