@@ -102,7 +102,7 @@ class Optimizer:
         def rule(parameter: Parameter, W: Any, dW: Any, **offer: Any) -> Any:
             path = parameter.path
             given = self.numbers(path) if numbers is None else numbers[path]
-            if path in self.state and not backend_of(W).unheld(self.state, path):
+            if offer and path in self.state and not backend_of(W).unheld(self.state, path):
                 offer = {}
             W, memory = self._rule(W, dW, self.memory(path, W), given, self.settings_of(path), **offer)
             new_state[path] = {"step": self.steps_of(path) + 1, **memory}
