@@ -123,6 +123,7 @@ class Function(Node, Shown):
                     raise tracked(self, "an input or a weight")
             else:
                 Y = self.forward(*record.inputs)
+                record.shape = getattr(Y, "shape", None)
         except BaseException as error:
             if outer is None:
                 self._fail(thread)
@@ -212,22 +213,29 @@ class Function(Node, Shown):
         return tuple(self._fit_one_gradient(Y, d) for Y, d in zip(Ys, dY, strict=True)), named
 
     def _fit_one_gradient(self, Y: Any, dY: Any) -> Any:
+        self._check_gradient(dY, Y.shape if is_array(Y) else None)
+        if not is_array(Y):
+            return dY
+        if is_tracked(dY):
+            raise tracked(self, "dY")
+        xp = array_namespace(Y, dY)
+        return xp.astype(dY, Y.dtype) if is_floating(Y) and dY.dtype != Y.dtype else dY
+
+    def _check_gradient(self, dY: Any, shape: Any, remedy: str = "") -> None:
+        """Raise unless dY is an array of that shape, or of any if it is None.
+
+        Kernels go by the shape of one of their arrays, and would read beyond the end of another.
+        """
         if not is_array(dY):
             raise DTypeError(
                 f"{self._who()}.backward: the gradient must be an array, got {type(dY).__name__}; "
                 "convert it with deepcore.asarray(dY)"
             )
-        if not is_array(Y):
-            return dY
-        if tuple(dY.shape) != tuple(Y.shape):
+        if shape is not None and tuple(dY.shape) != tuple(shape):
             raise ShapeError(
-                f"{self._who()}.backward: dY must have the shape of the output, {tuple(Y.shape)}, "
-                f"got {tuple(dY.shape)}"
+                f"{self._who()}.backward: dY must have the shape of the output, {tuple(shape)}, "
+                f"got {tuple(dY.shape)}{remedy}"
             )
-        if is_tracked(dY):
-            raise tracked(self, "dY")
-        xp = array_namespace(Y, dY)
-        return xp.astype(dY, Y.dtype) if is_floating(Y) and dY.dtype != Y.dtype else dY
 
     # ---- records
 
@@ -336,6 +344,7 @@ class Function(Node, Shown):
         return clone
 
 
+_OF_ANOTHER_SHAPE = "; each backward must return a gradient of the shape of its input"
 _MATHEMATICS = frozenset({"forward", "backward", "local_grad", "_update_weights"})
 NEVER_COPIED = frozenset({"_last", "_structure", "_grown", "_gradients_gone"})
 
@@ -361,6 +370,8 @@ def _with_record(backward: Callable[..., Any]) -> Callable[..., Any]:
             dY, named = self._fit_gradient(record, dY, named)
             if not accumulate:
                 forget_gradients(self)
+        elif record.shape is not None and len(dY) == 1 and getattr(dY[0], "shape", None) != record.shape:
+            self._check_gradient(dY[0], record.shape, _OF_ANOTHER_SHAPE)
         thread.running, thread.who = record, self
         try:
             if outer is None:

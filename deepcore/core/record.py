@@ -26,6 +26,7 @@ class Record:
     weights: tuple[Any, ...] = ()  # the arrays that the call used: grad must not mix old and new
     grad: dict[str, Any] | None = None  # local gradients, once they are asked for
     output: Any = None  # of an outermost call only
+    shape: Any = None  # of the output of any other call, if that is one array
     loss_taken: bool = False  # of a Net: the last loss was that of `output`
     undone: bool = False  # its backward has run
 

@@ -102,6 +102,9 @@ def fit(
     if validation_data is not None:
         validation_data = _checked_validation(net, validation_data)
     data = {"samples": source.samples, "batch_size": batch_size, "shuffle": shuffle, "accumulate": accumulate}
+    data |= {"clip_norm": clip_norm, "precision": precision, "sample_weight": None, "class_weight": None}
+    if weights is not None:
+        data |= weights.described()
     start = None
     if resume is not None:
         from deepcore.train.resume import resumed

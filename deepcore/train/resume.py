@@ -44,7 +44,7 @@ def keep(
     data: dict[str, Any],
     callbacks: Sequence[Callback],
 ) -> None:
-    """Write the state of a fit at the end of an epoch. data: how its batches are made"""
+    """Write the state of a fit at the end of an epoch. data: how its batches and its steps are made"""
     described, arrays = _describe(callbacks, run)
     progress = {
         "epoch": run.epoch,
@@ -88,18 +88,12 @@ def resumed(
 
     An optimizer or schedule that is given is used, in the state that the checkpoint's was in; without one,
     the checkpoint's is made. Raises CheckpointError, before anything has changed, for a file that `keep`
-    did not write, another net or optimizer, other batches, and a schedule that must be given again.
+    did not write, another net or optimizer, other batches or steps, and a schedule that must be given again.
     """
     arrays, content = checkpoint.read(path)
     try:
         progress = _progress(content)
-        differing = [name for name, value in data.items() if progress["data"].get(name) != value]
-        if differing:
-            name = differing[0]
-            raise CheckpointError(
-                f"the first fit had {name}={progress['data'].get(name)}, this one has {data[name]}; "
-                "its batches would be others"
-            )
+        _check_same(data, progress["data"])
         if schedule is None and checkpoint.had_function(content):
             raise CheckpointError(
                 f"the schedule was a plain function, {content['schedule']['function']}; pass it again"
@@ -147,6 +141,22 @@ def _progress(content: dict[str, Any]) -> dict[str, Any]:
             "fit(checkpoint=) did not write it; take its parts with deepcore.load_checkpoint(path)"
         )
     return progress
+
+
+def _check_same(data: dict[str, Any], first: dict[str, Any]) -> None:
+    """Raise CheckpointError if batches or steps are made otherwise than in the first fit."""
+    of_steps = ("clip_norm", "precision", "sample_weight", "class_weight")
+    for name, value in data.items():
+        if first.get(name, value if name in of_steps else None) == value:  # not in a file of deepcore 0.1.0
+            continue
+        if name in ("sample_weight", "class_weight"):
+            had, has = ("none" if x is None else "some" for x in (first[name], value))
+            other = "others" if had == has else has
+            raise CheckpointError(f"the first fit had {had} as {name}, this one has {other}; pass the same")
+        raise CheckpointError(
+            f"the first fit had {name}={first.get(name)}, this one has {value}; "
+            f"its {'steps' if name in of_steps else 'batches'} would be others"
+        )
 
 
 def _loss_scale(progress: dict[str, Any]) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -63,6 +64,18 @@ class Weights:
         self.loss = WeightedLoss(loss)
         self.of_samples = None if sample_weight is None else _of_samples(sample_weight, samples)
         self.of_classes = class_weight
+
+    def described(self) -> dict[str, Any]:
+        """What tells them from others, for a checkpoint: a digest, and the classes that don't weigh 1."""
+        digest = None if self.of_samples is None else hashlib.sha256(self.of_samples.tobytes()).hexdigest()
+        if self.of_classes is None:
+            return {"sample_weight": digest}
+        table = self.of_classes
+        if not isinstance(table, Mapping):
+            table = dict(enumerate(_numbers("class_weight", table).ravel()))
+        weights = _numbers("class_weight", list(table.values()))
+        pairs = sorted([str(label), float(w)] for label, w in zip(table, weights, strict=True) if w != 1)
+        return {"sample_weight": digest, "class_weight": pairs}
 
     def factors(self, out: Any, targets: Any, of_samples: Any) -> Any:
         """w: (n,), or one for each label of a sample, on the output's library.   of_samples: (n,) or None"""

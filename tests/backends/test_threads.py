@@ -83,6 +83,19 @@ def test_a_forked_child_has_threads_of_its_own():
     assert run.stdout.split("\n")[:2] == ["[1, 2]", "[1, 2]"], run.stderr
 
 
+def test_at_the_end_of_python_one_thread_does_it_all():
+    """Its threads are gone by the time that atexit calls, where a net may still be asked, or saved."""
+    code = """if True:
+        import atexit
+        from deepcore.backends.numpy import threads
+        threads.count = lambda: 3
+        threads.share(lambda first, last: last, 3)
+        atexit.register(lambda: print(threads.share(lambda first, last: last, 3)))
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.stdout.strip() == "[1, 2, 3]", run.stderr
+
+
 def test_blas_waits_as_the_user_says(monkeypatch):
     monkeypatch.setattr(threads, "_library", lambda: pytest.fail("must leave BLAS alone"))
     monkeypatch.setattr(threads.threading, "active_count", lambda: 1)

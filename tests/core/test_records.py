@@ -4,6 +4,7 @@ import copy
 import gc
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -974,6 +975,54 @@ def test_a_gradient_of_the_wrong_shape():
     with pytest.raises(ShapeError, match=r"dY must have the shape of the output, \(8, 2\), got \(8, 3\)"):
         net.backward(np.ones((8, 3), "float32"))
     net.backward()  # nothing was lost
+
+
+class TwiceTheRows(dc.Function):
+    """A fault of a user's: the gradient has another shape than X."""
+
+    def forward(self, X):
+        return 1 * X
+
+    def backward(self, dY):
+        return np.concat([dY, dY])
+
+
+class HalfTheRows(TwiceTheRows):
+    def backward(self, dY):
+        return dY[::2]
+
+
+class Bracketed(dc.Function):
+    """The same fault, in a container."""
+
+    def __init__(self):
+        self.f = dc.Linear(64, 64)
+
+    def forward(self, X):
+        return np.sum(self.f(X), axis=0)
+
+    def backward(self, dY):
+        return self.f.backward(dY)
+
+
+@pytest.mark.parametrize(
+    ("functions", "shape"),
+    [
+        ([dc.ReLU(), TwiceTheRows()], (128, 64)),
+        ([dc.Linear(64, 64), HalfTheRows()], (32, 64)),
+        ([Bracketed()], (64,)),
+    ],
+    ids=["more", "fewer", "container"],
+)
+def test_a_gradient_of_the_wrong_shape_inside_a_net(functions, shape):
+    """A compiled kernel would read, and even write, beyond the end of an array."""
+    net = Net(functions)
+    Y = net(np.ones((64, 64), "float32"))
+    with pytest.raises(
+        ShapeError, match=re.escape(f"must have the shape of the output, (64, 64), got {shape}")
+    ):
+        net.backward(Y)
+    assert net.gradients() == {}
 
 
 @pytest.mark.parametrize("dY", [1.0, [1.0, 1.0, 1.0]], ids=["number", "list"])

@@ -154,6 +154,14 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path):
         (net, {"optimizer": SGD()}, "the checkpoint is of Adam, the optimizer is SGD"),
         (net, {"batch_size": 4}, "the first fit had batch_size=8, this one has 4"),
         (net, {"shuffle": False}, "shuffle=True"),
+        (net, {"clip_norm": 1.0}, "clip_norm=None, this one has 1.0; its steps would be others"),
+        (net, {"precision": "bf16"}, "precision=float32, this one has bf16"),
+        (
+            net,
+            {"sample_weight": np.ones(len(X))},
+            "had none as sample_weight, this one has some; pass the same",
+        ),
+        (net, {"class_weight": {0: 2}}, "had none as class_weight, this one has some; pass the same"),
         (net, {"seed": 5}, "seed=5, but the first fit had 4"),
         (Net([Flatten(), Linear(36, 3)], CrossEntropyLoss()), {}, "of another net"),
         (frozen, {}, "of another net"),
@@ -167,6 +175,28 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path):
     assert_same(before, everything(net, optimizer))
     with pytest.raises(FileNotFoundError):
         net.fit(X, y, resume=tmp_path / "nowhere")
+
+
+def test_weights_and_a_clipped_norm_are_kept_in_mind(tmp_path):
+    path, (X, y) = tmp_path / "run.ckpt", data()
+    w = np.linspace(0.5, 1.5, len(X))
+    options = {"sample_weight": w, "class_weight": {0: 2, 1: 1}, "clip_norm": 0.5, "seed": 4}
+    whole, optimizer = make(), SGD()
+    whole.fit(X, y, epochs=2, optimizer=optimizer, **options)
+    make().fit(X, y, checkpoint=path, **options)
+    other = np.roll(w, 1)
+    for wrong, message in (
+        ({"clip_norm": None}, "clip_norm=0.5, this one has None"),
+        ({"sample_weight": other}, "had some as sample_weight, this one has others"),
+        ({"class_weight": {0: 3}}, "had some as class_weight, this one has others"),
+        ({"class_weight": None}, "had some as class_weight, this one has none"),
+    ):
+        with pytest.raises(dc.CheckpointError, match=message):
+            make().fit(X, y, epochs=2, resume=path, **options | wrong)
+    net, optimizer_2 = make(), SGD()
+    same = {"sample_weight": list(w), "class_weight": [2.0, 1, 1]}  # in other words
+    net.fit(X, y, epochs=2, optimizer=optimizer_2, resume=path, **options | same)
+    assert_same(everything(net, optimizer_2), everything(whole, optimizer))
 
 
 @pytest.mark.parametrize("part", ["net", "optimizer", "schedule", "random", "progress"])

@@ -45,11 +45,7 @@ def share(part: Callable[[int, int], Any], n: int, least: int = 1) -> list[Any]:
         return [part(0, n)]
     ends = [n * k // parts for k in range(parts + 1)]
     with one_blas_thread():
-        others = [
-            # in a context of its own, so that np.errstate is the same there
-            _pool().submit(contextvars.copy_context().run, part, *ends[k : k + 2])
-            for k in range(1, parts)
-        ]
+        others = [_begun(part, *ends[k : k + 2]) for k in range(1, parts)]
         try:
             first = part(0, ends[1])
         finally:  # nobody writes into an array any more when this is left
@@ -57,6 +53,22 @@ def share(part: Callable[[int, int], Any], n: int, least: int = 1) -> list[Any]:
     for fault in filter(None, done):
         raise fault
     return [first, *(other.result() for other in others)]
+
+
+def _begun(part: Callable[[int, int], Any], first: int, last: int) -> Any:
+    """A future of part(first, last), in a context of its own, so that np.errstate is the same there.
+
+    Where Python is ending, as in a function that atexit calls, no thread is to be had: it is done here.
+    """
+    run = contextvars.copy_context().run
+    try:
+        return _pool().submit(run, part, first, last)
+    except RuntimeError:
+        from concurrent.futures import Future
+
+        done: Any = Future()
+        done.set_result(run(part, first, last))
+        return done
 
 
 def total(part: Callable[[int, int], Any], n: int, least: int = 1) -> Any:
