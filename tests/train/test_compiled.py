@@ -1,5 +1,7 @@
 """Compiled steps: the same numbers as steps made call by call, on every library that compiles."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -149,6 +151,23 @@ def test_a_compiled_step_is_the_step(kind, optimizer, library, tolerance):
     np.testing.assert_allclose(losses, losses_c, rtol=tolerance)
     assert_same(state, state_c, tolerance)
     assert calls == calls_c and steps == steps_c == STEPS
+
+
+@pytest.mark.parametrize("optimizer", [Adam, AdamW])
+def test_a_compiled_step_of_large_weights_has_the_bits_of_the_step(optimizer):
+    """Kernels for large arrays round the numbers of a step alike, whether these are floats or 0-d arrays."""
+    dc.seed(0)
+    compiled = Net([Linear(6, 200), Linear(200, 200), Linear(200, 4)], CrossEntropyLoss())
+    eager = copy.deepcopy(compiled)
+    step, update = compiled.compile(optimizer(0.0022)), optimizer(0.0022)
+    X, y = np.random.default_rng(0).standard_normal((9, 6)).astype("float32"), np.arange(9) % 4
+    for _ in range(6):
+        step(X, y)
+        eager.loss(eager(X), y)
+        eager.backward()
+        update.step(eager)
+        for path, W in eager.parameters().items():
+            assert np.array_equal(W, compiled.parameters()[path]), path
 
 
 @pytest.mark.parametrize(("library", "tolerance"), libraries())

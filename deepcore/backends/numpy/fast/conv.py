@@ -367,8 +367,8 @@ def _convolve_image(
 
 @InParts
 def _convolve(
-    thread, threads, X, split, W, W_rows, W_taps, W_step, taps, places, depth, phases, row, Y_rows, zeros, bias,
-    Y, n, f, height, width, step, size, images, results
+    thread, threads, X, split, W, W_rows, W_taps, W_step, taps, places, depth, phases, row, Y_rows,
+    zeros, bias, Y, n, f, height, width, step, size, images, results
 ):  # fmt: skip
     """Each thread takes some of the images."""
     image, result = images[thread], results[thread]

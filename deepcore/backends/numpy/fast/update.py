@@ -68,6 +68,7 @@ def adam(
     if not served(W, dW, M, V):
         return NotImplemented
     b1, b2 = betas
+    rate, root = _numbers(W, rate, root)  # rounded once, whether numbers or arrays of a program
     rate, eps = rate * root, eps * root  # a division less: rate M' / (sqrt V' / root + eps)
     numbers = _numbers(W, rate, b1, 1 - b1, b2, 1 - b2, eps, weight_decay, 1 if keep is None else keep)
     return _moved(_adam, (W, M, V), dW, numbers, later)
