@@ -228,7 +228,7 @@ CASES = [
         "32x64x32x32",
         lambda: (
             *(_normal(*_IMAGES), _normal(*_IMAGES, seed=1)),
-            *(_normal(256, 2) * np.float32([1, 0]), abs(_normal(256, 1)), *_channels(1)),
+            *(_normal(256, 2) * np.array([1, 0], np.float32), abs(_normal(256, 1)), *_channels(1)),
         ),
     ),
     _native("norm.rms_norm", "256x1000", lambda: (*_rows(1), _normal(1, 1000), 1e-5)),

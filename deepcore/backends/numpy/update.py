@@ -72,7 +72,8 @@ def adam(
     if not _worth_blocks(W, dW):
         return NotImplemented
     b1, b2 = betas
-    rate, root = W.dtype.type(rate), W.dtype.type(root)  # rounded once, whether numbers or arrays of a program
+    # rounded once, whether they are numbers or a program's arrays
+    rate, root = W.dtype.type(rate), W.dtype.type(root)
     W_new, M_new, V_new = empty_like(W), empty_like(M), empty_like(V)
 
     def part(first: int, last: int) -> None:
