@@ -9,6 +9,7 @@ lies in two lines, and a product of 65536 numbers takes 17 us instead of 8.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import sys
 from collections import deque
@@ -21,6 +22,7 @@ _SMALL = 1 << 14  # bytes up to which an array costs more to place than it could
 _LARGE = 1 << 18  # bytes from which on a buffer is kept: new pages are the kernel's, smaller ones the heap's
 _MOST = 1 << 29  # bytes that are kept, in use or not; of more, those that were handed out first are let go
 _LINE = 64  # bytes of a cache line, where arrays start
+_FIRST_BYTE = ctypes.c_char.from_buffer
 
 _buffers: deque[np.ndarray] = deque()  # bytes, those handed out last at the end
 
@@ -37,7 +39,8 @@ def empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
     if size >= _LARGE:
         _buffers.append(buffer)
         _let_go()
-    return np.ndarray(shape, dtype, buffer, -buffer.ctypes.data % _LINE)
+    address = ctypes.addressof(_FIRST_BYTE(buffer))  # in a quarter of the time of buffer.ctypes.data
+    return np.ndarray(shape, dtype, buffer, -address % _LINE)
 
 
 def empty_like(X: np.ndarray) -> np.ndarray:

@@ -47,55 +47,69 @@ def batch_norm(X: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: floa
     return Y, H, *(s.reshape(statistics) for s in (r, mean, var))
 
 
-@InParts
-def _batch_norm(part, parts, X, gamma, beta, epsilon, Y, H, r, mean, var):
+@Steps
+def _batch_norm(parts, in_threads, X, gamma, beta, epsilon, Y, H, r, mean, var):
+    """With D = X - m, var X = mean D^2 - (mean D)^2, which is good if m is nearer than a few deviations.
+
+    The mean of the first sample is such an m; where it isn't, what D says of the mean is, since a sample of
+    N is no more than sqrt N deviations away.
+    """
     N, C, S = X.shape
-    for c in share(C, part, parts):
-        m = _channel_sum(X, c) / (N * S)
-        _subtract_from_channel(X, c, m, H)
-        v = _channel_squares(H, c) / (N * S)
-        mean[c], var[c] = m, v
-        r[c] = 1 / math.sqrt(v + epsilon)
-        _scale_and_shift_channel(H, c, r[c], gamma[c], beta[c], Y)
+    m, rest, sums_of_parts = np.empty_like(mean), np.empty_like(mean), np.empty((_PARTS, C, 2))
+    for c in range(C):
+        m[c] = sums(X[0, c], X.dtype.type(0))[0] / S
+    for again in range(2):
+        if again:
+            m[:] = mean
+        _add_places(parts, in_threads, (X, m, sums_of_parts))
+        far = False
+        for c in range(C):
+            s, squares = _sums_of_channel(sums_of_parts, c)
+            s, v = s / (N * S), squares / (N * S) - (s / (N * S)) ** 2
+            mean[c], rest[c], var[c], r[c] = m[c] + s, s, max(v, 0.0), 1 / math.sqrt(max(v, 0.0) + epsilon)
+            far |= s * s > 4 * v
+        if not far:
+            break
+    _finish_places(parts, in_threads, (X, m, rest, r, gamma, beta, H, Y))
 
 
-@row_sum
-def _channel_sum(X, c):
-    s = 0.0
-    for n in range(len(X)):
-        for j in range(X.shape[2]):
-            s += X[n, c, j]
-    return s
-
-
-@row  # not with the sum of squares: where sums may be reordered, the rest of the mean is lost
-def _subtract_from_channel(X, c, mean, D):
-    """D = X - mean, the mean in two parts"""
-    rounded = X.dtype.type(mean)
-    rest = X.dtype.type(mean - rounded)
-    for n in range(len(X)):
-        for j in range(X.shape[2]):
-            D[n, c, j] = (X[n, c, j] - rounded) - rest
-
-
-@row_sum
-def _channel_squares(D, c):
-    """sum D^2, in float64"""
-    s = 0.0
-    for n in range(len(D)):
-        for j in range(D.shape[2]):
-            s += float(D[n, c, j]) * float(D[n, c, j])
-    return s
+@shared_out
+def _add_places(thread, threads, X, m, sums_of_parts):
+    """sum D and sum D^2 of D = X - m, for each part and channel."""
+    N, C, _ = X.shape
+    for part in share(_PARTS, thread, threads):
+        sums_of_parts[part] = 0
+        for i in share(N * C, part, _PARTS):
+            n, c = i // C, i % C
+            s, squares = sums(X[n, c], m[c])
+            sums_of_parts[part, c, 0] += s
+            sums_of_parts[part, c, 1] += squares
 
 
 @row
-def _scale_and_shift_channel(H, c, r, gamma, beta, Y):
-    """H = r H in place, Y = gamma H + beta"""
-    for n in range(len(H)):
-        for j in range(H.shape[2]):
-            h = r * H[n, c, j]
-            H[n, c, j] = h
-            Y[n, c, j] = gamma * h + beta
+def _sums_of_channel(sums_of_parts, c):
+    s, t = 0.0, 0.0
+    for part in range(len(sums_of_parts)):
+        s += sums_of_parts[part, c, 0]
+        t += sums_of_parts[part, c, 1]
+    return s, t
+
+
+@shared_out
+def _finish_places(part, parts, X, m, rest, r, gamma, beta, H, Y):
+    N, C, _ = X.shape
+    for i in share(N * C, part, parts):
+        n, c = i // C, i % C
+        _standardise_places(X[n, c], m[c], rest[c], r[c], gamma[c], beta[c], H[n, c], Y[n, c])
+
+
+@row
+def _standardise_places(x, m, rest, r, gamma, beta, h, y):
+    """h = r (x - mean), the mean in two parts, y = gamma h + beta"""
+    widest_vectors()
+    for j in range(len(x)):
+        h[j] = _standard(x[j], m, rest, r)
+        y[j] = gamma * h[j] + beta
 
 
 def batch_norm_backward(
@@ -112,33 +126,62 @@ def batch_norm_backward(
     return dX, dgamma, dbeta
 
 
-@InParts
-def _batch_norm_backward(part, parts, dY, H, factor, dX, dgamma, dbeta):
+@Steps
+def _batch_norm_backward(parts, in_threads, dY, H, factor, dX, dgamma, dbeta):
     N, C, S = dY.shape
-    for c in share(C, part, parts):
-        hdy, dy = _channel_sums(H, dY, c)
+    sums_of_parts = np.empty((_PARTS, C, 2))
+    mean, mean_hdy = np.empty_like(factor), np.empty_like(factor)
+    _add_channel_products(parts, in_threads, (H, dY, sums_of_parts))
+    for c in range(C):
+        hdy, dy = _sums_of_channel(sums_of_parts, c)
         dgamma[c], dbeta[c] = hdy, dy
-        _centre_channel(dY, c, dy / (N * S), H, hdy / (N * S), factor[c], dX)
+        mean[c], mean_hdy[c] = dy / (N * S), hdy / (N * S)
+    _centre_places(parts, in_threads, (dY, mean, H, mean_hdy, factor, dX))
+
+
+@shared_out
+def _add_channel_products(thread, threads, H, dY, sums_of_parts):
+    """sum H dY and sum dY, for each part and channel."""
+    N, C, _ = dY.shape
+    for part in share(_PARTS, thread, threads):
+        sums_of_parts[part] = 0
+        for i in share(N * C, part, _PARTS):
+            n, c = i // C, i % C
+            hdy, dy = _product_sums(H[n, c], dY[n, c])
+            sums_of_parts[part, c, 0] += hdy
+            sums_of_parts[part, c, 1] += dy
 
 
 @row_sum
-def _channel_sums(H, dY, c):
-    """sum H dY and sum dY, in float64."""
-    hdy, dy = 0.0, 0.0
-    for n in range(len(H)):
-        for j in range(H.shape[2]):
-            hdy += float(H[n, c, j]) * float(dY[n, c, j])
-            dy += dY[n, c, j]
-    return hdy, dy
+def _product_sums(h, dy):
+    """sum h dy and sum dy, as `rows.sums`"""
+    s, t = 0.0, 0.0
+    for start in range(0, len(h), FEW):
+        few, others = h[start : start + FEW], dy[start : start + FEW]
+        products, total = h.dtype.type(0), h.dtype.type(0)
+        widest_vectors()
+        for j in range(len(few)):
+            products += few[j] * others[j]
+            total += others[j]
+        s += products
+        t += total
+    return s, t
+
+
+@shared_out
+def _centre_places(part, parts, dY, mean, H, mean_hdy, factor, dX):
+    N, C, _ = dY.shape
+    for i in share(N * C, part, parts):
+        n, c = i // C, i % C
+        _centre_row_of_places(dY[n, c], mean[c], H[n, c], mean_hdy[c], factor[c], dX[n, c])
 
 
 @row
-def _centre_channel(dY, c, mean, H, mean_hdy, factor, dX):
-    """dX = factor (dY - mean - H mean_hdy)"""
-    mean, mean_hdy = dY.dtype.type(mean), dY.dtype.type(mean_hdy)
-    for n in range(len(H)):
-        for j in range(H.shape[2]):
-            dX[n, c, j] = factor * (dY[n, c, j] - mean - H[n, c, j] * mean_hdy)
+def _centre_row_of_places(dy, mean, h, mean_hdy, factor, dx):
+    """dx = factor (dy - mean - h mean_hdy)"""
+    widest_vectors()
+    for j in range(len(dy)):
+        dx[j] = factor * (dy[j] - mean - h[j] * mean_hdy)
 
 
 def _images_or_rows(X: np.ndarray, *others: np.ndarray) -> bool:
