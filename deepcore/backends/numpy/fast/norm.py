@@ -36,37 +36,37 @@ def batch_norm(X: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: floa
     """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2"""
     if not _images_or_rows(X, gamma, beta):
         return NotImplemented
-    kernel = _batch_norm if X.ndim > 2 else _batch_norm_of_rows
-    x, statistics = _by_channel(X), (1, X.shape[1]) + (1,) * (X.ndim - 2)
+    x, C = _by_channel(X), X.shape[1]
     Y, H = empty(X.shape, X.dtype), empty(X.shape, X.dtype)
-    r, mean, var = np.empty((3, X.shape[1]), X.dtype)
-    kernel(
-        *(X.size, x, flat(gamma), flat(beta), epsilon),
-        *(Y.reshape(x.shape), H.reshape(x.shape), r, mean, var),
-    )
-    return Y, H, *(s.reshape(statistics) for s in (r, mean, var))
+    r, mean, var, m, rest = np.empty((5, C), X.dtype)
+    arrays = x, flat(gamma), flat(beta), epsilon, Y.reshape(x.shape), H.reshape(x.shape), r, mean, var
+    if X.ndim > 2:
+        _batch_norm(X.size, *arrays, m, rest, np.empty((_PARTS, C, 2)))
+    else:
+        _batch_norm_of_rows(X.size, *arrays)
+    return Y, H, *(s.reshape(1, C, *(1,) * (X.ndim - 2)) for s in (r, mean, var))
 
 
 @Steps
-def _batch_norm(parts, in_threads, X, gamma, beta, epsilon, Y, H, r, mean, var):
+def _batch_norm(parts, in_threads, X, gamma, beta, epsilon, Y, H, r, mean, var, m, rest, parts_sums):
     """With D = X - m, var X = mean D^2 - (mean D)^2, which is good if m is nearer than a few deviations.
 
     The mean of the first sample is such an m; where it isn't, what D says of the mean is, since a sample of
     N is no more than sqrt N deviations away.
     """
     N, C, S = X.shape
-    m, rest, sums_of_parts = np.empty_like(mean), np.empty_like(mean), np.empty((_PARTS, C, 2))
     for c in range(C):
-        m[c] = sums(X[0, c], X.dtype.type(0))[0] / S
-    for again in range(2):
-        if again:
-            m[:] = mean
-        _add_places(parts, in_threads, (X, m, sums_of_parts))
+        mean[c] = sums(X[0, c], X.dtype.type(0))[0] / S
+    for _ in range(2):
+        for c in range(C):
+            m[c] = mean[c]
+        _add_places(parts, in_threads, (X, m, parts_sums))
         far = False
         for c in range(C):
-            s, squares = _sums_of_channel(sums_of_parts, c)
-            s, v = s / (N * S), squares / (N * S) - (s / (N * S)) ** 2
-            mean[c], rest[c], var[c], r[c] = m[c] + s, s, max(v, 0.0), 1 / math.sqrt(max(v, 0.0) + epsilon)
+            s, squares = _sums_of_channel(parts_sums, c)
+            s, squares = s / (N * S), squares / (N * S)
+            v = max(squares - s * s, 0.0)
+            mean[c], rest[c], var[c], r[c] = m[c] + s, s, v, 1 / math.sqrt(v + epsilon)
             far |= s * s > 4 * v
         if not far:
             break
@@ -74,24 +74,25 @@ def _batch_norm(parts, in_threads, X, gamma, beta, epsilon, Y, H, r, mean, var):
 
 
 @shared_out
-def _add_places(thread, threads, X, m, sums_of_parts):
+def _add_places(thread, threads, X, m, parts_sums):
     """sum D and sum D^2 of D = X - m, for each part and channel."""
     N, C, _ = X.shape
     for part in share(_PARTS, thread, threads):
-        sums_of_parts[part] = 0
+        for c in range(C):
+            parts_sums[part, c, 0] = parts_sums[part, c, 1] = 0
         for i in share(N * C, part, _PARTS):
             n, c = i // C, i % C
             s, squares = sums(X[n, c], m[c])
-            sums_of_parts[part, c, 0] += s
-            sums_of_parts[part, c, 1] += squares
+            parts_sums[part, c, 0] += s
+            parts_sums[part, c, 1] += squares
 
 
 @row
-def _sums_of_channel(sums_of_parts, c):
+def _sums_of_channel(parts_sums, c):
     s, t = 0.0, 0.0
-    for part in range(len(sums_of_parts)):
-        s += sums_of_parts[part, c, 0]
-        t += sums_of_parts[part, c, 1]
+    for part in range(len(parts_sums)):
+        s += parts_sums[part, c, 0]
+        t += parts_sums[part, c, 1]
     return s, t
 
 
@@ -118,38 +119,39 @@ def batch_norm_backward(
     """dX = gamma r (dY - mean dY - H mean(H dY)), dgamma = sum(H dY), dbeta = sum dY"""
     if not _images_or_rows(dY, H, r, gamma):
         return NotImplemented
-    kernel = _batch_norm_backward if dY.ndim > 2 else _batch_norm_of_rows_backward
-    dX = empty(dY.shape, dY.dtype)
-    dgamma, dbeta = np.empty(gamma.shape, gamma.dtype), np.empty(gamma.shape, gamma.dtype)
-    arrays = _by_channel(dY), _by_channel(H), flat(gamma * r), _by_channel(dX)
-    kernel(dY.size, *arrays, dgamma.reshape(-1), dbeta.reshape(-1))
-    return dX, dgamma, dbeta
+    dX, C = empty(dY.shape, dY.dtype), dY.shape[1]
+    dgamma, dbeta, mean, mean_hdy = np.empty((4, C), gamma.dtype)
+    arrays = _by_channel(dY), _by_channel(H), flat(gamma * r), _by_channel(dX), dgamma, dbeta
+    if dY.ndim > 2:
+        _batch_norm_backward(dY.size, *arrays, mean, mean_hdy, np.empty((_PARTS, C, 2)))
+    else:
+        _batch_norm_of_rows_backward(dY.size, *arrays)
+    return dX, dgamma.reshape(gamma.shape), dbeta.reshape(gamma.shape)
 
 
 @Steps
-def _batch_norm_backward(parts, in_threads, dY, H, factor, dX, dgamma, dbeta):
+def _batch_norm_backward(parts, in_threads, dY, H, factor, dX, dgamma, dbeta, mean, mean_hdy, parts_sums):
     N, C, S = dY.shape
-    sums_of_parts = np.empty((_PARTS, C, 2))
-    mean, mean_hdy = np.empty_like(factor), np.empty_like(factor)
-    _add_channel_products(parts, in_threads, (H, dY, sums_of_parts))
+    _add_channel_products(parts, in_threads, (H, dY, parts_sums))
     for c in range(C):
-        hdy, dy = _sums_of_channel(sums_of_parts, c)
+        hdy, dy = _sums_of_channel(parts_sums, c)
         dgamma[c], dbeta[c] = hdy, dy
         mean[c], mean_hdy[c] = dy / (N * S), hdy / (N * S)
     _centre_places(parts, in_threads, (dY, mean, H, mean_hdy, factor, dX))
 
 
 @shared_out
-def _add_channel_products(thread, threads, H, dY, sums_of_parts):
+def _add_channel_products(thread, threads, H, dY, parts_sums):
     """sum H dY and sum dY, for each part and channel."""
     N, C, _ = dY.shape
     for part in share(_PARTS, thread, threads):
-        sums_of_parts[part] = 0
+        for c in range(C):
+            parts_sums[part, c, 0] = parts_sums[part, c, 1] = 0
         for i in share(N * C, part, _PARTS):
             n, c = i // C, i % C
             hdy, dy = _product_sums(H[n, c], dY[n, c])
-            sums_of_parts[part, c, 0] += hdy
-            sums_of_parts[part, c, 1] += dy
+            parts_sums[part, c, 0] += hdy
+            parts_sums[part, c, 1] += dy
 
 
 @row_sum
