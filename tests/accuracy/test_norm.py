@@ -127,12 +127,15 @@ def test_batch_norm(_, place, offset, shape):
     np.testing.assert_allclose(place.back(f.running_var).ravel(), var.ravel() * n / (n - 1), rtol=5e-7)
 
 
-def test_batch_norm_whose_first_samples_are_far_from_the_others():
+@pytest.mark.parametrize(
+    ("first", "offset", "shape"), [(4, 1e3, (1000, 4, 32, 32)), (1, 1e6, (4000, 1, 4, 4))]
+)
+def test_batch_norm_whose_first_samples_are_far_from_the_others(first, offset, shape):
     """A mean of some samples is what the others are measured from."""
-    X = np.random.default_rng(0).standard_normal((1000, 4, 32, 32), "float32")
-    X[4:] += 1e3
+    X = np.random.default_rng(0).standard_normal(shape, "float32")
+    X[first:] += offset
     right, _, _ = standardised(X, (0, 2, 3))
-    ones = np.ones((1, 4, 1, 1), "float32")
+    ones = np.ones((1, shape[1], 1, 1), "float32")
     Y, *_ = norm.batch_norm(X, ones, 0 * ones, 1e-5)
     assert np.abs(Y - right).max() <= 3e-7 * np.abs(right).max()
 
