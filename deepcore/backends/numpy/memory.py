@@ -22,7 +22,7 @@ _SMALL = 1 << 14  # bytes up to which an array costs more to place than it could
 _LARGE = 1 << 18  # bytes from which on a buffer is kept: new pages are the kernel's, smaller ones the heap's
 _MOST = 1 << 29  # bytes that are kept, in use or not; of more, those that were handed out first are let go
 _LINE = 64  # bytes of a cache line, where arrays start
-_FIRST_BYTE = ctypes.c_char.from_buffer
+_FIRST_BYTE: Any = ctypes.c_char.from_buffer
 
 _buffers: deque[np.ndarray] = deque()  # bytes, those handed out last at the end
 
