@@ -32,7 +32,8 @@ class Optimizer:
 
     What a step changes becomes current at once, or, if it fails or is interrupted, not at all. An array that
     somebody holds, or a view of it, keeps its numbers; one that only the net or this optimizer holds may be
-    overwritten (SGD, Adam and AdamW on NumPy with numba). So no other thread may use the net meanwhile.
+    overwritten (SGD, Adam and AdamW on NumPy with numba; in `fit`, for elsewhere the record of a call holds
+    them). So no other thread may use the net meanwhile.
     """
 
     def __init__(self, *, overrides: dict[str, dict[str, Any]] | None = None, **settings: Any):
@@ -631,7 +632,7 @@ def _plain_number(value: Any) -> Any:
         return value  # for _check to refuse
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def _takes_later(rule: Any) -> bool:
     """Whether a rule may put off what overwrites arrays, as its signature says."""
     return "later" in inspect.signature(rule).parameters

@@ -639,6 +639,20 @@ def test_a_shared_weight_is_overwritten_in_both_places(overwriting):
         assert first.weight["W"].__array_interface__["data"] == where
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_two_layers_may_have_one_dict_of_weights(held, overwriting):
+    first, second = Linear(4, 4, dtype="float64"), Linear(4, 4, dtype="float64")
+    second.weight = first.weight
+    net, optimizer = Net([first, second], None), AdamW(0.1)
+    mine = [first.weight["W"]] if held else []
+    kept, where = first.weight["W"].copy(), first.weight["W"].__array_interface__["data"]
+    with_gradients(net, 0)
+    optimizer.step(net)
+    assert (first.weight["W"].__array_interface__["data"] == where) is not held
+    assert all(np.array_equal(W, kept) for W in mine)
+    assert not np.array_equal(first.weight["W"], kept)
+
+
 def test_an_update_that_fails_overwrites_nothing(overwriting):
     """A bad gradient in the last weight, when those before it have been prepared."""
     net, optimizer = small_net(), AdamW(0.1)

@@ -206,10 +206,12 @@ class Function(Node, Shown):
                 f"{self._who()}.backward: wanted {len(Ys)} gradients, one for each output, "
                 f"got {len(dY) + len(named)}"
             )
+        if record.output is None:  # of a call inside another one: what it was given tells the library
+            array_namespace(*(x for x in (*record.inputs, *dY, *named.values()) if is_array(x)))
+        if len(Ys) == len(named) == 1:
+            return dY, {name: self._fit_one_gradient(Ys[0], d) for name, d in named.items()}
         if named:  # in which order they come is for backward to know
             return dY, named
-        if record.output is None:  # of a call inside another one: what it was given tells the library
-            array_namespace(*(x for x in (*record.inputs, *dY) if is_array(x)))
         return tuple(self._fit_one_gradient(Y, d) for Y, d in zip(Ys, dY, strict=True)), named
 
     def _fit_one_gradient(self, Y: Any, dY: Any) -> Any:
@@ -370,8 +372,10 @@ def _with_record(backward: Callable[..., Any]) -> Callable[..., Any]:
             dY, named = self._fit_gradient(record, dY, named)
             if not accumulate:
                 forget_gradients(self)
-        elif record.shape is not None and len(dY) == 1 and getattr(dY[0], "shape", None) != record.shape:
-            self._check_gradient(dY[0], record.shape, _OF_ANOTHER_SHAPE)
+        elif record.shape is not None and len(dY) + len(named) == 1:
+            (given,) = dY or named.values()
+            if getattr(given, "shape", None) != record.shape:
+                self._check_gradient(given, record.shape, _OF_ANOTHER_SHAPE)
         thread.running, thread.who = record, self
         try:
             if outer is None:

@@ -33,7 +33,10 @@ class Parameter:
     def unheld(self) -> bool:
         """Whether nothing but its layers holds the array, nor anything like a view: it may be overwritten."""
         layer, name = self.places[0]
-        return backend_of(layer.weight[name]).unheld(layer.weight, name, len(self.places))
+        times = 1  # how many dicts hold it: two layers may have one and the same
+        if len(self.places) > 1:
+            times = len({(id(layer.weight), name) for layer, name in self.places})
+        return backend_of(layer.weight[name]).unheld(layer.weight, name, times)
 
     def gradient(self) -> Any:
         """The sum of the gradients that its places got in the last pass, or None."""

@@ -1,9 +1,9 @@
 """Records: what one call leaves behind, in one thread.
 
 A record belongs to a call, not to a Function, so that a layer may stand twice in a net and two threads
-may use one net. Calls made inside another Function's forward hang under the record of that outer call;
-its backward takes them back last-first. The whole machinery is a pointer to the running call, one per
-thread, and a pointer to the last call, one per Function and thread.
+may use one net (but not while an optimizer moves it). Calls made inside another Function's forward hang
+under the record of that outer call; its backward takes them back last-first. The whole machinery is a
+pointer to the running call, one per thread, and a pointer to the last call, one per Function and thread.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a weight moves, given its gradient: each returns new arrays and writes to none.
+"""How a weight moves, given its gradient: each returns new arrays and writes to none, except by `later`.
 
 What changes from step to step (lr, rate, ...) may be a Python number or a 0-d array.
 later: a list, if W and what is remembered of it may be overwritten. A kernel that can do so puts a call there

@@ -74,8 +74,9 @@ class Weights:
         if not isinstance(table, Mapping):
             table = dict(enumerate(_numbers("class_weight", table).ravel()))
         weights = _numbers("class_weight", list(table.values()))
-        pairs = sorted([str(label), float(w)] for label, w in zip(table, weights, strict=True) if w != 1)
-        return {"sample_weight": digest, "class_weight": pairs}
+        labels = [str(int(x) if isinstance(x, (int, float, np.number)) else x) for x in table]  # True, 1.0: 1
+        pairs = sorted([label, float(w)] for label, w in zip(labels, weights, strict=True) if w != 1)
+        return {"sample_weight": digest, "class_weight": pairs or None}
 
     def factors(self, out: Any, targets: Any, of_samples: Any) -> Any:
         """w: (n,), or one for each label of a sample, on the output's library.   of_samples: (n,) or None"""

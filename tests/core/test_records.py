@@ -1025,6 +1025,23 @@ def test_a_gradient_of_the_wrong_shape_inside_a_net(functions, shape):
     assert net.gradients() == {}
 
 
+class Named(dc.Sequential):
+    """Hands a gradient on by its name."""
+
+    def backward(self, dY):
+        return self.functions[0].backward(dY=dY[:48, :48].copy())
+
+
+@pytest.mark.parametrize("f", [dc.ReLU(), Named(dc.ReLU())], ids=["outermost", "inside"])
+def test_a_gradient_of_the_wrong_shape_by_name(f):
+    Y = f(np.ones((64, 64), "float32"))
+    dY = {"dY": Y[:48, :48].copy()} if isinstance(f, dc.ReLU) else {"dY": Y}
+    with pytest.raises(
+        ShapeError, match=re.escape("must have the shape of the output, (64, 64), got (48, 48)")
+    ):
+        f.backward(**dY)
+
+
 @pytest.mark.parametrize("dY", [1.0, [1.0, 1.0, 1.0]], ids=["number", "list"])
 def test_a_gradient_that_is_no_array(dY):
     f = Square()

@@ -200,5 +200,27 @@ def test_a_compiled_kernel_gives_what_its_reference_gives(op, many, monkeypatch)
     assert served  # there is a case that it does not hand on
 
 
+@compiled_tier
+@pytest.mark.parametrize("op", COMPILED)
+def test_a_compiled_kernel_reads_nothing_beyond_an_array(op, monkeypatch):
+    """With one array cut short along one axis it hands on, raises, or does what its reference does."""
+    from deepcore.backends.numpy.fast import compiled
+
+    monkeypatch.setattr(compiled, "WORTH_COMPILED", 0)
+    for _, *arguments in [case for case in CASES if case[0] == op]:
+        inputs = [of_dtype(x, "float32") for x in arguments]
+        for place, x in enumerate(inputs):
+            axes = range(x.ndim) if isinstance(x, np.ndarray) else ()
+            for axis in [axis for axis in axes if x.shape[axis] > 1]:
+                short = np.array(np.delete(x, -1, axis))
+                other = [*inputs[:place], short, *inputs[place + 1 :]]
+                try:
+                    got = compiled_kernel_of(op)(*other)
+                except Exception:
+                    continue
+                if got is not NotImplemented:
+                    assert_same(got, OPS[op].reference(*other))
+
+
 def of_dtype(x, dtype):
     return x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x

@@ -200,3 +200,14 @@ def test_any_layout_gives_the_same_bits(case):
 def test_a_window_larger_than_the_image_is_refused():
     with pytest.raises(ShapeError, match="the 3x3 kernel is larger than the padded 2x2 input"):
         ops.max_pool(np.zeros((1, 1, 2, 2)), (3, 3), (3, 3), ((0, 0), (0, 0)))
+
+
+def test_windows_far_apart():
+    """Some 200 rows from one to the next, more than a byte counts of numbers twice as many."""
+    X = np.random.default_rng(0).standard_normal((8, 8, 601, 32), "float32")
+    geometry = (2, 2), (200, 2), ((0, 0), (0, 0))
+    Y, index = forward(X, *geometry)
+    dY = gradient_like(Y)
+    np.testing.assert_array_equal(
+        backward(dY, index, X.shape, *geometry), backward(dY, index, X.shape, *geometry, reference=True)
+    )

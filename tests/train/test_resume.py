@@ -193,10 +193,11 @@ def test_weights_and_a_clipped_norm_are_kept_in_mind(tmp_path):
     ):
         with pytest.raises(dc.CheckpointError, match=message):
             make().fit(X, y, epochs=2, resume=path, **options | wrong)
-    net, optimizer_2 = make(), SGD()
-    same = {"sample_weight": list(w), "class_weight": [2.0, 1, 1]}  # in other words
-    net.fit(X, y, epochs=2, optimizer=optimizer_2, resume=path, **options | same)
-    assert_same(everything(net, optimizer_2), everything(whole, optimizer))
+    for classes in ([2.0, 1, 1], {False: 2}, {0.0: 2, 2: 1}):
+        net, optimizer_2 = make(), SGD()
+        same = {"sample_weight": list(w), "class_weight": classes}  # in other words
+        net.fit(X, y, epochs=2, optimizer=optimizer_2, resume=path, **options | same)
+        assert_same(everything(net, optimizer_2), everything(whole, optimizer))
 
 
 @pytest.mark.parametrize("part", ["net", "optimizer", "schedule", "random", "progress"])

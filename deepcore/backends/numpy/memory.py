@@ -80,12 +80,10 @@ def unheld(table: dict[str, Any], name: str, times: int = 1) -> bool:
     buffer = table[name].base
     if buffer is None:
         return table[name].flags.owndata
-    in_books = sum(one is buffer for one in list(_buffers))
-    return (
-        type(buffer) is np.ndarray
-        and buffer.flags.owndata
-        and sys.getrefcount(buffer) == _ALONE + 1 + in_books  # the array itself refers to it
-    )
+    if type(buffer) is not np.ndarray or not buffer.flags.owndata:
+        return False
+    in_books = [*map(id, list(_buffers))].count(id(buffer))
+    return sys.getrefcount(buffer) == _ALONE + 1 + in_books  # the array itself refers to it
 
 
 def _let_go() -> None:

@@ -30,7 +30,7 @@ _TWICE_ROOT = 2 * math.sqrt(2 / math.pi)
 def _each(kernel: Kernel, *arrays: np.ndarray, numbers: tuple[Any, ...] = (), out: Out = None) -> np.ndarray:
     """The kernel's result for each number."""
     X = arrays[0]
-    if not served(*arrays):
+    if not served(*arrays) or any(x.shape != X.shape for x in arrays[1:]):
         return NotImplemented
     Y = empty(X.shape, X.dtype) if out is None else out
     numbers = tuple(X.dtype.type(number) for number in numbers)

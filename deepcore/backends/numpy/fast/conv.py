@@ -70,7 +70,7 @@ def conv(
     groups: int,
 ) -> Any:
     """Y[f, p] = b[f] + sum over t of W[f, t] image[offset of t + p]"""
-    if not _suits(groups, X, W, b):
+    if not _suits(groups, X, W, b) or X.shape[1] != W.shape[1] or (b is not None and b.size != len(W)):
         return NotImplemented
     shape = conv_output_shape(X.shape, W.shape, stride, padding, dilation, groups)
     bias = np.zeros(shape[1], np.float32) if b is None else flat(b)
@@ -91,7 +91,8 @@ def conv_dX(
     groups: int,
 ) -> Any:
     """dX[c, q] = sum over t = (f, i, j) of W[c, t] dY[f, p], with p the place whose window has q at (i, j)"""
-    if not _suits(groups, dY, W):
+    out = conv_output_shape(shape, W.shape, stride, padding, dilation, groups)
+    if not _suits(groups, dY, W) or dY.shape != out:
         return NotImplemented
     full = tuple((2 - before, 2 - after) for before, after in padding)
     m = _winograd_tile(W.shape, stride, dilation, shape)
@@ -113,10 +114,11 @@ def conv_dW(
     groups: int,
 ) -> Any:
     """dW[t, f] = sum over images and places p of image[offset of t + stride p] dY[p, f]"""
-    if not _suits(groups, dY, X):
-        return NotImplemented
     n, f, *out = dY.shape
-    W_shape = (f, X.shape[1], *kernel)
+    W_shape = (f, X.shape[1] // groups, *kernel)
+    wanted = conv_output_shape(X.shape, W_shape, stride, padding, dilation, groups)
+    if not _suits(groups, dY, X) or dY.shape != wanted:
+        return NotImplemented
     m = _winograd_tile(W_shape, stride, dilation, dY.shape)
     if m:
         return _winograd().convolve_dW(m, dY, X, tuple(padding))

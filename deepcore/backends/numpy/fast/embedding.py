@@ -41,7 +41,7 @@ def _copy(x, y):
 
 def scatter_add(index: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
     """out[index[i]] += rows[i]"""
-    if index.dtype != np.int64 or not served(rows):
+    if index.dtype != np.int64 or not served(rows) or rows.shape[:-1] != index.shape:
         return NotImplemented
     start, order = np.zeros(n + 1, np.int64), np.empty(index.size, np.int64)
     if not _sort(plain(index).reshape(-1), start, order):

@@ -49,7 +49,8 @@ def linear(X: np.ndarray, W: np.ndarray, b: np.ndarray | None = None, out: np.nd
     """Y = X W + b"""
     i, o = W.shape
     n = X.size // i if i else 0
-    if not _suits(n, i, o, X, W, b):
+    fit = X.shape[-1] == i and (b is None or b.size == o)
+    if not (fit and _suits(n, i, o, X, W, b)):
         return NotImplemented
     Y = empty((*X.shape[:-1], o), np.float32) if out is None else out
     start = _ZEROS if b is None else flat(b)
@@ -70,7 +71,8 @@ def linear_backward(
     """dX = dY W^T, dW = X^T dY, db = sum dY"""
     i, o = W.shape
     n = X.size // i if i else 0
-    if not _suits(n, i, o, dY, X, W):
+    fit = X.shape[-1] == i and dY.shape == (*X.shape[:-1], o)
+    if not (fit and _suits(n, i, o, dY, X, W)):
         return NotImplemented
     shapes = X.shape if needed[0] else (0,), W.shape, (1, o)
     dX, dW, db = (

@@ -33,7 +33,7 @@ def cross_entropy(
     gradient: bool = True,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """L = log sum e^X - X[y] and dX, for labels without weights or smoothing."""
-    wanted = weight is None and not label_smoothing and y.dtype is _INT64 and y.ndim == 1
+    wanted = weight is None and not label_smoothing and y.dtype is _INT64 and y.shape == X.shape[:1]
     if not (wanted and served(X, least=1)):
         return NotImplemented
     ignored = _NONE if ignore_index is None else ignore_index

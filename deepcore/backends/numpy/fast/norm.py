@@ -1,7 +1,7 @@
-"""Normalisation: what shares a mean stays in a core's cache from pass to pass. Sums are float64.
+"""Normalisation: a thread has samples, which stay in its cache from pass to pass. Sums are float64.
 
-One thread has a channel (batch) or a sample (groups), so that no sum depends on the number of threads; sums
-over the samples are those of a fixed number of parts.
+No sum depends on the number of threads: those over the samples (a mean of a batch, the gradient of a weight)
+are those of a fixed number of parts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SHORT = 2048  # numbers, some 32 for each lane; to cut five arrays takes as lon
 
 def batch_norm(X: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float) -> tuple[np.ndarray, ...]:
     """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2"""
-    if not _images_or_rows(X, gamma, beta):
+    if not _images_or_rows(X, gamma, beta) or not gamma.size == beta.size == X.shape[1]:
         return NotImplemented
     x, C = _by_channel(X), X.shape[1]
     Y, H = empty(X.shape, X.dtype), empty(X.shape, X.dtype)
@@ -117,7 +117,8 @@ def batch_norm_backward(
     dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dX = gamma r (dY - mean dY - H mean(H dY)), dgamma = sum(H dY), dbeta = sum dY"""
-    if not _images_or_rows(dY, H, r, gamma):
+    fit = H.shape == dY.shape and gamma.size == r.size == dY.shape[1]
+    if not (_images_or_rows(dY, H, r, gamma) and fit):
         return NotImplemented
     dX, C = empty(dY.shape, dY.dtype), dY.shape[1]
     dgamma, dbeta, mean, mean_hdy = np.empty((4, C), gamma.dtype)
@@ -400,7 +401,8 @@ def group_norm_backward(
     dY: np.ndarray, X: np.ndarray, mean: np.ndarray, r: np.ndarray, gamma: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dX = r (dH - mean dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY), dbeta = sum dY"""
-    if not served(dY, X, mean, r, gamma):
+    fit = dY.shape == X.shape and mean.shape == (len(r), 2) and len(r) % len(dY) == 0
+    if not (served(dY, X, mean, r, gamma) and fit):
         return NotImplemented
     return _standardised_backward(dY, X, mean, r, gamma, True)
 
@@ -409,7 +411,7 @@ def rms_norm_backward(
     dY: np.ndarray, X: np.ndarray, r: np.ndarray, gamma: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """dX = r (dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY)"""
-    if not served(dY, X, r, gamma):
+    if not served(dY, X, r, gamma) or dY.shape != X.shape or len(r) != len(dY):
         return NotImplemented
     dX, dgamma, _ = _standardised_backward(dY, X, np.zeros((len(r), 2), r.dtype), r, gamma, False)
     return dX, dgamma

@@ -134,11 +134,14 @@ def max_pool_backward(
     padding: Padding,
 ) -> Any:
     """dX = dY where a number won, summed over the windows that it won; 0 elsewhere."""
-    if not _suits(kernel, dY) or index.dtype != np.uint8:
+    fit = dY.shape == index.shape and dY.shape[:2] == tuple(shape[:2])
+    if not (fit and _suits(kernel, dY) and index.dtype == np.uint8):
         return NotImplemented
     dX = empty(tuple(shape), dY.dtype)
     rows = stride[0], padding[0][0]
-    if (kernel[1], stride[1], padding[1][0]) == (2, 2, 0) and padding[0][0] < kernel[0] <= stride[0]:
+    if (kernel[1], stride[1], padding[1][0]) == (2, 2, 0) and padding[0][0] < kernel[0] <= stride[
+        0
+    ]:
         _spread_pairs(
             *(dX.size, flat(dY), flat(index), _images(dY).shape, rows, dX.reshape(-1), _images(dX).shape)
         )

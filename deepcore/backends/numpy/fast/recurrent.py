@@ -41,9 +41,10 @@ def lstm_run(
     reverse: bool = False,
 ) -> Any:
     """C' = F C + I G, T = tanh C', H' = O T, all steps' X W_ih + b at once."""
-    if not _suits(X, W_ih, W_hh, b_ih, b_hh, H, C):
-        return NotImplemented
     (n, t, _), h = X.shape, len(W_hh)
+    fit = W_ih.shape[1] == W_hh.shape[1] == 4 * h and H.shape == C.shape == (n, h)
+    if not (fit and _suits(X, W_ih, W_hh, b_ih, b_hh, H, C)):
+        return NotImplemented
     A = _either(linear, numpy_linear.linear, steps_first(X, reverse), plain(W_ih), b_ih + b_hh)
     Y, gates, T = (empty(shape, _FLOAT32) for shape in ((n, t, h), (4, t, n, h), (t, n, h)))
     Hs, Cs = empty((t + 1, n, h), _FLOAT32), empty((t + 1, n, h), _FLOAT32)
@@ -70,9 +71,11 @@ def lstm_run_backward(
     reverse: bool = False,
 ) -> Any:
     """The gradient goes back step by step; those of X and of the weights follow for all steps at once."""
-    if not _suits(dY, dH, dC, X, W_ih, W_hh, gates, T, H, C):
-        return NotImplemented
     t, n, h = T.shape
+    fit = dY.shape == (n, t, h) and dH.shape == dC.shape == (n, h) and H.shape == C.shape == T.shape
+    fit = fit and W_ih.shape[1] == W_hh.shape[1] == 4 * len(W_hh) == 4 * h and gates.shape == (4, t, n, h)
+    if not (fit and _suits(dY, dH, dC, X, W_ih, W_hh, gates, T, H, C)):
+        return NotImplemented
     dH, dC = (np.array(x, order="C", subok=False) for x in (dH, dC))
     dA = empty((t, n, 4 * h), _FLOAT32)
     samples = _shared_out(n, min(get_num_threads(), n))

@@ -15,7 +15,7 @@ from deepcore.backends.numpy.memory import empty
 def _each_row(kernel: Kernel, axis: int, *arrays: np.ndarray) -> np.ndarray:
     """A new array with the kernel's result for each row. Along another axis NumPy's own kernels run."""
     X = arrays[0]
-    if axis not in (-1, X.ndim - 1) or not served(*arrays):
+    if axis not in (-1, X.ndim - 1) or not served(*arrays) or any(x.shape != X.shape for x in arrays[1:]):
         return NotImplemented
     Y = empty(X.shape, X.dtype)
     rows = (-1, X.shape[-1])

@@ -26,7 +26,8 @@ def sgd(
     later: list[Callable[[], None]] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """W' = W - lr V'   V' = momentum V + dW   (nesterov: W' = W - lr (dW + momentum V'))"""
-    if not (served(W, dW, V) if momentum else served(W, dW)):
+    arrays = (W, dW, V) if momentum else (W, dW)
+    if not served(*arrays) or any(x.shape != W.shape for x in arrays):
         return NotImplemented
     numbers = _numbers(W, lr, momentum, weight_decay)
     if momentum:
@@ -65,7 +66,7 @@ def adam(
     later: list[Callable[[], None]] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """W' = keep W - rate M' / (sqrt V' / root + eps), M' = b1 M + (1 - b1) dW, V' = b2 V + (1 - b2) dW^2"""
-    if not served(W, dW, M, V):
+    if not served(W, dW, M, V) or not W.shape == dW.shape == M.shape == V.shape:
         return NotImplemented
     b1, b2 = betas
     rate, root = _numbers(W, rate, root)  # rounded once, whether numbers or arrays of a program
