@@ -401,8 +401,9 @@ def group_norm_backward(
     dY: np.ndarray, X: np.ndarray, mean: np.ndarray, r: np.ndarray, gamma: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dX = r (dH - mean dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY), dbeta = sum dY"""
-    fit = dY.shape == X.shape and mean.shape == (len(r), 2) and len(r) % len(dY) == 0
-    if not (served(dY, X, mean, r, gamma) and fit):
+    if not served(dY, X, mean, r, gamma):
+        return NotImplemented
+    if dY.shape != X.shape or mean.shape != (len(r), 2) or len(r) % len(dY):
         return NotImplemented
     return _standardised_backward(dY, X, mean, r, gamma, True)
 
