@@ -36,7 +36,7 @@ def overwriting(monkeypatch):
     from deepcore.backends.numpy.fast import update
 
     monkeypatch.setattr(memory, "_LARGE", 0)
-    monkeypatch.setattr(update, "served", functools.partial(update.served, least=0))
+    monkeypatch.setattr(update, "alike", functools.partial(update.alike, least=0))
 
 
 def pytest_collection_modifyitems(items):

@@ -1032,14 +1032,13 @@ class Named(dc.Sequential):
         return self.functions[0].backward(dY=dY[:48, :48].copy())
 
 
-@pytest.mark.parametrize("f", [dc.ReLU(), Named(dc.ReLU())], ids=["outermost", "inside"])
-def test_a_gradient_of_the_wrong_shape_by_name(f):
+@pytest.mark.parametrize(("f", "n"), [(dc.ReLU(), 48), (Named(dc.ReLU()), 64)], ids=["outermost", "inside"])
+def test_a_gradient_of_the_wrong_shape_by_name(f, n):
     Y = f(np.ones((64, 64), "float32"))
-    dY = {"dY": Y[:48, :48].copy()} if isinstance(f, dc.ReLU) else {"dY": Y}
     with pytest.raises(
         ShapeError, match=re.escape("must have the shape of the output, (64, 64), got (48, 48)")
     ):
-        f.backward(**dY)
+        f.backward(dY=Y[:n, :n].copy())
 
 
 @pytest.mark.parametrize("dY", [1.0, [1.0, 1.0, 1.0]], ids=["number", "list"])

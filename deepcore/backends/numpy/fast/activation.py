@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deepcore.backends.numpy.fast.compiled import Kernel, flat, inline, served
+from deepcore.backends.numpy.fast.compiled import Kernel, alike, flat, inline, served
 from deepcore.backends.numpy.fast.elementary import (
     exp_of_minus_half_square,
     exp_of_negative,
@@ -30,7 +30,7 @@ _TWICE_ROOT = 2 * math.sqrt(2 / math.pi)
 def _each(kernel: Kernel, *arrays: np.ndarray, numbers: tuple[Any, ...] = (), out: Out = None) -> np.ndarray:
     """The kernel's result for each number."""
     X = arrays[0]
-    if not served(*arrays) or any(x.shape != X.shape for x in arrays[1:]):
+    if not alike(*arrays):
         return NotImplemented
     Y = empty(X.shape, X.dtype) if out is None else out
     numbers = tuple(X.dtype.type(number) for number in numbers)
@@ -40,9 +40,7 @@ def _each(kernel: Kernel, *arrays: np.ndarray, numbers: tuple[Any, ...] = (), ou
 
 def chain(dY: np.ndarray, G: np.ndarray, out: Out = None) -> np.ndarray:
     """dX = dY G"""
-    return (
-        _each(_chain, dY, G, out=out) if isinstance(G, np.ndarray) and G.shape == dY.shape else NotImplemented
-    )
+    return _each(_chain, dY, G, out=out) if isinstance(G, np.ndarray) else NotImplemented
 
 
 @Kernel

@@ -317,6 +317,11 @@ def served(first: np.ndarray, *others: np.ndarray, least: int | None = None) -> 
     return dtype in _FLOATS and (not others or all(x.dtype == dtype for x in others))
 
 
+def alike(first: np.ndarray, *others: np.ndarray, least: int | None = None) -> bool:
+    """Whether they are served and have one shape: a kernel that goes by one would read beyond another."""
+    return served(first, *others, least=least) and all(x.shape == first.shape for x in others)
+
+
 def plain(X: np.ndarray) -> np.ndarray:
     """X, or a copy of it in C order that may be written to: numba compiles for each memory layout anew."""
     return X if type(X) is np.ndarray and X.flags.carray else np.array(X, order="C", subok=False)

@@ -91,8 +91,9 @@ def conv_dX(
     groups: int,
 ) -> Any:
     """dX[c, q] = sum over t = (f, i, j) of W[c, t] dY[f, p], with p the place whose window has q at (i, j)"""
-    out = conv_output_shape(shape, W.shape, stride, padding, dilation, groups)
-    if not _suits(groups, dY, W) or dY.shape != out:
+    if not _suits(groups, dY, W):
+        return NotImplemented
+    if dY.shape != conv_output_shape(shape, W.shape, stride, padding, dilation, groups):
         return NotImplemented
     full = tuple((2 - before, 2 - after) for before, after in padding)
     m = _winograd_tile(W.shape, stride, dilation, shape)
@@ -114,10 +115,11 @@ def conv_dW(
     groups: int,
 ) -> Any:
     """dW[t, f] = sum over images and places p of image[offset of t + stride p] dY[p, f]"""
+    if not _suits(groups, dY, X):
+        return NotImplemented
     n, f, *out = dY.shape
-    W_shape = (f, X.shape[1] // groups, *kernel)
-    wanted = conv_output_shape(X.shape, W_shape, stride, padding, dilation, groups)
-    if not _suits(groups, dY, X) or dY.shape != wanted:
+    W_shape = (f, X.shape[1], *kernel)
+    if dY.shape != conv_output_shape(X.shape, W_shape, stride, padding, dilation, groups):
         return NotImplemented
     m = _winograd_tile(W_shape, stride, dilation, dY.shape)
     if m:

@@ -1,7 +1,8 @@
-"""Normalisation: a thread has samples, which stay in its cache from pass to pass. Sums are float64.
+"""Normalisation: a thread has samples, which stay in its cache from pass to pass.
 
-No sum depends on the number of threads: those over the samples (a mean of a batch, the gradient of a weight)
-are those of a fixed number of parts.
+Sums are float64, those of few numbers first taken in their own precision where that loses nothing. None
+depends on the number of threads: those over the samples (a mean of a batch, the gradient of a weight) are
+those of a fixed number of parts.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from deepcore.backends.numpy.fast.compiled import (
     shared_out,
 )
 from deepcore.backends.numpy.fast.elementary import widest_vectors
-from deepcore.backends.numpy.fast.rows import FEW, sums
+from deepcore.backends.numpy.fast.rows import FEW, add_rows, sums
 from deepcore.backends.numpy.memory import empty
 
 _PARTS = 32
@@ -213,11 +214,7 @@ def _batch_norm_of_rows(parts, in_threads, X, gamma, beta, epsilon, Y, H, r, mea
     _scale_and_shift_rows(parts, in_threads, (H, r, gamma, beta, Y))
 
 
-@shared_out
-def _add_rows(thread, threads, X, sums):
-    for part in share(_PARTS, thread, threads):
-        for n in share(len(X), part, _PARTS):
-            _add_row(X[n], sums[part])
+_add_rows = shared_out(add_rows)
 
 
 @shared_out
@@ -251,12 +248,6 @@ def _sum_of_parts(parts):
         for c in range(parts.shape[1]):
             s[c] += parts[part, c]
     return s
-
-
-@row
-def _add_row(x, sums):
-    for j in range(len(x)):
-        sums[j] += x[j]
 
 
 @row

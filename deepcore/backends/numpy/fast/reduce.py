@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepcore.backends.numpy.fast.compiled import InParts, plain, row, served, share
+from deepcore.backends.numpy.fast.compiled import InParts, plain, served
+from deepcore.backends.numpy.fast.rows import add_rows
 
 _PARTS = 32
 
@@ -18,14 +19,4 @@ def column_sum(X: np.ndarray) -> np.ndarray:
     return np.add.reduce(sums, axis=0, keepdims=True).astype(X.dtype)
 
 
-@InParts
-def _column_sums(thread, threads, X, sums):
-    for part in share(_PARTS, thread, threads):
-        for i in share(len(X), part, _PARTS):
-            _add(X[i], sums[part])
-
-
-@row
-def _add(x, sums):
-    for j in range(len(x)):
-        sums[j] += x[j]
+_column_sums = InParts(add_rows)

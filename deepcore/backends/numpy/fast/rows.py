@@ -5,7 +5,7 @@ A sum is taken in the numbers' own precision over so few of them that nothing is
 
 from __future__ import annotations
 
-from deepcore.backends.numpy.fast.compiled import inline, row, row_sum
+from deepcore.backends.numpy.fast.compiled import inline, row, row_sum, share
 from deepcore.backends.numpy.fast.elementary import exp_of_negative, maximum, widest_vectors
 
 FEW = 512  # some 16 for each lane
@@ -40,6 +40,19 @@ def scale(x, factor):
     """x = factor x, in place."""
     for j in range(len(x)):
         x[j] *= factor
+
+
+def add_rows(thread, threads, X, sums):
+    """sums[part] += the sum of the rows of X that the part has, for the parts of one thread."""
+    for part in share(len(sums), thread, threads):
+        for n in share(len(X), part, len(sums)):
+            _add(X[n], sums[part])
+
+
+@row
+def _add(x, sums):
+    for j in range(len(x)):
+        sums[j] += x[j]
 
 
 @row_sum

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from deepcore.backends.numpy.fast.compiled import Kernel, plain, row, served
+from deepcore.backends.numpy.fast.compiled import Kernel, alike, plain, row
 from deepcore.backends.numpy.fast.elementary import exp_of_negative
 from deepcore.backends.numpy.fast.rows import dot, exp_and_sum, largest, scale, total
 from deepcore.backends.numpy.memory import empty
@@ -15,7 +15,7 @@ from deepcore.backends.numpy.memory import empty
 def _each_row(kernel: Kernel, axis: int, *arrays: np.ndarray) -> np.ndarray:
     """A new array with the kernel's result for each row. Along another axis NumPy's own kernels run."""
     X = arrays[0]
-    if axis not in (-1, X.ndim - 1) or not served(*arrays) or any(x.shape != X.shape for x in arrays[1:]):
+    if axis not in (-1, X.ndim - 1) or not alike(*arrays):
         return NotImplemented
     Y = empty(X.shape, X.dtype)
     rows = (-1, X.shape[-1])

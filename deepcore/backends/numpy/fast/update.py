@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deepcore.backends.numpy.fast.compiled import WORTH_THREADS, Kernel, flat, plain, served
+from deepcore.backends.numpy.fast.compiled import WORTH_THREADS, Kernel, alike, flat, plain
 from deepcore.backends.numpy.fast.elementary import widest_vectors
 from deepcore.backends.numpy.fast.threads import pool
 from deepcore.backends.numpy.memory import empty
@@ -26,8 +26,7 @@ def sgd(
     later: list[Callable[[], None]] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """W' = W - lr V'   V' = momentum V + dW   (nesterov: W' = W - lr (dW + momentum V'))"""
-    arrays = (W, dW, V) if momentum else (W, dW)
-    if not served(*arrays) or any(x.shape != W.shape for x in arrays):
+    if not (alike(W, dW, V) if momentum else alike(W, dW)):
         return NotImplemented
     numbers = _numbers(W, lr, momentum, weight_decay)
     if momentum:
@@ -66,7 +65,7 @@ def adam(
     later: list[Callable[[], None]] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """W' = keep W - rate M' / (sqrt V' / root + eps), M' = b1 M + (1 - b1) dW, V' = b2 V + (1 - b2) dW^2"""
-    if not served(W, dW, M, V) or not W.shape == dW.shape == M.shape == V.shape:
+    if not alike(W, dW, M, V):
         return NotImplemented
     b1, b2 = betas
     rate, root = _numbers(W, rate, root)  # rounded once, whether numbers or arrays of a program
