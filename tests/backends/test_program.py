@@ -344,3 +344,16 @@ def test_a_rejected_array_changes_nothing():
         assert np.isfinite(float(step(X, y)))
         assert float(step(X.astype("float64"), y)) < 99
         assert not np.array_equal(before["layers.0.W"], net.state_dict()["layers.0.W"])
+
+
+def test_a_program_hears_of_errors_what_its_caller_wants():
+    """It is made where divisions by zero raise, and called where they are ignored, and raise again."""
+    compiled = Compiled(lambda X: (1 / X, 3e38 * X))
+    with np.errstate(divide="raise"):
+        compiled(np.ones(3, np.float32))
+    X = np.asarray([0, 1, 2], np.float32)
+    with np.errstate(divide="ignore"):
+        quotient, product = compiled(X)  # an overflow is never mentioned
+    assert np.isinf(quotient[0]) and np.isinf(product[2])
+    with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
+        compiled(X)

@@ -27,6 +27,10 @@ CASES = [
     pytest.param((2, 2, 5, 4, 6), (3, 3, 2, 3), 1, (1, 1), 1, 1, id="3d"),
     pytest.param((2, 4, 5, 6, 5), (4, 2, 3, 2), 2, (0, 1), 1, 2, id="3d strided, grouped"),
     pytest.param((0, 3, 6, 6), (4, 3, 3), 1, (1, 1), 1, 1, id="no images"),
+    pytest.param((2, 16, 9), (3, 3), 2, (1, 2), 2, 1, id="1d many channels"),
+    pytest.param((3, 17, 6, 8), (3, 3, 2), 2, (0, 1), 1, 1, id="2d many channels"),
+    pytest.param((2, 16, 4, 5, 3), (2, 2, 1, 3), 1, (1, 0), 1, 1, id="3d many channels"),
+    pytest.param((0, 16, 6, 6), (4, 3, 3), 2, (1, 1), 1, 1, id="no images, many channels"),
 ]
 
 

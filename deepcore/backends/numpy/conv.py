@@ -21,6 +21,7 @@ from deepcore.shapes import Padding, conv_output_shape, window_span
 _BLOCK = 1 << 19  # bytes of columns at a time: well inside a core's second-level cache
 _ADDED = 1 << 22  # where they are added: more at a time, in fewer calls
 _SHARE = 1 << 21  # bytes of columns that are worth a thread
+_MANY_CHANNELS, _LARGEST_IMAGE = 16, 1 << 21  # channels, and bytes of an image's columns
 
 
 def quiet(kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,6 +90,8 @@ def conv_dW(
     f, out = dY.shape[1], dY.shape[2:]
     if len(X) and winograd.suits(X.dtype, (f, X.shape[1], *kernel), stride, dilation, groups, out):
         return winograd.convolve_dW(dY, X, padding)
+    if _pays_channels_last(X, kernel, groups, out):
+        return _dW_of_channels_last(dY, X, kernel, stride, padding, dilation)
     columns = Columns(X, (f, X.shape[1] // groups, *kernel), stride, padding, dilation, groups)
     dY = np.ascontiguousarray(dY).reshape(-1, groups, f // groups, columns.places)
 
@@ -104,6 +107,47 @@ def conv_dW(
 
     dW = threads.total(part, len(dY), columns.least)
     return columns.kernels(dW.astype(X.dtype))
+
+
+def _pays_channels_last(X: np.ndarray, kernel: Sequence[int], groups: int, out: Sequence[int]) -> bool:
+    """Whether channels are so many that they are copied at a stretch, and an image's columns in the cache."""
+    c, positions = X.shape[1], math.prod(kernel)
+    image = math.prod(out) * positions * c * X.itemsize
+    return groups == 1 and positions > 1 and c >= _MANY_CHANNELS and image <= _LARGEST_IMAGE
+
+
+def _dW_of_channels_last(
+    dY: np.ndarray,
+    X: np.ndarray,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Padding,
+    dilation: Sequence[int],
+) -> np.ndarray:
+    """dW = dY columns(X)^T. The transpose is what is copied: BLAS takes a fifth longer if it must transpose.
+
+    It has a row for each place, with the channels side by side at each position within the window.
+    """
+    (n, f, *out), (c, *sizes) = dY.shape, X.shape[1:]
+    inside, padded_sizes = place_inside(sizes, padding)
+    places, height = math.prod(out), math.prod(kernel) * c
+    dY = np.ascontiguousarray(dY).reshape(n, f, places)
+
+    def part(start: int, stop: int) -> np.ndarray:
+        padded = np.zeros((*padded_sizes, c), X.dtype)
+        columns_T = empty((*out, *kernel, c), X.dtype)
+        *axes, channel = padded.strides
+        along = [s * size for s, size in zip((*stride, *dilation), (*axes, *axes), strict=True)]
+        windows = np.ndarray(columns_T.shape, padded.dtype, padded, 0, (*along, channel))
+        dW, more = np.zeros((f, height), X.dtype), empty((f, height), X.dtype)
+        for k in range(start, stop):
+            padded[inside[1:]] = np.moveaxis(X[k], 0, -1)
+            columns_T[...] = windows
+            dW += np.matmul(dY[k], columns_T.reshape(places, height), out=more)
+        return dW.astype(np.float64)
+
+    dW = threads.total(part, n, -(-_SHARE // max(1, places * height * X.itemsize)))
+    return np.moveaxis(dW.astype(X.dtype).reshape(f, *kernel, c), -1, 1)
 
 
 @quiet
@@ -175,6 +219,9 @@ def add_columns(
     at = [[i * d for i, d in zip(position, dilation, strict=True)] for position in positions]
     phase = [tuple(i % s for i, s in zip(p, stride, strict=True)) for p in at]
     moved = [int(np.ravel_multi_index([i // s for i, s in zip(p, stride, strict=True)], grid)) for p in at]
+    starts = {phase.index(number) for number in phase}  # positions that are written, not added to zeros
+    if len(starts) < math.prod(stride) or any(moved[k] for k in starts):
+        starts = set()
     image = WT.shape[1] * groups * count * dY.itemsize  # bytes
     step, least = images_per_block(image, _ADDED), -(-_SHARE // image)
     dX = empty((n, c, *sizes), dY.dtype)
@@ -192,9 +239,14 @@ def add_columns(
             rows = spread.reshape(groups, f // groups, -1)[..., :p]
             product = np.matmul(WT, rows, out=columns[..., :p])
             product = product.reshape(groups, len(positions), c // groups, p, copy=False)
-            planes[...] = 0
+            if not starts:
+                planes[...] = 0
             for k, (number, move) in enumerate(zip(phase, moved, strict=True)):
-                planes[number][..., move : move + p] += product[:, k]
+                plane = planes[number]
+                if k in starts:
+                    plane[..., :p], plane[..., p:] = product[:, k], 0
+                else:
+                    plane[..., move : move + p] += product[:, k]
             whole = planes[..., : m * count].reshape(*stride, c, m, *grid, copy=False)
             join(whole, padding, dX[images])
 

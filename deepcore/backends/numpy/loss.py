@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ from deepcore.backends.numpy.reduce import row_sum
 from deepcore.backends.numpy.softmax import row_blocks, row_starts, row_tops
 
 _ONE_BLOCK = 65536  # elements
+_FEW = 64  # numbers that Python has added up before NumPy starts
 _ONE = {
     dtype: np.ones((), dtype) for dtype in (np.dtype("f4"), np.dtype("f8"))
 }  # sooner than a Python number
@@ -48,8 +50,13 @@ def cross_entropy(
         if dX is not None:
             dX[ignored] = 0
     if reduction != "none":
-        L = np.asarray(np.add.reduce(L, dtype=np.float64) / n, X.dtype)
+        L = np.array(_total(L) / n, X.dtype)
     return L, dX
+
+
+def _total(L: np.ndarray) -> float:
+    """The sum in float64."""
+    return sum(L.tolist()) if len(L) <= _FEW else np.add.reduce(L, dtype=np.float64)
 
 
 def _ignored(y: np.ndarray, ignore_index: int | None) -> np.ndarray | None:
@@ -104,10 +111,13 @@ def _label_losses(X: np.ndarray, y: np.ndarray, n: float, dX: np.ndarray | None)
     if dX is not None:
         flat[target] = -s
         Z += one
-        if n != 1:
-            Z *= n
-        E *= np.reciprocal(Z, out=Z)[:, None]  # a product takes half the time of a quotient
+        E *= np.divide(_inverse(n, X.dtype), Z, Z)[:, None]  # a product takes half the time of a quotient
     return L
+
+
+@functools.lru_cache(maxsize=8)
+def _inverse(n: float, dtype: np.dtype) -> np.ndarray:
+    return np.array(1 / n, dtype)
 
 
 def _smooth_losses(

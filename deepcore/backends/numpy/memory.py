@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 
 _SMALL = 1 << 14  # bytes up to which an array costs more to place than it could gain
-_LARGE = 1 << 18  # bytes from which on a buffer is kept: new pages are the kernel's, smaller ones the heap's
+_LARGE = 1 << 17  # bytes from which on a buffer is kept: malloc gives such memory back, and gets new pages
 _MOST = 1 << 29  # bytes that are kept, in use or not; of more, those that were handed out first are let go
 _LINE = 64  # bytes of a cache line, where arrays start
 _FIRST_BYTE: Any = ctypes.c_char.from_buffer
 
-_buffers: deque[np.ndarray] = deque()  # bytes, those handed out last at the end
+Out = np.ndarray | None  # memory that a kernel is told to write a result into
+
+_buffers: dict[int, deque[np.ndarray]] = {}  # by their bytes, those handed out last at the end
 
 
 def empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
@@ -33,12 +35,7 @@ def empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
     size = math.prod(shape) * dtype.itemsize
     if size <= _SMALL:
         return np.empty(shape, dtype)
-    buffer = _free_buffer(size + _LINE) if size >= _LARGE else None
-    if buffer is None:
-        buffer = np.empty(size + _LINE, np.uint8)
-    if size >= _LARGE:
-        _buffers.append(buffer)
-        _let_go()
+    buffer = np.empty(size + _LINE, np.uint8) if size < _LARGE else _kept_buffer(size + _LINE)
     address = ctypes.addressof(_FIRST_BYTE(buffer))  # in a quarter of the time of buffer.ctypes.data
     return np.ndarray(shape, dtype, buffer, -address % _LINE)
 
@@ -48,19 +45,31 @@ def empty_like(X: np.ndarray) -> np.ndarray:
     return empty(X.shape, X.dtype)
 
 
-def _free_buffer(size: int) -> np.ndarray | None:
-    """A buffer of that size which nothing refers to, taken out of the books; or None.
+def _kept_buffer(size: int) -> np.ndarray:
+    """A buffer of that size which nothing refers to but the books."""
+    alike = _buffers[size] = _buffers.pop(size, None) or deque()  # now the last size to be let go
+    buffer = _free_buffer(alike)
+    if buffer is None:
+        buffer = np.empty(size, np.uint8)
+        _let_go(size)
+    alike.append(buffer)
+    return buffer
 
+
+def _free_buffer(alike: deque[np.ndarray]) -> np.ndarray | None:
+    """A buffer which nothing refers to, taken out of the books; or None.
+
+    That which was handed out last, as long as there is one: of all, it is the likeliest to lie in the cache.
     Whoever takes a buffer out is the only one to look at it: two threads cannot find the same one.
     """
-    for _ in range(len(_buffers)):
+    for _ in range(len(alike)):
         try:
-            buffer = _buffers.popleft()
+            buffer = alike.pop()
         except IndexError:  # another thread has them all
             return None
-        if buffer.size == size and sys.getrefcount(buffer) <= _ALONE:
+        if sys.getrefcount(buffer) <= _ALONE:
             return buffer
-        _buffers.append(buffer)
+        alike.appendleft(buffer)
     return None
 
 
@@ -82,13 +91,20 @@ def unheld(table: dict[str, Any], name: str, times: int = 1) -> bool:
         return table[name].flags.owndata
     if type(buffer) is not np.ndarray or not buffer.flags.owndata:
         return False
-    in_books = [*map(id, list(_buffers))].count(id(buffer))
+    in_books = [*map(id, list(_buffers.get(buffer.size, ())))].count(id(buffer))
     return sys.getrefcount(buffer) == _ALONE + 1 + in_books  # the array itself refers to it
 
 
-def _let_go() -> None:
-    while len(_buffers) > 1 and sum(buffer.size for buffer in list(_buffers)) > _MOST:
-        _buffers.popleft()
+def _let_go(size: int) -> None:
+    """Make room for a buffer of that size: those of the size that was asked for longest ago go first."""
+    kept = sum(other * len(alike) for other, alike in list(_buffers.items()))
+    for other, alike in list(_buffers.items()):
+        if kept + size <= _MOST:
+            return
+        kept -= other * len(alike)
+        alike.clear()
+        if other != size:
+            _buffers.pop(other, None)
 
 
 def _references() -> int:

@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from deepcore.backends.numpy import threads
 from deepcore.backends.numpy.conv import place_inside, quiet
 from deepcore.backends.numpy.memory import empty
 from deepcore.shapes import Padding, Windows, pool_output_shape, window_slices
+
+_BLOCK = 1 << 20  # bytes of images at a time, so that they stay in the cache while all positions pass
+_SHARE = 1 << 21  # bytes of images that are worth a thread
 
 
 def max_pool(
@@ -19,20 +23,40 @@ def max_pool(
     """A running maximum; each position is copied first, as NumPy compares strided numbers slowly."""
     shape = pool_output_shape(X.shape, kernel, stride, padding)
     X = pad_lowest(X, padding)
-    first, *others = window_slices(kernel, stride, (1,) * len(kernel), shape[2:])
-    Y = X[first].copy()
-    index = np.empty(shape, np.uint8 if len(others) < 256 else np.int32)
-    index[...] = first_inside(kernel, stride, padding, shape[2:])
+    positions = list(window_slices(kernel, stride, (1,) * len(kernel), shape[2:]))
+    Y, index = empty(shape, X.dtype), empty(shape, np.uint8 if len(positions) <= 256 else np.int32)
+    index[...] = first_inside(kernel, stride, padding, shape[2:]) if any(map(any, padding)) else 0
+    step = _images(_BLOCK, X)
+
+    def part(start: int, stop: int) -> None:
+        for block in range(start, stop, step):
+            images = slice(block, min(block + step, stop))
+            _running_maximum(X[images], positions, Y[images], index[images])
+
+    threads.share(part, len(X), _images(_SHARE, X))
+    return Y, index
+
+
+def _running_maximum(
+    X: np.ndarray, positions: Sequence[tuple[Any, ...]], Y: np.ndarray, index: np.ndarray
+) -> None:
+    first, *others = positions
+    Y[...] = X[first]
+    A = np.empty_like(Y)
     for k, position in enumerate(others, start=1):
-        A = np.ascontiguousarray(X[position])
+        A[...] = X[position]
         better = (A > Y).view(np.uint8)
         np.maximum(Y, A, out=Y)
         # k only grows: the maximum of the winners' k is the last winner's
         np.maximum(index, np.multiply(better, k, dtype=index.dtype), out=index)
     if np.isnan(Y).any():  # each NaN is better than what came before
-        for k, position in enumerate([first, *others]):
+        for k, position in enumerate(positions):
             index[np.isnan(X[position])] = k
-    return Y, index
+
+
+def _images(nbytes: int, X: np.ndarray) -> int:
+    """How many images have so many bytes: at least one."""
+    return max(1, nbytes * len(X) // max(1, X.nbytes))
 
 
 def pad_lowest(X: np.ndarray, padding: Padding) -> np.ndarray:
@@ -73,12 +97,18 @@ def max_pool_backward(
     overlap = any(k > s for k, s in zip(kernel, stride, strict=True))
     if overlap or [k * o for k, o in zip(kernel, dY.shape[2:], strict=True)] != padded_sizes:
         dX[...] = 0  # else all of it is written below
-    for k, position in enumerate(window_slices(kernel, stride, (1,) * len(kernel), dY.shape[2:])):
-        won = index == k  # times the bits, not the numbers: 0 NaN would be NaN
-        if overlap:
-            dX[position] += np.multiply(bits, won).view(wide.dtype)
-        else:
-            np.multiply(bits, won, out=dX.view(bits.dtype)[position])
+    positions = list(window_slices(kernel, stride, (1,) * len(kernel), dY.shape[2:]))
+
+    def part(start: int, stop: int) -> None:
+        images = slice(start, stop)
+        for k, position in enumerate(positions):
+            won = index[images] == k  # times the bits, not the numbers: 0 NaN would be NaN
+            if overlap:
+                dX[images][position] += np.multiply(bits[images], won).view(wide.dtype)
+            else:
+                np.multiply(bits[images], won, out=dX.view(bits.dtype)[images][position])
+
+    threads.share(part, n, _images(_SHARE, dX))
     return np.ascontiguousarray(dX[inside], dY.dtype)
 
 

@@ -34,6 +34,7 @@ Whether its results share memory with its arguments may depend on shapes, dtypes
 from __future__ import annotations
 
 import collections
+import contextvars
 import functools
 import inspect
 import itertools
@@ -56,6 +57,16 @@ _SMALL = 4096  # bytes up to which a kernel gets new memory sooner than it looks
 _LARGE = 65536  # bytes from which on it pays to give memory back before the program ends
 
 
+def _errors() -> Any:
+    """The variable in which NumPy keeps what np.errstate says: all that np.seterr sets where nothing is."""
+    context = contextvars.Context()
+    context.run(np.seterr, over="ignore")
+    return next(iter(context), contextvars.ContextVar("nothing"))
+
+
+_ERRORS = _errors()
+
+
 class Compiled:
     """A function of arrays, as a program from its second call on. Not for two threads at once.
 
@@ -65,20 +76,34 @@ class Compiled:
     def __init__(self, function: Callable[..., tuple[Any, ...]]):
         self.function = function
         self.program: Callable[..., tuple[Any, ...]] | None = None
+        self.text: Any = None  # the program itself
+        self.errors: Any = None  # what NumPy does about errors where it is called
         self.source = ""
 
     def __call__(self, *arrays: Any) -> tuple[Any, ...]:
         """The function's results. Raises Diverged if a number that it read has changed."""
         if self.program is not None:
+            if _ERRORS.get(None) is not self.errors:
+                self._quieten()
             return self.program(*arrays)
         tape = Tape()
         inputs = [tape.input(x) for x in arrays]
         outputs = self.function(*inputs)
         self.source, names = _Plan(tape, inputs, outputs).written()
         exec(compile(self.source, "<compiled step>", "exec"), names)
-        # the function runs inside net(X) and net.loss, which are quiet too
-        self.program = np.errstate(over="ignore", invalid="ignore")(names["program"])
+        self.text = names["program"]
+        self._quieten()
         return tuple(x.value for x in outputs)
+
+    def _quieten(self) -> None:
+        """As net(X) and net.loss the program is quiet, in a context of its own, in which NumPy is told so.
+
+        Not at every call, but when the caller's np.errstate has changed: of other errors it is obeyed.
+        """
+        self.errors = _ERRORS.get(None)
+        context = contextvars.copy_context()
+        context.run(np.seterr, over="ignore", invalid="ignore")
+        self.program = functools.partial(context.run, self.text)
 
 
 class _Root:

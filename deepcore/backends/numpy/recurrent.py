@@ -1,7 +1,7 @@
 """Runs over time on NumPy: what doesn't wait for the step before is done for all steps at once.
 
-In the arrays of a run the gates come first, then the steps in the order that they are made: a gate of a step
-is one piece of memory.
+In the arrays of a run the steps come first, in the order that they are made, and then the samples. A step's
+gates lie side by side, where A was.
 """
 
 from __future__ import annotations
@@ -33,30 +33,28 @@ def lstm_run(
     """C' = F C + I G, T = tanh C', H' = O T; gates: sigmoid(A) (of G: tanh A), A = X W_ih + H W_hh + b"""
     if X.dtype.itemsize < 4:
         return NotImplemented
-    n, t, i = X.shape
-    h = len(W_hh)
-    gates = empty((4, t, n, h), X.dtype)
-    A = steps_first(X, reverse).reshape(t * n, i).dot(W_ih)
-    A += b_ih + b_hh
-    A = A.reshape(t, n, 4 * h)
+    (n, t, _), h = X.shape, len(W_hh)
+    sign = np.repeat(np.array([-1, -1, 1, -1], X.dtype), h)  # sigmoid A = 1 / (1 + e^-A)
+    W_hh = W_hh * sign
+    W, rows = np.concat([W_ih, b_ih + b_hh]) * sign, _rows(X, reverse, np.ones((t, n, 1)))  # A = [X 1] W
+    A = rows.dot(W, empty((t * n, 4 * h), X.dtype)).reshape(t, n, 4 * h)
+    gates = A.reshape(t, n, 4, h).transpose(2, 0, 1, 3)
     Hs, Cs, T = empty((t + 1, n, h), X.dtype), empty((t + 1, n, h), X.dtype), empty((t, n, h), X.dtype)
     Hs[0], Cs[0] = H, C
-    W_hh = np.ascontiguousarray(W_hh)
 
     def part(first: int, last: int) -> None:
         some = slice(first, last)
-        B, IG = np.empty((last - first, 4 * h), X.dtype), np.empty((last - first, h), X.dtype)
+        B, tanh_G = np.empty((last - first, 4 * h), X.dtype), np.empty((last - first, h), X.dtype)
         for k in range(t):
-            np.add(_by_gate(A[k, some]), _by_gate(np.dot(Hs[k, some], W_hh, out=B)), out=gates[:, k, some])
-            I, F, G, O = gates[:, k, some]
-            np.tanh(G, out=G)
-            for S in (gates[:2, k, some], O):
-                np.negative(S, out=S)
-                np.exp(S, out=S)
-                S += 1
-                np.reciprocal(S, out=S)
+            S, (I, F, G, O) = A[k, some], gates[:, k, some]
+            S += np.dot(Hs[k, some], W_hh, out=B)
+            np.tanh(G, out=tanh_G)
+            np.exp(S, out=S)  # of G too: four gates at a stretch take less time than three
+            S += 1
+            np.reciprocal(S, out=S)
+            G[...] = tanh_G
             C = np.multiply(F, Cs[k, some], out=Cs[k + 1, some])
-            C += np.multiply(I, G, out=IG)
+            C += np.multiply(I, G, out=tanh_G)
             np.multiply(O, np.tanh(C, out=T[k, some]), out=Hs[k + 1, some])
 
     _all_samples(part, n)
@@ -103,11 +101,10 @@ def lstm_run_backward(
             dc *= gates[1, k, some]
 
     _all_samples(back, n)
-    dA = dA.reshape(t * n, 4 * h)
-    X = steps_first(X, reverse)
-    dX = dA.dot(W_ih.T).reshape(X.shape)
-    dW_ih, dW_hh = X.reshape(t * n, X.shape[2]).T.dot(dA), H.reshape(t * n, h).T.dot(dA)
-    return samples_first(dX, reverse), dH, dC, dW_ih, dW_hh, column_sum(dA)
+    dA, i = dA.reshape(t * n, 4 * h), X.shape[2]
+    dW = _rows(X, reverse, H).T.dot(dA, empty((i + h, 4 * h), X.dtype))
+    dX = dA.dot(W_ih.T, empty((t * n, i), X.dtype)).reshape(t, n, i)
+    return samples_first(dX, reverse), dH, dC, dW[:i], dW[i:], column_sum(dA)
 
 
 def _all_samples(part: Callable[[int, int], None], n: int) -> None:
@@ -136,6 +133,16 @@ def _by_gate(W: np.ndarray) -> np.ndarray:
     """(n, 4 h) -> (4, n, h), a view"""
     n, width = W.shape
     return W.reshape(n, 4, width // 4).swapaxes(0, 1)
+
+
+def _rows(X: np.ndarray, reverse: bool, beside: np.ndarray) -> np.ndarray:
+    """X of all steps and samples, and what is to stand beside it.   (n, t, i), (t, n, d) -> (t n, i + d)"""
+    n, t, i = X.shape
+    width = i + beside.shape[2]
+    rows = empty((t, n, width), X.dtype)
+    rows[..., :i] = (X[:, ::-1] if reverse else X).swapaxes(0, 1)
+    rows[..., i:] = beside
+    return rows.reshape(t * n, width)
 
 
 def steps_first(X: np.ndarray, reverse: bool) -> np.ndarray:

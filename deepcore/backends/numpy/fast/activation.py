@@ -17,9 +17,7 @@ from deepcore.backends.numpy.fast.elementary import (
     widest_vectors,
 )
 from deepcore.backends.numpy.fast.elementary import tanh as tanh_of
-from deepcore.backends.numpy.memory import empty
-
-Out = np.ndarray | None  # memory for a result
+from deepcore.backends.numpy.memory import Out, empty
 
 _CUBIC = 0.044715
 _DENSITY = np.float32(1 / math.sqrt(2 * math.pi))

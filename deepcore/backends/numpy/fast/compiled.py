@@ -80,8 +80,8 @@ class Steps:
         return self.run(pool.count(), *arguments)
 
     def run(self, parts: int, *arguments: Any) -> Any:
-        """In threads, if they may be used now; else one part after the other."""
-        if parts > 1 and pool.count() > 1:
+        """In as many threads, if they may be used now; else one part after the other."""
+        if parts > 1 and not pool.forked:
             return pool.run(self.in_parts, (parts, True, *arguments))
         return self.in_parts(parts, False, *arguments)
 

@@ -27,7 +27,6 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import get_num_threads
 
 from deepcore.backends import select
 from deepcore.backends.numpy.fast.compiled import InParts, flat, share, step
@@ -48,9 +47,10 @@ from deepcore.backends.numpy.fast.simd import (
     turn,
     vectors_of,
 )
+from deepcore.backends.numpy.fast.threads import pool
 from deepcore.backends.numpy.fast.workspace import is_float32, room, steps
 from deepcore.backends.numpy.fast.writer import LANES, USABLE
-from deepcore.backends.numpy.memory import empty
+from deepcore.backends.numpy.memory import Out, empty
 from deepcore.shapes import Padding, conv_output_shape
 
 _MANY = 32  # channels and filters from which Winograd's transforms are soon made up for
@@ -68,6 +68,7 @@ def conv(
     padding: Padding,
     dilation: Sequence[int],
     groups: int,
+    out: Out = None,
 ) -> Any:
     """Y[f, p] = b[f] + sum over t of W[f, t] image[offset of t + p]"""
     if not _suits(groups, X, W, b) or X.shape[1] != W.shape[1] or (b is not None and b.size != len(W)):
@@ -76,9 +77,9 @@ def conv(
     bias = np.zeros(shape[1], np.float32) if b is None else flat(b)
     m = _winograd_tile(W.shape, stride, dilation, shape)
     if m:
-        return _winograd().convolve(m, X, W, False, bias, tuple(padding), shape)
+        return _winograd().convolve(m, X, W, False, bias, tuple(padding), shape, out)
     plan = _forward_plan(X.shape[1:], W.shape, tuple(stride), tuple(padding), tuple(dilation), shape[2:])
-    return _run(plan, X, W, False, bias, shape)
+    return _run(plan, X, W, False, bias, shape, out)
 
 
 def conv_dX(
@@ -89,6 +90,7 @@ def conv_dX(
     padding: Padding,
     dilation: Sequence[int],
     groups: int,
+    out: Out = None,
 ) -> Any:
     """dX[c, q] = sum over t = (f, i, j) of W[c, t] dY[f, p], with p the place whose window has q at (i, j)"""
     if not _suits(groups, dY, W):
@@ -98,11 +100,11 @@ def conv_dX(
     full = tuple((2 - before, 2 - after) for before, after in padding)
     m = _winograd_tile(W.shape, stride, dilation, shape)
     if m and min(map(min, full)) >= 0:
-        return _winograd().convolve(m, dY, W, True, np.zeros(shape[1], np.float32), full, tuple(shape))
+        return _winograd().convolve(m, dY, W, True, np.zeros(shape[1], np.float32), full, tuple(shape), out)
     plan = _gradient_plan(
         dY.shape[1:], W.shape, tuple(stride), tuple(padding), tuple(dilation), tuple(shape[2:])
     )
-    return _run(plan, dY, W, True, np.zeros(shape[1], np.float32), tuple(shape))
+    return _run(plan, dY, W, True, np.zeros(shape[1], np.float32), tuple(shape), out)
 
 
 def conv_dW(
@@ -131,7 +133,7 @@ def conv_dW(
     taps, rows = _dW_offsets(W_shape, tuple(stride), tuple(dilation), split, out[0])
     width = -(-f // LANES) * LANES
     places = math.prod(out)
-    threads = min(get_num_threads(), n)
+    threads = min(pool.parts(), n)
     images, turned, sums = room(threads, split.size, places * width, len(taps) * width)
     dW = empty(W_shape, np.float32)
     _convolve_dW.run(
@@ -145,22 +147,41 @@ def conv_dW(
 
 def _few_filters_dW(dY, X, W_shape, stride, padding, dilation) -> np.ndarray:
     """dW where vectors of filters would be half empty: they run along places instead, row after row."""
-    n, f, *out = dY.shape
-    plan = _forward_plan(X.shape[1:], W_shape, stride, padding, dilation, tuple(out))
-    split, weights = plan.split, math.prod(W_shape[1:])
-    split_dY = Split.of(dY.shape[1:], (0, 0), (0, split.row - out[1]), (1, 1))
-    vectors = -(-((out[0] - 1) * split.row + out[1]) // LANES)
-    images, gradients, sums = room(min(get_num_threads(), n), split.size, split_dY.size, f * weights * LANES)
+    n, f = dY.shape[:2]
+    plan = _few_filters_plan(X.shape[1:], W_shape, stride, padding, dilation, dY.shape[1:])
+    sizes = *(split.size for split in plan.splits), math.prod(W_shape) * LANES
+    images, gradients, sums = room(min(pool.parts(), n), *sizes)
     dW = empty(W_shape, np.float32)
-    columns = steps(weights, 1, DOT_COLUMNS)
-    taps = (np.arange(W_shape[1])[:, None] * split.plane + plan.taps).reshape(-1)[columns]
     _add_few_filters.run(
-        *(len(images), flat(X), split.numbers(), flat(dY), split_dY.numbers(), n, f, vectors, taps),
-        *(steps(f, split_dY.plane, DOT_ROWS), steps(f, weights * LANES, DOT_ROWS), columns * LANES),
-        *(images, gradients, sums),
+        *(len(images), flat(X), plan.numbers[0], flat(dY), plan.numbers[1], n, f, plan.vectors),
+        *(*plan.tables, images, gradients, sums),
     )
     _add_lanes.run(len(images), sums, dW.reshape(-1))
     return dW
+
+
+class SumPlan(NamedTuple):
+    """All that the gradient of few filters needs besides numbers."""
+
+    splits: tuple[Split, Split]  # of X and of dY
+    numbers: tuple[np.ndarray, np.ndarray]  # of these, as compiled code takes them
+    vectors: int  # of places
+    tables: tuple[np.ndarray, ...]  # where taps, rows of dY, rows of sums and numbers in these stand
+
+
+@functools.lru_cache(maxsize=64)
+def _few_filters_plan(X_shape, W_shape, stride, padding, dilation, dY_shape) -> SumPlan:
+    f, c, *_ = W_shape
+    weights, (_, *out) = math.prod(W_shape[1:]), dY_shape
+    plan = _forward_plan(X_shape, W_shape, stride, padding, dilation, tuple(out))
+    split = plan.split
+    split_dY = Split.of(dY_shape, (0, 0), (0, split.row - out[1]), (1, 1))
+    vectors = -(-((out[0] - 1) * split.row + out[1]) // LANES)
+    columns = steps(weights, 1, DOT_COLUMNS)
+    taps = (np.arange(c)[:, None] * split.plane + plan.taps).reshape(-1)[columns]
+    rows = steps(f, split_dY.plane, DOT_ROWS), steps(f, weights * LANES, DOT_ROWS)
+    tables = taps, *rows, columns * LANES
+    return SumPlan((split, split_dY), (split.numbers(), split_dY.numbers()), vectors, tables)
 
 
 def channel_sum(dY: np.ndarray) -> Any:
@@ -168,7 +189,7 @@ def channel_sum(dY: np.ndarray) -> Any:
     if not USABLE or dY.ndim < 3 or not dY.size or not is_float32(dY):
         return NotImplemented
     n, f, *out = dY.shape
-    sums = np.zeros((min(get_num_threads(), n), f))
+    sums = np.zeros((min(pool.parts(), n), f))
     _add_channels.run(len(sums), flat(dY), n, f, math.prod(out), sums)
     return sums.sum(axis=0).astype(np.float32).reshape(1, f, *(1 for _ in out))
 
@@ -223,6 +244,7 @@ class Plan(NamedTuple):
     """All that a convolution needs besides numbers."""
 
     split: Split
+    numbers: np.ndarray  # of split, as compiled code takes them
     tap_numbers: np.ndarray  # of each tap: its place in the window, row by row
     taps: np.ndarray  # the offsets of the taps in the image, of the first channel
     depth: int  # channels that are summed up at once
@@ -240,7 +262,7 @@ def _forward_plan(X_shape, W_shape, stride, padding, dilation, out) -> Plan:
     t = np.arange(kh * kw)
     i, j = np.divmod(t, kw)
     taps = split.offset(0, i * dilation[0], j * dilation[1])
-    return Plan(*(split, t, taps), *_results(c, split, taps, [[0, len(t), *out]], (1, 1)))
+    return Plan(*(split, split.numbers(), t, taps), *_results(c, split, taps, [[0, len(t), *out]], (1, 1)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -281,7 +303,9 @@ def _gradient_plan(dY_shape, W_shape, stride, padding, dilation, sizes) -> Plan:
             height, width = -(-(sizes[0] - a) // stride[0]), -(-(sizes[1] - b) // stride[1])
             phases.append([first, len(taps), height, width])
     taps = np.array(taps)
-    return Plan(*(split, np.array(tap_numbers), taps), *_results(f, split, taps, phases, stride))
+    return Plan(
+        *(split, split.numbers(), np.array(tap_numbers), taps), *_results(f, split, taps, phases, stride)
+    )
 
 
 def _results(
@@ -310,17 +334,23 @@ def _depth(channels: int, numbers: np.ndarray) -> int:
 
 
 def _run(
-    plan: Plan, X: np.ndarray, W: np.ndarray, inverse: bool, bias: np.ndarray, shape: tuple[int, ...]
+    plan: Plan,
+    X: np.ndarray,
+    W: np.ndarray,
+    inverse: bool,
+    bias: np.ndarray,
+    shape: tuple[int, ...],
+    out: Out,
 ) -> np.ndarray:
     """Y of a shape; `inverse` if X is dY and Y is dX, so that the channels of W change their roles."""
     n, f = shape[:2]
     c, taps = X.shape[1], math.prod(W.shape[2:])
-    Y = empty(shape, np.float32)
+    Y = empty(shape, np.float32) if out is None else out
     if not Y.size:
         return Y
     split, size = plan.split, steps(len(plan.places), LANES, VECTORS).size * LANES
     images, results, (weights, *_) = room(
-        min(get_num_threads(), n), split.size, len(plan.phases) * apart(f * size) + PANEL, W.size
+        min(pool.parts(), n), split.size, len(plan.phases) * apart(f * size) + PANEL, W.size
     )
     if W.size <= _SMALL:  # as it is: first tap, from a row, a tap and a channel to the next
         row, step = (taps, f * taps) if inverse else (c * taps, taps)
@@ -330,7 +360,7 @@ def _run(
         weights = weights.reshape(-1)
         _turn_filters(W.size, flat(W), f, c, taps, inverse, weights)
     _convolve.run(
-        *(len(images), flat(X), split.numbers(), weights, steps(f, row, ROWS), plan.tap_numbers * tap, step),
+        *(len(images), flat(X), plan.numbers, weights, steps(f, row, ROWS), plan.tap_numbers * tap, step),
         *(plan.taps, plan.places, plan.depth, plan.phases, plan.row, steps(f, size, ROWS), _ZEROS, bias),
         *(Y.reshape(-1), n, f, shape[2], shape[3], plan.step, size, images, results),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, types
+from numba import types
 
 from deepcore.backends.numpy.fast.compiled import InParts, flat, step
 from deepcore.backends.numpy.fast.simd import (
@@ -17,12 +17,14 @@ from deepcore.backends.numpy.fast.simd import (
     ROWS,
     VECTORS,
     add_rows,
+    any_tile,
     copy_rows,
+    first_row,
     side_by_side,
-    tile,
     turn,
     vectors_of,
 )
+from deepcore.backends.numpy.fast.threads import pool
 from deepcore.backends.numpy.fast.workspace import is_float32, room, steps
 from deepcore.backends.numpy.fast.writer import (
     FLOATS,
@@ -93,9 +95,9 @@ def _suits(n: int, i: int, o: int, *arrays: np.ndarray | None) -> bool:
     return USABLE and n >= 2 * ROWS and n * i * o >= _WORTH_IT and is_float32(*arrays)
 
 
-def _rooms() -> list[np.ndarray]:
+def _rooms() -> tuple[np.ndarray, ...]:
     """For each thread: panels of B, a strip of A."""
-    return room(get_num_threads(), _GROUP * PANEL * _DEPTH, _STRIP * _DEPTH)
+    return room(pool.parts(), _GROUP * PANEL * _DEPTH, _STRIP * _DEPTH)
 
 
 @InParts
@@ -115,15 +117,18 @@ def _linear_backward(
         part = _part(thread, threads, n, i)
         A, B, C = (dY, dY_rows, o, False), (W, o, True), (dX, dX_rows)
         product(*part, o, *A, *B, *C, zeros, False, db, False, P, strip)
-    part = _part(thread, threads, i, o)
+    part = _part(thread, threads, i, o, wide=o >= i)
     A, B, C = (X, X_columns, i, True), (dY, o, False), (dW, dW_rows)
     product(*part, n, *A, *B, *C, zeros, False, db, has_bias, P, strip)
 
 
 @step
-def _part(thread, threads, M, N):
-    """The rows and columns of C that a thread computes: some columns if it is wide, else some rows."""
-    if threads * PANEL <= N:
+def _part(thread, threads, M, N, wide=True):
+    """The rows and columns of C that a thread computes: some columns if C is wide, else some rows.
+
+    All of A is then copied, or of B packed, by each thread.
+    """
+    if wide and threads * PANEL <= N:
         vectors = -(-N // LANES)
         first, last = vectors * thread // threads, vectors * (thread + 1) // threads
         return 0, M, LANES * first, min(N, LANES * last)
@@ -204,21 +209,19 @@ def product(
                     source, place, step = strip, -strip_start, _STRIP
                 else:
                     source, place, step = A, k0, 1
-                for m in range(strip_start, strip_end, ROWS):
+                count = strip_end - strip_start
+                for t in range(-(-count // ROWS)):
                     for n in range(group, group_end, PANEL):
                         vectors, lanes = vectors_of(min(PANEL, group_end - n))
+                        m, end = first_row(t, count, vectors), first_row(t + 1, count, vectors)
                         if k0:  # add to what is there
                             first, s, follow = C, n, 1
                         else:
                             first, s, follow = start, n * has_start, 0
-                        tile(
-                            vectors,
-                            (source, place, A_rows, places, step),
-                            (panels, (n - group) * depth, places, places, vectors * LANES),
-                            (m, 1, rows),
-                            (C, n, C_rows),
-                            (first, s, follow),
-                            lanes,
+                        any_tile(
+                            *(end - m, vectors, source, place, A_rows, places, step),
+                            *(panels, (n - group) * depth, places, places, vectors * LANES),
+                            *(strip_start + m, 1, rows, C, n, C_rows, first, s, follow, lanes),
                         )
         if wants_sums:
             for j in range(group_end - group):

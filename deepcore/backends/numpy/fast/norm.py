@@ -25,20 +25,27 @@ from deepcore.backends.numpy.fast.compiled import (
     shared_out,
 )
 from deepcore.backends.numpy.fast.elementary import widest_vectors
-from deepcore.backends.numpy.fast.rows import FEW, add_rows, sums
-from deepcore.backends.numpy.memory import empty
+from deepcore.backends.numpy.fast.rows import FEW, add_rows, difference, sums
+from deepcore.backends.numpy.memory import Out, empty
 
 _PARTS = 32
 _ROWS = 16  # whose gradients are added in their own precision
 _SHORT = 2048  # numbers, some 32 for each lane; to cut five arrays takes as long as to add 300
+_SOME = 64  # numbers of a row by which its mean is guessed
 
 
-def batch_norm(X: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float) -> tuple[np.ndarray, ...]:
+def batch_norm(
+    X: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    epsilon: float,
+    out: tuple[Out, ...] = (None, None),
+) -> tuple[np.ndarray, ...]:
     """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2"""
     if not _images_or_rows(X, gamma, beta) or not gamma.size == beta.size == X.shape[1]:
         return NotImplemented
     x, C = _by_channel(X), X.shape[1]
-    Y, H = empty(X.shape, X.dtype), empty(X.shape, X.dtype)
+    Y, H = (empty(X.shape, X.dtype) if there is None else there for there in out[:2])
     r, mean, var, m, rest = np.empty((5, C), X.dtype)
     arrays = x, flat(gamma), flat(beta), epsilon, Y.reshape(x.shape), H.reshape(x.shape), r, mean, var
     if X.ndim > 2:
@@ -115,13 +122,13 @@ def _standardise_places(x, m, rest, r, gamma, beta, h, y):
 
 
 def batch_norm_backward(
-    dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray
+    dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray, out: tuple[Out, ...] = (None,)
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dX = gamma r (dY - mean dY - H mean(H dY)), dgamma = sum(H dY), dbeta = sum dY"""
     fit = H.shape == dY.shape and gamma.size == r.size == dY.shape[1]
     if not (_images_or_rows(dY, H, r, gamma) and fit):
         return NotImplemented
-    dX, C = empty(dY.shape, dY.dtype), dY.shape[1]
+    dX, C = empty(dY.shape, dY.dtype) if out[0] is None else out[0], dY.shape[1]
     dgamma, dbeta, mean, mean_hdy = np.empty((4, C), gamma.dtype)
     arrays = _by_channel(dY), _by_channel(H), flat(gamma * r), _by_channel(dX), dgamma, dbeta
     if dY.ndim > 2:
@@ -312,64 +319,162 @@ def _centre_by_column(dy, mean, h, mean_hdy, factor, dx):
 
 
 def group_norm(
-    X: np.ndarray, gamma: np.ndarray, beta: np.ndarray, groups: int, epsilon: float
+    X: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    groups: int,
+    epsilon: float,
+    out: tuple[Out, ...] = (None,),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2"""
-    if not served(X, gamma, beta):
+    if not (served(X, gamma, beta) and _in_lanes(X.shape, groups)):
         return NotImplemented
-    return _standardised(X, gamma, beta, groups, epsilon, True)
+    return _standardised(X, gamma, beta, groups, epsilon, True, out[0])
 
 
-def rms_norm(X: np.ndarray, gamma: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
+def rms_norm(
+    X: np.ndarray, gamma: np.ndarray, epsilon: float, out: tuple[Out, ...] = (None,)
+) -> tuple[np.ndarray, np.ndarray]:
     """Y = gamma H, H = X r, r = (mean X^2 + epsilon)^-1/2"""
     if not served(X, gamma):
         return NotImplemented
-    Y, _, r = _standardised(X, gamma, np.zeros_like(gamma), 1, epsilon, False)
+    Y, _, r = _standardised(X, gamma, np.zeros_like(gamma), 1, epsilon, False, out[0])
     return Y, r
 
 
-def _standardised(X: np.ndarray, gamma: Any, beta: Any, groups: int, epsilon: float, centred: bool) -> Any:
+def _standardised(
+    X: np.ndarray, gamma: Any, beta: Any, groups: int, epsilon: float, centred: bool, Y: Out
+) -> Any:
     shape, per_channel = _as_groups(X.shape, groups)
-    Y, rows = empty(X.shape, X.dtype), X.shape[0] * groups
+    kernel = _standardise_rows if len(shape) == 2 else _standardise_groups
+    Y, rows = empty(X.shape, X.dtype) if Y is None else Y, X.shape[0] * groups
     mean, r = np.empty((rows, 2), X.dtype), np.empty((rows, 1), X.dtype)
-    gamma, beta = plain(gamma).reshape(per_channel), plain(beta).reshape(per_channel)
-    x = plain(X).reshape(shape)
-    _standardise(X.size, x, gamma, beta, epsilon, centred, Y.reshape(shape), mean, r.reshape(-1))
+    weights = plain(gamma).reshape(per_channel), plain(beta).reshape(per_channel)
+    kernel(X.size, plain(X).reshape(shape), *weights, epsilon, centred, Y.reshape(shape), mean, r.reshape(-1))
     return Y, mean, r
 
 
+def group_norm_backward(
+    dY: np.ndarray,
+    X: np.ndarray,
+    mean: np.ndarray,
+    r: np.ndarray,
+    gamma: np.ndarray,
+    out: tuple[Out, ...] = (None,),
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """dX = r (dH - mean dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY), dbeta = sum dY"""
+    if not served(dY, X, mean, r, gamma):
+        return NotImplemented
+    if dY.shape != X.shape or mean.shape != (len(r), 2) or len(r) % len(dY):
+        return NotImplemented
+    if not _in_lanes(X.shape, len(r) // len(X)):
+        return NotImplemented
+    return _standardised_backward(dY, X, mean, r, gamma, True, out[0])
+
+
+def rms_norm_backward(
+    dY: np.ndarray, X: np.ndarray, r: np.ndarray, gamma: np.ndarray, out: tuple[Out, ...] = (None,)
+) -> tuple[np.ndarray, np.ndarray]:
+    """dX = r (dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY)"""
+    if not served(dY, X, r, gamma) or dY.shape != X.shape or len(r) != len(dY):
+        return NotImplemented
+    dX, dgamma, _ = _standardised_backward(dY, X, np.zeros((len(r), 2), r.dtype), r, gamma, False, out[0])
+    return dX, dgamma
+
+
+def _standardised_backward(
+    dY: np.ndarray, X: np.ndarray, mean: np.ndarray, r: np.ndarray, gamma: np.ndarray, centred: bool, dX: Out
+) -> Any:
+    shape, per_channel = _as_groups(dY.shape, len(r) // len(dY))
+    kernel = _standardise_rows_backward if len(shape) == 2 else _standardise_groups_backward
+    dX = empty(dY.shape, dY.dtype) if dX is None else dX
+    few, sums = (empty((_PARTS, 2, *per_channel), dtype) for dtype in (dY.dtype, np.float64))
+    gradients = np.empty((2, gamma.size), gamma.dtype)
+    arrays = plain(dY).reshape(shape), plain(X).reshape(shape), plain(mean), flat(r)
+    weights = plain(gamma).reshape(per_channel)
+    kernel(dY.size, *arrays, weights, centred, dX.reshape(shape), few, sums, gradients)
+    dgamma, dbeta = gradients
+    return dX, dgamma.reshape(gamma.shape), dbeta.reshape(gamma.shape)
+
+
 def _as_groups(shape: tuple[int, ...], groups: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """X as (samples, groups, channels, places), and the shape of gamma that goes with it.
-
-    Channels of one place each stand in the place of places: an axis to work along.
-    """
+    """X as (samples, groups, channels, places), or rows of channels; and gamma's shape."""
     N, C, places = shape[0], shape[1] // groups, math.prod(shape[2:])
-    return ((N, groups, 1, C), (groups, 1, C)) if places == 1 else ((N, groups, C, places), (groups, C, 1))
+    return ((N, C), (C,)) if places == 1 else ((N, groups, C, places), (groups, C))
 
 
-@InParts
-def _standardise(part, parts, X, gamma, beta, epsilon, centred, Y, mean, r):
-    """With D = X - m for an m near the mean, var X = mean D^2 - (mean D)^2: D is as small as X varies."""
-    N, G, C, _ = X.shape
-    for i in share(N * G, part, parts):
-        n, g = i // G, i % G
-        x = X[n, g].reshape(-1)
-        m = X.dtype.type(sums(x, X.dtype.type(0))[0] / x.size if centred else 0.0)
+def _in_lanes(shape: tuple[int, ...], groups: int) -> bool:
+    """Whether there are rows to work along: places that share a gamma, or all the channels."""
+    return groups == 1 or math.prod(shape[2:]) > 1
+
+
+@row
+def _statistics(x, m, s, squares, centred, epsilon, mean):
+    """r, and into `mean` the mean in two parts, of `sums` of D = x - m.
+
+    var x = mean D^2 - (mean D)^2, which is good if m is no farther from the mean than numbers are. If it is,
+    what D says of the mean is.
+    """
+    rest = s / len(x) if centred else 0.0
+    var = squares / len(x) - rest * rest
+    if rest * rest > var:
+        m = x.dtype.type(m + rest)
         s, squares = sums(x, m)
-        rest = s / x.size if centred else 0.0
-        var = squares / x.size - rest * rest
-        mean[i, 0], mean[i, 1], r[i] = m, rest, 1 / math.sqrt((0.0 if var < 0 else var) + epsilon)
-        for c in range(C):
-            if gamma.shape[2] == 1:
-                _finish(X[n, g, c], mean[i, 0], mean[i, 1], r[i], gamma[g, c, 0], beta[g, c, 0], Y[n, g, c])
-            else:
-                _finish_each(X[n, g, c], mean[i, 0], mean[i, 1], r[i], gamma[g, c], beta[g, c], Y[n, g, c])
+        rest = s / len(x)
+        var = squares / len(x) - rest * rest
+    mean[0] = m + rest
+    mean[1] = (m - mean[0]) + rest
+    return 1 / math.sqrt((0.0 if var < 0 else var) + epsilon)
+
+
+@row
+def _guess(x, centred):
+    """The mean of some numbers, which is near that of all of them where they are alike."""
+    some = x[:_SOME]
+    return x.dtype.type(sums(some, x.dtype.type(0))[0] / len(some) if centred else 0.0)
 
 
 @inline  # exact, also in a sum whose terms may be reordered: else the rest would be lost
 def _standard(x, mean, rest, r):
     """h = r (x - mean), the mean in two parts"""
     return r * ((x - mean) - rest)
+
+
+@row
+def _move_all(few, sums):
+    """Add them to the sums, and begin anew."""
+    few, sums = few.reshape(-1), sums.reshape(-1)
+    for j in range(len(few)):
+        sums[j] += few[j]
+    for j in range(len(few)):
+        few[j] = 0
+
+
+@row
+def _total(parts_sums, gradients):
+    """dgamma and dbeta: of all parts."""
+    for part in range(1, len(parts_sums)):
+        _move_all(parts_sums[part], parts_sums[0])
+    totals, gradients = parts_sums[0].reshape(-1), gradients.reshape(-1)
+    for j in range(len(totals)):
+        gradients[j] = totals[j]
+
+
+# -- channels with their places, a gamma for each channel
+
+
+@InParts
+def _standardise_groups(part, parts, X, gamma, beta, epsilon, centred, Y, mean, r):
+    """X, Y: (n, g, c, places)   gamma, beta: (g, c)"""
+    N, G, C, _ = X.shape
+    for i in share(N * G, part, parts):
+        n, g = i // G, i % G
+        x = X[n, g].reshape(-1)
+        m = _guess(x, centred)
+        s, squares = sums(x, m)
+        r[i] = _statistics(x, m, s, squares, centred, epsilon, mean[i])
+        for c in range(C):
+            _finish(X[n, g, c], mean[i, 0], mean[i, 1], r[i], gamma[g, c], beta[g, c], Y[n, g, c])
 
 
 @row
@@ -380,96 +485,43 @@ def _finish(x, mean, rest, r, gamma, beta, y):
         y[j] = gamma * _standard(x[j], mean, rest, r) + beta
 
 
-@row
-def _finish_each(x, mean, rest, r, gamma, beta, y):
-    """As `_finish`, each place with a gamma and a beta of its own."""
-    widest_vectors()
-    for j in range(len(x)):
-        y[j] = gamma[j] * _standard(x[j], mean, rest, r) + beta[j]
+@Steps
+def _standardise_groups_backward(
+    parts, in_threads, dY, X, mean, r, gamma, centred, dX, few, parts_sums, gradients
+):  # fmt: skip
+    _groups_backward(parts, in_threads, (dY, X, mean, r, gamma, centred, dX, parts_sums))
+    _total(parts_sums, gradients)
 
 
-def group_norm_backward(
-    dY: np.ndarray, X: np.ndarray, mean: np.ndarray, r: np.ndarray, gamma: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """dX = r (dH - mean dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY), dbeta = sum dY"""
-    if not served(dY, X, mean, r, gamma):
-        return NotImplemented
-    if dY.shape != X.shape or mean.shape != (len(r), 2) or len(r) % len(dY):
-        return NotImplemented
-    return _standardised_backward(dY, X, mean, r, gamma, True)
-
-
-def rms_norm_backward(
-    dY: np.ndarray, X: np.ndarray, r: np.ndarray, gamma: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """dX = r (dH - H mean(H dH)) with dH = gamma dY, dgamma = sum(H dY)"""
-    if not served(dY, X, r, gamma) or dY.shape != X.shape or len(r) != len(dY):
-        return NotImplemented
-    dX, dgamma, _ = _standardised_backward(dY, X, np.zeros((len(r), 2), r.dtype), r, gamma, False)
-    return dX, dgamma
-
-
-def _standardised_backward(
-    dY: np.ndarray, X: np.ndarray, mean: np.ndarray, r: np.ndarray, gamma: np.ndarray, centred: bool
-) -> Any:
-    shape, per_channel = _as_groups(dY.shape, len(r) // len(dY))
-    dX = empty(dY.shape, dY.dtype)
-    sums = np.zeros((_PARTS, 2, *per_channel))
-    arrays = plain(dY).reshape(shape), plain(X).reshape(shape), plain(mean), flat(r)
-    weights = plain(gamma).reshape(per_channel)
-    _standardise_backward(dY.size, *arrays, weights, centred, dX.reshape(shape), sums)
-    dgamma, dbeta = np.add.reduce(sums, axis=0).astype(gamma.dtype)
-    return dX, dgamma.reshape(gamma.shape), dbeta.reshape(gamma.shape)
-
-
-@InParts
-def _standardise_backward(thread, threads, dY, X, mean, r, gamma, centred, dX, sums):
+@shared_out
+def _groups_backward(thread, threads, dY, X, mean, r, gamma, centred, dX, parts_sums):
+    """parts_sums: (parts, 2, g, c), dgamma and dbeta of some samples each"""
     N, G = dY.shape[:2]
     for part in share(_PARTS, thread, threads):
-        first, last = N * part // _PARTS, N * (part + 1) // _PARTS
-        for start in range(first, last, _ROWS):
-            few = _zeros_like(sums[part], dX)
-            for n in range(start, min(start + _ROWS, last)):
-                for g in range(G):
-                    i = n * G + g
-                    statistics = mean[i, 0], mean[i, 1], r[i]
-                    if gamma.shape[2] == 1:
-                        _group_backward(dY, X, (n, g), statistics, gamma, centred, dX, few)
-                    else:
-                        _row_backward(dY, X, (n, g), statistics, gamma, centred, dX, few)
-            _add_all(few, sums[part])
+        parts_sums[part] = 0
+        for i in range(N * part // _PARTS * G, N * (part + 1) // _PARTS * G):
+            n, g = i // G, i % G
+            statistics = mean[i, 0], mean[i, 1], r[i]
+            _group_backward(
+                *(dY[n, g], X[n, g], statistics, gamma[g], centred, dX[n, g]),
+                *(parts_sums[part, 0, g], parts_sums[part, 1, g]),
+            )
 
 
 @row
-def _zeros_like(sums, dX):
-    return np.zeros(sums.shape, dX.dtype)
-
-
-@row
-def _add_all(few, sums):
-    few, sums = few.reshape(-1), sums.reshape(-1)
-    for j in range(len(few)):
-        sums[j] += few[j]
-
-
-@row
-def _group_backward(dY, X, group, statistics, gamma, centred, dX, sums):
-    """dX of a group; adds to the sums, dgamma and dbeta.
-
-    dY, X, dX: (n, g, c, places)   group: n, g   statistics: mean, rest, r   gamma: (g, c, 1)
-    """
-    n, g = group
-    _, _, C, S = dY.shape
+def _group_backward(dy, x, statistics, gamma, centred, dx, dgamma, dbeta):
+    """dx of a group, (c, places); adds to dgamma and dbeta, (c,)."""
+    C, S = dy.shape
     dh, hdh = 0.0, 0.0
     for c in range(C):
-        dy, hdy = _sum_and_dot(dY[n, g, c], X[n, g, c], statistics)
-        sums[0, g, c, 0] += hdy
-        sums[1, g, c, 0] += dy
-        dh += gamma[g, c, 0] * dy
-        hdh += gamma[g, c, 0] * hdy
+        s, products = _sum_and_dot(dy[c], x[c], statistics)
+        dgamma[c] += products
+        dbeta[c] += s
+        dh += gamma[c] * s
+        hdh += gamma[c] * products
     means = (dh / (C * S) if centred else 0.0), hdh / (C * S)
     for c in range(C):
-        _centre(dY[n, g, c], X[n, g, c], statistics, gamma[g, c, 0], means, dX[n, g, c])
+        _centre(dy[c], x[c], statistics, gamma[c], means, dx[c])
 
 
 @row_sum
@@ -491,57 +543,125 @@ def _sum_and_dot(dy, x, statistics):
 
 @row
 def _centre(dy, x, statistics, gamma, means, dx):
-    """dx = r (gamma dy - mean dh - h mean(h dh)), means: the two"""
     mean, rest, r = statistics
     dh, hdh = dy.dtype.type(means[0]), dy.dtype.type(means[1])
     widest_vectors()
     for j in range(len(dy)):
-        dx[j] = r * (gamma * dy[j] - dh - _standard(x[j], mean, rest, r) * hdh)
+        dx[j] = _centred(dy[j], _standard(x[j], mean, rest, r), r, gamma, dh, hdh)
 
 
-@row
-def _row_backward(dY, X, group, statistics, gamma, centred, dX, sums):
-    """As `_group_backward` where c = 1 and each place has a gamma of its own.   gamma: (g, 1, places)"""
-    n, g = group
-    dy, x, weights = dY[n, g, 0], X[n, g, 0], gamma[g, 0]
-    dh, hdh = _add_products(dy, x, statistics, weights, sums[0, g, 0], sums[1, g, 0])
-    means = (dh / len(dy) if centred else 0.0), hdh / len(dy)
-    _centre_each(dy, x, statistics, weights, means, dX[n, g, 0])
+@inline
+def _centred(dy, h, r, gamma, dh, hdh):
+    """dx = r (gamma dy - mean dh - h mean(h dh))"""
+    return r * (gamma * dy - dh - h * hdh)
 
 
-@row_sum
-def _add_products(dy, x, statistics, gamma, dgamma, dbeta):
-    """dgamma += h dy, dbeta += dy. Returns the sums of gamma dy and of h gamma dy, as `rows.sums`"""
-    if len(dy) <= _SHORT:
-        return _add_few_products(dy, x, statistics, gamma, dgamma, dbeta)
-    dh, hdh = 0.0, 0.0
-    for start in range(0, len(dy), _SHORT):
+# -- rows: channels of one place, each with a gamma of its own. A row is finished in the loop that looks at
+#    the next one. In loops of their own, the one that finds all in the cache would let memory stand idle.
+#    What it writes comes last: loads that follow a store wait for it.
+
+
+@InParts
+def _standardise_rows(part, parts, X, gamma, beta, epsilon, centred, Y, mean, r):
+    """X, Y: (n, c)   gamma, beta: (c,)"""
+    first, last = len(X) * part // parts, len(X) * (part + 1) // parts
+    if first == last:
+        return
+    m = _guess(X[first], centred)
+    s, squares = sums(X[first], m)
+    for i in range(first, last):
+        r[i] = _statistics(X[i], m, s, squares, centred, epsilon, mean[i])
+        statistics, following = (mean[i, 0], mean[i, 1], r[i]), X[min(i + 1, last - 1)]
+        m = _guess(following, centred)
+        s, squares = _finish_and_look(X[i], statistics, gamma, beta, Y[i], following, m)
+
+
+@inline
+def _finish_and_look(x, statistics, gamma, beta, y, following, m):
+    """y = gamma h + beta, and `sums` of the following row."""
+    if len(x) <= _SHORT:
+        return _finish_and_look_at_few(x, statistics, gamma, beta, y, following, m)
+    s, squares = 0.0, 0.0
+    for start in range(0, len(x), _SHORT):
         few = slice(start, start + _SHORT)
-        s, products = _add_few_products(dy[few], x[few], statistics, gamma[few], dgamma[few], dbeta[few])
-        dh += s
-        hdh += products
-    return dh, hdh
+        of_few = _finish_and_look_at_few(x[few], statistics, gamma[few], beta[few], y[few], following[few], m)
+        s += of_few[0]
+        squares += of_few[1]
+    return s, squares
 
 
 @row_sum
-def _add_few_products(dy, x, statistics, gamma, dgamma, dbeta):
+def _finish_and_look_at_few(x, statistics, gamma, beta, y, following, m):
     mean, rest, r = statistics
-    dh, hdh = dy.dtype.type(0), dy.dtype.type(0)
+    s, squares = x.dtype.type(0), x.dtype.type(0)
     widest_vectors()
-    for j in range(len(dy)):
-        hdy = _standard(x[j], mean, rest, r) * dy[j]
+    for j in range(len(x)):
+        d = difference(following[j], m)
+        s += d
+        squares += d * d
+        y[j] = gamma[j] * _standard(x[j], mean, rest, r) + beta[j]
+    return float(s), float(squares)
+
+
+@Steps
+def _standardise_rows_backward(
+    parts, in_threads, dY, X, mean, r, gamma, centred, dX, few, parts_sums, gradients
+):  # fmt: skip
+    _rows_backward(parts, in_threads, (dY, X, mean, r, gamma, centred, dX, few, parts_sums))
+    _total(parts_sums, gradients)
+
+
+@shared_out
+def _rows_backward(thread, threads, dY, X, mean, r, gamma, centred, dX, few, parts_sums):
+    """parts_sums: (parts, 2, c), dgamma and dbeta of some rows each   few: the same of fewer rows"""
+    for part in share(_PARTS, thread, threads):
+        first, last = len(X) * part // _PARTS, len(X) * (part + 1) // _PARTS
+        dgamma, dbeta, means = few[part, 0], few[part, 1], (0.0, 0.0)
+        few[part] = parts_sums[part] = 0
+        for k in range(first, last + (first < last)):  # k is looked at: the first dx is written again
+            if k == last or (k > first and (k - first) % _ROWS == 0):
+                _move_all(few[part], parts_sums[part])
+            i, k = max(k - 1, first), min(k, last - 1)
+            means = _centre_and_look(
+                *((dY[i], X[i], (mean[i, 0], mean[i, 1], r[i])), gamma, means, centred, dX[i]),
+                *((dY[k], X[k], (mean[k, 0], mean[k, 1], r[k])), dgamma, dbeta),
+            )
+
+
+@inline
+def _centre_and_look(of_row, gamma, means, centred, dx, following, dgamma, dbeta):
+    """dx of a row. Of the following one dgamma += h dy, dbeta += dy, and mean dh and mean(h dh) come back.
+
+    of_row, following: dy, x, statistics
+    """
+    dh, hdh = dx.dtype.type(means[0] if centred else 0.0), dx.dtype.type(means[1])
+    if len(dx) <= _SHORT:
+        s, products = _centre_and_look_at_few(of_row, gamma, dh, hdh, dx, following, dgamma, dbeta)
+        return s / len(dx), products / len(dx)
+    s, products = 0.0, 0.0
+    (dy, x, statistics), (next_dy, next_x, next_statistics) = of_row, following
+    for start in range(0, len(dx), _SHORT):
+        few = slice(start, start + _SHORT)
+        of_few = _centre_and_look_at_few(
+            *((dy[few], x[few], statistics), gamma[few], dh, hdh, dx[few]),
+            *((next_dy[few], next_x[few], next_statistics), dgamma[few], dbeta[few]),
+        )
+        s += of_few[0]
+        products += of_few[1]
+    return s / len(dx), products / len(dx)
+
+
+@row_sum
+def _centre_and_look_at_few(of_row, gamma, dh, hdh, dx, following, dgamma, dbeta):
+    dy, x, (mean, rest, r) = of_row
+    next_dy, next_x, (next_mean, next_rest, next_r) = following
+    s, products = dx.dtype.type(0), dx.dtype.type(0)
+    widest_vectors()
+    for j in range(len(dx)):
+        hdy = _standard(next_x[j], next_mean, next_rest, next_r) * next_dy[j]
         dgamma[j] += hdy
-        dbeta[j] += dy[j]
-        dh += gamma[j] * dy[j]
-        hdh += gamma[j] * hdy
-    return float(dh), float(hdh)
-
-
-@row
-def _centre_each(dy, x, statistics, gamma, means, dx):
-    """As `_centre`, each place with a gamma of its own."""
-    mean, rest, r = statistics
-    dh, hdh = dy.dtype.type(means[0]), dy.dtype.type(means[1])
-    widest_vectors()
-    for j in range(len(dy)):
-        dx[j] = r * (gamma[j] * dy[j] - dh - _standard(x[j], mean, rest, r) * hdh)
+        dbeta[j] += next_dy[j]
+        s += gamma[j] * next_dy[j]
+        products += gamma[j] * hdy
+        dx[j] = _centred(dy[j], _standard(x[j], mean, rest, r), r, gamma[j], dh, hdh)
+    return float(s), float(products)

@@ -12,7 +12,7 @@ from numba import types
 
 from deepcore.backends.numpy.fast.compiled import InParts, Kernel, flat, plain, served, share, step
 from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, USABLE, ZERO, Writer, written
-from deepcore.backends.numpy.memory import empty
+from deepcore.backends.numpy.memory import Out, empty
 from deepcore.shapes import Padding, pool_output_shape
 
 _MOST = 256  # places in a window that one byte can count
@@ -20,12 +20,19 @@ BYTES = types.uint8[::1]
 _PLACES = ir.VectorType(ir.IntType(32), LANES)
 
 
-def max_pool(X: np.ndarray, kernel: Sequence[int], stride: Sequence[int], padding: Padding) -> Any:
+def max_pool(
+    X: np.ndarray,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Padding,
+    out: tuple[Out, Out] = (None, None),
+) -> Any:
     """Y = the largest number of each window, index = its place there. In two dimensions."""
     if not _suits(kernel, X):
         return NotImplemented
     shape = pool_output_shape(X.shape, kernel, stride, padding)
-    Y, index = empty(shape, X.dtype), empty(shape, np.dtype(np.uint8))
+    dtypes = X.dtype, np.dtype(np.uint8)
+    Y, index = (empty(shape, of) if there is None else there for of, there in zip(dtypes, out, strict=True))
     before = padding[0][0], padding[1][0]
     # the first window that lies in X, and the one behind the last, along each axis
     first = [min(o, -(-lo // s)) for o, lo, s in zip(shape[2:], before, stride, strict=True)]
@@ -132,12 +139,13 @@ def max_pool_backward(
     kernel: Sequence[int],
     stride: Sequence[int],
     padding: Padding,
+    out: Out = None,
 ) -> Any:
     """dX = dY where a number won, summed over the windows that it won; 0 elsewhere."""
     fit = dY.shape == index.shape and dY.shape[:2] == tuple(shape[:2])
     if not (fit and _suits(kernel, dY) and index.dtype == np.uint8):
         return NotImplemented
-    dX = empty(tuple(shape), dY.dtype)
+    dX = empty(tuple(shape), dY.dtype) if out is None else out
     rows = stride[0], padding[0][0]
     apart = padding[0][0] < kernel[0] <= stride[0] <= _MOST // 2  # which a byte can count
     if (kernel[1], stride[1], padding[1][0]) == (2, 2, 0) and apart:

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads
 
 from deepcore.backends.numpy import linear as numpy_linear
 from deepcore.backends.numpy.fast.activation import sigmoid_of
 from deepcore.backends.numpy.fast.compiled import InParts, flat, plain, row, share, step
-from deepcore.backends.numpy.fast.elementary import tanh
+from deepcore.backends.numpy.fast.elementary import tanh, widest_vectors
 from deepcore.backends.numpy.fast.linear import linear, linear_backward, pack
 from deepcore.backends.numpy.fast.simd import PANEL, ROWS, VECTORS, any_tile, side_by_side, vectors_of
+from deepcore.backends.numpy.fast.threads import pool
 from deepcore.backends.numpy.fast.workspace import is_float32, room
 from deepcore.backends.numpy.fast.writer import LANES, USABLE
 from deepcore.backends.numpy.memory import empty
@@ -49,7 +49,7 @@ def lstm_run(
     Y, gates, T = (empty(shape, _FLOAT32) for shape in ((n, t, h), (4, t, n, h), (t, n, h)))
     Hs, Cs = empty((t + 1, n, h), _FLOAT32), empty((t + 1, n, h), _FLOAT32)
     Hs[0], Cs[0] = H, C
-    samples = _shared_out(n, min(get_num_threads(), n))
+    samples = _shared_out(n, min(pool.parts(), n))
     (panels,) = room(1, _packed_size(h, 4 * h))
     _pack.run(len(samples), flat(W_hh), False, h, 4 * h, 4 * h, panels[0])
     arrays = A, reverse, Hs, Cs, gates, T, Y
@@ -78,7 +78,7 @@ def lstm_run_backward(
         return NotImplemented
     dH, dC = (np.array(x, order="C", subok=False) for x in (dH, dC))
     dA = empty((t, n, 4 * h), _FLOAT32)
-    samples = _shared_out(n, min(get_num_threads(), n))
+    samples = _shared_out(n, min(pool.parts(), n))
     (panels,) = room(1, _packed_size(4 * h, h))
     _pack.run(len(samples), flat(W_hh), True, 4 * h, h, 4 * h, panels[0])
     arrays = plain(dY), reverse, plain(gates), plain(T), plain(C), dA, dH, dC, _ZEROS
@@ -184,6 +184,7 @@ def multiply(A, K, panels, columns, C, c, C_rows, count, start, s, follow):
 @row
 def _apply_gates(a, I, F, G, O):
     """Sigmoids, and of g a tanh, of the four parts of a."""
+    widest_vectors()
     h = len(I)
     i, f, g, o = a[:h], a[h : 2 * h], a[2 * h : 3 * h], a[3 * h :]
     for j in range(len(I)):
@@ -199,6 +200,7 @@ def _apply_gates(a, I, F, G, O):
 @row
 def _update(I, F, G, O, c, new_c, T, new_h, y):
     """c' = F c + I G   T = tanh c'   h' = y = O T"""
+    widest_vectors()
     for j in range(len(c)):
         new_c[j] = F[j] * c[j] + I[j] * G[j]
     for j in range(len(T)):
@@ -212,6 +214,7 @@ def _update(I, F, G, O, c, new_c, T, new_h, y):
 @row
 def _update_backward(dy, I, F, G, O, T, c, dh, dc, da):
     """The formulas of ops.recurrent.lstm_backward, in loops that write to one array each, for vectors."""
+    widest_vectors()
     h = len(dh)
     dI, dF, dG, dO = da[:h], da[h : 2 * h], da[2 * h : 3 * h], da[3 * h :]
     one = dh.dtype.type(1)

@@ -82,7 +82,7 @@ def sums(x, m):
         part, part_squares = x.dtype.type(0), x.dtype.type(0)
         widest_vectors()
         for j in range(len(few)):
-            d = _difference(few[j], m)
+            d = difference(few[j], m)
             part += d
             part_squares += d * d
         s += part
@@ -90,6 +90,7 @@ def sums(x, m):
     return s, squares
 
 
-@inline  # before anything is added: where x is near m, it is exact
-def _difference(x, m):
+@inline
+def difference(x, m):
+    """x - m, taken before anything is added: where x is near m, it is exact."""
     return x - m

@@ -37,8 +37,10 @@ class _Pool:
 
     def count(self) -> int:
         """How many threads may be used now."""
-        if self.forked:
-            return 1
+        return 1 if self.forked else self.parts()
+
+    def parts(self) -> int:
+        """How many threads there are, in a forked child too: sums in as many parts have the same bits."""
         _launch()
         return numba.get_num_threads()
 

@@ -38,7 +38,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import get_num_threads
 
 from deepcore.backends.numpy.fast.compiled import InParts, flat, step
 from deepcore.backends.numpy.fast.phases import add_threads, apart, join_phases
@@ -57,9 +56,10 @@ from deepcore.backends.numpy.fast.simd import (
     turn,
     vectors_of,
 )
+from deepcore.backends.numpy.fast.threads import pool
 from deepcore.backends.numpy.fast.workspace import room, steps
 from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, OFFSETS, standing_alone
-from deepcore.backends.numpy.memory import empty
+from deepcore.backends.numpy.memory import Out, empty
 from deepcore.shapes import Padding
 
 POINTS = {2: (0, 1, -1), 4: (0, 3 / 4, -3 / 4, 3 / 2, -3 / 2)}  # for each m; and infinity
@@ -168,14 +168,15 @@ def convolve(
     bias: np.ndarray,
     padding: Padding,
     shape: tuple[int, ...],
+    out: Out,
 ) -> np.ndarray:
     """Y of a shape, by tiles of m x m. With `turned_round`, X is dY, and Y is dX."""
     n, c = X.shape[:2]
     f = shape[1]
-    threads, numbers, length = min(get_num_threads(), n), (m + 2) ** 2, whole_vectors(c)
+    threads, numbers, length = min(pool.parts(), n), (m + 2) ** 2, whole_vectors(c)
     plan = _plan(m, X.shape[1:], padding, shape[2:], -(-n // threads))
     size = whole_vectors(plan.group * plan.tiles.count) + LANES  # of a row of results
-    Y = empty(shape, np.float32)
+    Y = empty(shape, np.float32) if out is None else out
     U, pixels, images, V, M, results, filters = room(
         threads,
         *(-(-numbers * apart(f * length) // threads), plan.tiles.pixels, plan.tiles.size),
@@ -196,7 +197,7 @@ def convolve_dW(m: int, dY: np.ndarray, X: np.ndarray, padding: Padding) -> np.n
     """dW of 3 x 3 filters, by tiles of m x m."""
     n, f, *out = dY.shape
     c = X.shape[1]
-    threads, numbers, width = get_num_threads(), (m + 2) ** 2, whole_vectors(f)
+    threads, numbers, width = pool.parts(), (m + 2) ** 2, whole_vectors(f)
     # whose sums are larger than what is summed had better all be taken by one thread
     by_channels = n * math.prod(-(-size // m) for size in out) < c
     threads = min(threads, c if by_channels else n)
