@@ -105,39 +105,53 @@ class Function(Node, Shown):
         Raises MixedBackendError, DTypeError, and what forward raises; then nothing has changed.
         """
         thread = CURRENT.thread
-        outer, who = thread.running, thread.who
+        outer = thread.running
         if outer is None:
-            inputs = self._admit(inputs)
+            return self._call_outermost(thread, inputs)
         record = Record(inputs)
         if self._has_weights or self.wants_floats:
             self._check_inputs(record)
         if thread.records and not thread.inference:
-            if outer is not None:
-                outer.calls.append((self, record))
+            outer.calls.append((self, record))
             self._last.record = record
+        who = thread.who
         thread.running, thread.who = record, self
         try:
-            if outer is None:
-                Y = record.output = _quietly(self.forward, *record.inputs)
-                if is_tracked(Y):
-                    raise tracked(self, "an input or a weight")
-            else:
-                Y = self.forward(*record.inputs)
-                record.shape = getattr(Y, "shape", None)
-        except BaseException as error:
-            if outer is None:
-                self._fail(thread)
-            if type(error) is TypeError:
-                self._check_count(inputs)
+            Y = self.forward(*record.inputs)
+        except TypeError as error:
+            self._explain(error, inputs)
             raise
         finally:
             thread.running, thread.who = outer, who
-        if thread.staged and outer is None and thread.commits:
+        record.shape = getattr(Y, "shape", None)
+        return Y
+
+    def _call_outermost(self, thread: Any, inputs: tuple[Any, ...]) -> Any:
+        record = Record(self._admit(inputs))
+        if self._has_weights or self.wants_floats:
+            self._check_inputs(record)
+        if thread.records and not thread.inference:
+            self._last.record = record
+        before = thread.who
+        thread.running, thread.who = record, self
+        try:
+            Y = record.output = _quietly(self.forward, *record.inputs)
+            if is_tracked(Y):
+                raise tracked(self, "an input or a weight")
+        except BaseException as error:
+            self._fail(thread)
+            self._explain(error, record.inputs)
+            raise
+        finally:
+            thread.running, thread.who = None, before
+        if thread.staged and thread.commits:
             thread.staged.commit()
         return Y
 
-    def _check_count(self, inputs: tuple[Any, ...]) -> None:
-        """Raise DTypeError if forward takes another number of inputs: looked at when a call has failed."""
+    def _explain(self, error: BaseException, inputs: tuple[Any, ...]) -> None:
+        """Raise DTypeError instead of an error of Python's, if forward takes another number of inputs."""
+        if type(error) is not TypeError:
+            return
         wanted = inspect.signature(self.forward)
         try:
             wanted.bind(*inputs)
@@ -238,6 +252,12 @@ class Function(Node, Shown):
                 f"{self._who()}.backward: dY must have the shape of the output, {tuple(shape)}, "
                 f"got {tuple(dY.shape)}{remedy}"
             )
+
+    def _check_inner_gradient(self, shape: Any, dY: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """Raise if one gradient is given, and not of the shape of the output of a call inside another."""
+        if len(dY) + len(named) == 1:
+            (given,) = dY or named.values()
+            self._check_gradient(given, shape, "; each backward must return a gradient of its input's shape")
 
     # ---- records
 
@@ -346,7 +366,6 @@ class Function(Node, Shown):
         return clone
 
 
-_OF_ANOTHER_SHAPE = "; each backward must return a gradient of the shape of its input"
 _MATHEMATICS = frozenset({"forward", "backward", "local_grad", "_update_weights"})
 NEVER_COPIED = frozenset({"_last", "_structure", "_grown", "_gradients_gone"})
 
@@ -365,32 +384,20 @@ def _with_record(backward: Callable[..., Any]) -> Callable[..., Any]:
         outer, who = thread.running, thread.who
         if who is self:  # super().backward(dY), inside a backward that has found its record
             return backward(self, *dY, **named)
-        record = self._last.record if outer is None else outer.take(self)
+        if outer is None:
+            return _backward_outermost(self, backward, thread, dY, named, accumulate)
+        record = outer.take(self)
         if record is None or record.undone:
             raise _nothing_to_undo(self, record, outer)
-        if outer is None:
-            dY, named = self._fit_gradient(record, dY, named)
-            if not accumulate:
-                forget_gradients(self)
-        elif record.shape is not None and len(dY) + len(named) == 1:
-            (given,) = dY or named.values()
-            if getattr(given, "shape", None) != record.shape:
-                self._check_gradient(given, record.shape, _OF_ANOTHER_SHAPE)
+        shape = record.shape
+        if shape is not None and (named or (dY and getattr(dY[0], "shape", None) != shape)):
+            self._check_inner_gradient(shape, dY, named)
         thread.running, thread.who = record, self
         try:
-            if outer is None:
-                if accumulate:
-                    dX = _quietly(self._add, backward, dY, named)
-                else:
-                    dX = _quietly(backward, self, *dY, **named)
-            elif self._has_weights and self.weight_update:  # a second call of the layer in this pass
+            if self._has_weights and self.weight_update:  # a second call of the layer in this pass
                 dX = self._add(backward, dY, named)
             else:
                 dX = backward(self, *dY, **named)
-        except BaseException:
-            if outer is None:  # half of the gradients are no gradients
-                forget_gradients(self)
-            raise
         finally:
             thread.running, thread.who = outer, who
         record.undone = True
@@ -400,6 +407,32 @@ def _with_record(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     wrapped._finds_record = True  # type: ignore[attr-defined]
     return wrapped
+
+
+def _backward_outermost(
+    self: Any, backward: Callable[..., Any], thread: Any, dY: Any, named: dict[str, Any], accumulate: bool
+) -> Any:
+    who, record = thread.who, self._last.record
+    if record is None or record.undone:
+        raise _nothing_to_undo(self, record, None)
+    dY, named = self._fit_gradient(record, dY, named)
+    if not accumulate:
+        forget_gradients(self)
+    thread.running, thread.who = record, self
+    try:
+        if accumulate:
+            dX = _quietly(self._add, backward, dY, named)
+        else:
+            dX = _quietly(backward, self, *dY, **named)
+    except BaseException:  # half of the gradients are no gradients
+        forget_gradients(self)
+        raise
+    finally:
+        thread.running, thread.who = None, who
+    record.undone = True
+    if thread.drops:
+        self._last.record = None
+    return dX
 
 
 def _unrecorded_when_direct(forward: Callable[..., Any]) -> Callable[..., Any]:

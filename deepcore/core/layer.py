@@ -56,7 +56,8 @@ class Layer(Function):
 
     def _update_weights(self, lr: float) -> None:
         """One step of gradient descent: W <- W - lr dW. Override it for a rule of the layer's own."""
-        commit([self.weight], [descend(self.weight, self.weight_update, lr)])
+        new = descend(self.weight, self.weight_update, lr)
+        commit([(self.weight, name, W) for name, W in new.items()])
 
     def _check_inputs(self, record: Record) -> None:
         """Note the weights in the record; raise unless they are floats, of the input's library and dtype."""

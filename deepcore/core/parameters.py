@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain, combinations
 from typing import Any
 
-from deepcore.backends.registry import array_namespace, backend_of
+from deepcore.backends.registry import array_namespace, backend_of, is_array
 from deepcore.core.function import Function
 from deepcore.core.layer import Layer
-from deepcore.core.record import commit
+from deepcore.core.record import Store, commit
 from deepcore.core.tree import Tree
 from deepcore.errors import ShapeError, StateError
 
@@ -40,12 +40,8 @@ class Parameter:
 
     def gradient(self) -> Any:
         """The sum of the gradients that its places got in the last pass, or None."""
-        places = self.places
-        layer, name = places[0]
-        total = layer.weight_update.get(name)
-        if len(places) == 1:  # nearly always
-            return total
-        for layer, name in places[1:]:
+        total = None
+        for layer, name in self.places:  # nearly always one
             dW = layer.weight_update.get(name)
             total = dW if total is None else total if dW is None else total + dW
         return total
@@ -73,10 +69,11 @@ def find_parameters(root: Function) -> dict[str, Parameter]:
 
 
 def _parameters_of(tree: Tree) -> dict[str, Parameter]:
-    pattern: list[Any] = [name for layer in tree.layers for name in layer.weight]
-    weights = [W for layer in tree.layers for W in layer.weight.values()]
+    tables = [layer.weight for layer in tree.layers]
+    pattern: list[Any] = [*chain(*tables)]  # their names
+    weights = [*chain(*map(dict.values, tables))]
     ids = [*map(id, weights)]  # sound, since the layers hold the arrays meanwhile
-    if len(set(ids)) < len(ids):
+    if len({*ids}) < len(ids):
         first: dict[int, int] = {}
         pattern += [first.setdefault(one, len(first)) for one in ids]  # which weights are the same array
     if tree.parameters is None or tree.parameters[0] != pattern:
@@ -84,8 +81,10 @@ def _parameters_of(tree: Tree) -> dict[str, Parameter]:
     found = tree.parameters[1]
     if weights:
         view_of = backend_of(weights[0]).view_of
-        if [W for W in weights if getattr(W, view_of, None) is not None]:
-            _refuse_views(found)
+        for W in weights:
+            if getattr(W, view_of, None) is not None:
+                _refuse_views(found)
+                break
     return found
 
 
@@ -116,7 +115,7 @@ def _refuse_views(parameters: dict[str, Parameter]) -> None:
         owner = backend_of(parameter.value).memory_owner(parameter.value)
         neighbours.setdefault(id(owner), []).append(parameter)
     for group in neighbours.values():
-        for a, b in itertools.combinations(group, 2):
+        for a, b in combinations(group, 2):
             if backend_of(a.value).share_memory(a.value, b.value):
                 raise StateError(
                     f"weights {a.path} and {b.path} are two views of one memory (a transposed tie?); "
@@ -140,30 +139,25 @@ def find_buffers(root: Function) -> dict[str, tuple[Function, str]]:
 class Changes:
     """New values for weights, buffers and other dictionaries, which all become current at once."""
 
-    def __init__(self) -> None:
-        self.live: list[dict[str, Any]] = []
-        self.new: list[dict[str, Any]] = []
-        self.later: list[Callable[[], None]] = []  # what `commit` calls: each overwrites some arrays
+    def __init__(self, stores: Iterable[Store] = ()) -> None:
+        self.stores = [*stores]  # (table, name, value): table[name] becomes value
+        self.later: list[Callable[[], None]] = []  # what `commit` calls first: each overwrites some arrays
 
-    def set(self, live: dict[str, Any], new: dict[str, Any]) -> None:
-        """live.update(new), when the changes are committed."""
-        self.live.append(live)
-        self.new.append(new)
+    def set(self, table: dict[str, Any], new: dict[str, Any]) -> None:
+        """table.update(new), when the changes are committed."""
+        self.stores += [(table, name, value) for name, value in new.items()]
 
     def set_parameter(self, parameter: Parameter, value: Any) -> None:
         """A new array in every place where a weight stands. Raises StateError for a mere stand-in."""
-        places = parameter.places
-        layer, name = places[0]
-        kind, new = type(layer.weight[name]), type(value)
-        if new is not kind and not issubclass(new, kind) and not issubclass(kind, new):
-            raise _stand_in(parameter.path)
-        for layer, name in places:
-            self.live.append(layer.weight)
-            self.new.append({name: value})
+        for layer, name in parameter.places:
+            table = layer.weight
+            if type(value) is not type(table[name]):
+                value = _an_array(parameter.path, table[name], value)
+            self.stores.append((table, name, value))
 
     def commit(self) -> None:
         """Make all changes current, in a single step."""
-        commit(self.live, self.new, self.later)
+        commit(self.stores, self.later)
 
 
 def new_weights(
@@ -194,17 +188,18 @@ def new_weights(
         if not parameter.trainable:
             continue
         layer, name = parameter.places[0]
-        # asked before a variable here holds the array
-        offer = {"later": changes.later} if overwrites and parameter.unheld() else {}
+        unheld = overwrites and parameter.unheld()  # asked before a variable here holds the array
         W = layer.weight[name]
         if dW.shape != W.shape or dW.dtype is not W.dtype:
             dW = _fit(parameter, dW)
         if scale is not None:
             dW = dW * scale
-        if type(layer)._update_weights is Layer._update_weights:
-            changes.set_parameter(parameter, rule(parameter, W, dW, **offer))
-        else:
+        if type(layer)._update_weights is not Layer._update_weights:
             own.setdefault(layer, {})[name] = parameter, dW
+        elif unheld:
+            changes.set_parameter(parameter, rule(parameter, W, dW, later=changes.later))
+        else:
+            changes.set_parameter(parameter, rule(parameter, W, dW))
     if parameters and not reached:
         raise StateError(
             "there are no gradients to update the weights with; call out = net(X), net.loss(out, y) "
@@ -219,12 +214,19 @@ def new_weights(
     return changes
 
 
-def _stand_in(path: str) -> StateError:
-    """The error for what only stands for an array, while another program traces this one."""
-    return StateError(
-        f"{path}: the update gave no array but a stand-in, as inside jax.jit or jax.grad, which would stay "
-        "in the net; compile the whole step with net.compile(optimizer)"
-    )
+def _an_array(path: str, W: Any, value: Any) -> Any:
+    """The new value of W as an array, which of an array without axes NumPy's arithmetic gives a scalar.
+
+    Raises StateError for what only stands for an array, while another program traces this one.
+    """
+    if is_array(value):
+        value = array_namespace(value).asarray(value)
+    if not isinstance(value, type(W)) and not isinstance(W, type(value)):
+        raise StateError(
+            f"{path}: the update gave no array but a stand-in, as inside jax.jit or jax.grad, which would "
+            "stay in the net; compile the whole step with net.compile(optimizer)"
+        )
+    return value
 
 
 def _strangers(layer: Layer) -> StateError:

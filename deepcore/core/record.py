@@ -9,11 +9,11 @@ pointer to the running call, one per thread, and a pointer to the last call, one
 from __future__ import annotations
 
 import contextlib
-import itertools
-import operator
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, starmap
+from operator import call, setitem
 from typing import Any
 
 from deepcore.errors import StateError
@@ -59,6 +59,7 @@ class Staged(dict[Any, dict[str, Any]]):
         """Make them current, all at once. Raises StateError for stand-ins, which would stay in the net."""
         staged = dict(self)
         self.clear()
+        stores: list[Store] = []
         for f, buffers in staged.items():
             for name, x in buffers.items():
                 old = f.buffer.get(name, x)
@@ -67,19 +68,21 @@ class Staged(dict[Any, dict[str, Any]]):
                         f"{f._who()}: {name} became no array but a stand-in, as inside jax.jit or jax.grad; "
                         "use net.eval() there, or net.compile(optimizer) for a whole step"
                     )
-        commit([f.buffer for f in staged], list(staged.values()))
+                stores.append((f.buffer, name, x))
+        commit(stores)
 
 
-def commit(
-    live: list[dict[str, Any]], new: list[dict[str, Any]], calls: Sequence[Callable[[], None]] = ()
-) -> None:
-    """Make all calls and update every dict of `live` from its partner in `new`, in a single C-level call.
+Store = tuple[dict[str, Any], str, Any]
+
+
+def commit(stores: Iterable[Store], calls: Iterable[Callable[[], None]] = ()) -> None:
+    """Make all calls, then table[name] = value for each of the stores, in a single C-level call.
 
     A signal handler runs between two byte codes, so that an interrupt comes before or after, never
     in the middle: over 300 interrupts this tore no state, a loop of stores tore 166. So no call may run
     byte code of its own, nor raise.
     """
-    deque(itertools.chain(map(operator.call, calls), map(dict.update, live, new)), maxlen=0)
+    deque(chain(map(call, calls), starmap(setitem, stores)), maxlen=0)
 
 
 class Thread:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Iterable, Sequence
+from operator import is_
 from typing import Any
 
 from deepcore.errors import StateError
@@ -78,7 +78,7 @@ EDITS = _Edits()
 class Tree:
     """All Nodes at or below a root. Looked for once, and kept until the structure of one has changed."""
 
-    __slots__ = ("edits", "layers", "nodes", "parameters", "places", "structures", "tables")
+    __slots__ = ("edits", "layers", "lists", "nodes", "parameters", "places", "structures", "tables")
 
     def __init__(self, root: Node):
         self.edits = EDITS.latest  # as of when the structures were looked at
@@ -86,7 +86,10 @@ class Tree:
         self.structures: dict[Any, _Structure] = {}
         self._add("", root, True, ())
         self.nodes: list[Any] = list(self.structures)  # each once
-        self.tables = [table for structure in self.structures.values() for table in structure.tables]
+        tables = [table for structure in self.structures.values() for table in structure.tables]
+        # lists that are watched whole, as they are and as they were; and all other tables
+        self.lists = [(t.value, t.before) for t in tables if type(t.value) is list and t.before is not None]
+        self.tables = [t for t in tables if type(t.value) is not list or t.before is None]
         self.layers = [node for node in self.nodes if node._has_weights]
         self.parameters: Any = None  # for find_parameters to keep what it found
 
@@ -112,6 +115,13 @@ class Tree:
                 if node._structure is not structure:
                     return False
             self.edits = edits
+        return self.tables_hold()
+
+    def tables_hold(self) -> bool:
+        """The same as long as no attribute has been set."""
+        for items, before in self.lists:
+            if len(items) != len(before) or not all(map(is_, items, before)):
+                return False
         for table in self.tables:  # noqa: SIM110 - all() of a generator takes twice as long
             if not table.holds():
                 return False
@@ -159,11 +169,11 @@ class _Table:
         self.before = tuple(_items(value)) if watched or self.size <= _SHORT else None
 
     def holds(self) -> bool:
-        value = self.value
+        value, before = self.value, self.before
         size = len(value)
-        if self.before is not None:
+        if before is not None:
             items = value if type(value) is list else _items(value)
-            return size == self.size and all(map(operator.is_, items, self.before))
+            return size == self.size and all(map(is_, items, before))
         added = itertools.islice(_items(self.value), self.size, None) if size != self.size else ()
         if size < self.size or any(isinstance(item, Node | list | tuple | dict) for item in added):
             return False

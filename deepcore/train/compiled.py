@@ -93,16 +93,23 @@ class CompiledStep:
         isn't compiled, or is on NumPy, raises LabelError at once; of another the loss is NaN, and a later
         step, or `check`, raises.
         """
-        before = select.precision.get()
-        try:
-            select.precision.set(self.precision)
-            changes, _, loss = self.changes(X, y)
-        finally:
-            select.precision.set(before)
+        if select.precision.get() != self.precision:
+            before = select.precision.set(self.precision)
+            try:
+                return self(X, y)
+            finally:
+                select.precision.reset(before)
+        changes, _, loss = self.changes(X, y)
         changes.commit()
         if len(self._doubts) >= _MOST_DOUBTS:
             self.check()
         return loss
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise UnsupportedError(
+            "a compiled step can't be copied or pickled: it belongs to its net and its optimizer; "
+            "copy these, and make a step of the copies with net.compile(optimizer)"
+        )
 
     def check(self) -> None:
         """Raise LabelError if a label of a compiled step was out of range. Waits for the steps so far."""
@@ -110,9 +117,7 @@ class CompiledStep:
         if not doubts:
             return
         flags = [fit for fit, *_ in doubts]
-        fits = select.to_numpy(
-            array_namespace(flags[0]).stack(flags)
-        )  # one look at the device, not one for each
+        fits = select.to_numpy(array_namespace(flags[0]).stack(flags))  # one look at the device, not many
         bad = [doubt for doubt, fit in zip(doubts, fits, strict=True) if not fit]
         for _, _, _, paths in bad:  # those steps changed nothing, so they don't count
             self.optimizer.progress["steps"] -= 1
@@ -125,14 +130,15 @@ class CompiledStep:
     def changes(self, X: Any, y: Any) -> tuple[Changes, Any, Any]:
         """What the step changes, not yet committed; the output, or None unless it is wanted; the loss."""
         batch = layout(X), layout(y), current_generator().seed
-        standing = self._standing
-        if standing is not None and standing.holds():
-            program, move = standing.programs.get(batch, (None, None))
-        else:
-            standing, program, move = None, None, None
+        standing, known = self._standing, None
+        if standing is not None:
+            if standing.holds():
+                known = standing.programs.get(batch)
+            else:
+                standing = None
         try:
-            if standing is not None and program is not None:
-                done = self._run(program, move, standing, X, y)
+            if standing is not None and known is not None:
+                done = self._run(*known, standing, X, y)
             else:
                 done = self._by_new_program(standing, X, y, batch)
         except Diverged:
@@ -171,7 +177,7 @@ class CompiledStep:
             return None
         backend_of(first_weight(net), X, y)  # raises unless they are of one library
         optimizer.check_net(net)
-        if standing is None:
+        if standing is None or (standing.key, batch) not in self._programs:  # one is made of what is now
             standing = self._standing = Standing(net, optimizer, backend)
         key = standing.key, batch
         program = self._programs.get(key) or _Program(self, standing)
@@ -204,8 +210,8 @@ class CompiledStep:
         self, program: _Program, move: Move | None, standing: Standing, X: Any, y: Any
     ) -> tuple[Changes, Any, Any]:
         """One step of a program.   move: None where it isn't known yet"""
-        generator = current_generator()
-        program.set_numbers(standing, generator)
+        if program.draws or program.numbers is not standing.constant or program.numbers is None:
+            program.set_numbers(standing, current_generator())
         loss, *new = program.function(X, y, program.row, program.called, *standing.arrays)
         out = new.pop(0) if self.output else None
         fit = new.pop(0) if program.in_doubt else None
@@ -218,6 +224,7 @@ class CompiledStep:
             good = good is None or bool(good)
             changes = judged(standing.after(move, new) if good else Changes(), good, self.loss_scale)
         if program.draws:
+            generator = current_generator()
             drawn = {s: generator.calls.get(s, 0) + n for s, n in program.draws.items()}
             changes.set(generator.calls, drawn)
         if fit is not None:
@@ -255,9 +262,10 @@ class _Program:
         """Make `row` and `called` what they must be for the coming step."""
         numbers = standing.numbers()
         if self.loss_scale is not None:
-            numbers.append(self.loss_scale.value)
+            numbers = [*numbers, self.loss_scale.value]
         if numbers != self.numbers:
-            self.numbers, self.row = numbers, self._put(np.array(numbers, standing.arrays[0].dtype), standing)
+            self.row = self._put(np.array(numbers, standing.arrays[0].dtype), standing)
+        self.numbers = numbers
         if self.draws or self.standing:  # it draws, or nobody knows yet
             called = np.zeros(self.most_slots, np.uint32)
             for stream, slot in self.slots.items():
@@ -301,7 +309,7 @@ class _Program:
         after = Standing(net, optimizer, self.backend).arrays
         self.moved = [i for i, (old, new) in enumerate(zip(arrays, after, strict=True)) if new is not old]
 
-        moved = [array_namespace(after[i]).astype(after[i], arrays[i].dtype, copy=False) for i in self.moved]
+        moved = [array_namespace(after[i]).asarray(after[i], dtype=arrays[i].dtype) for i in self.moved]
         if fit is not None:  # all as it was if a label doesn't fit
             moved = update.either(fit, *moved, *(arrays[i] for i in self.moved))
         if good is not None and fit is not None:
@@ -335,8 +343,8 @@ class _Program:
         net = copy.deepcopy(self.net, given)
         optimizer = copy.copy(self.optimizer)
         optimizer.state = {path: {"step": 0} for path in standing.paths}
-        for k, name, i in standing.memory:
-            optimizer.state[standing.paths[k]][name] = arrays[i]
+        for path, row in zip(standing.paths, standing.row_of, strict=True):
+            optimizer.state[path].update({name: arrays[i] for name, i in standing.memory[row]})
         optimizer.progress = {"steps": 0}
         optimizer.bind(net)
         return net, optimizer

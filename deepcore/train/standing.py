@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-import operator
 from fnmatch import fnmatchcase
+from itertools import compress
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 from deepcore.backends.base import Backend
@@ -29,27 +30,33 @@ class Standing:
         self.settings, self.overrides = dict(optimizer.settings), copy.deepcopy(optimizer.overrides)
         parameters, buffers = find_parameters(net), find_buffers(net)
         self.paths = [path for path, p in parameters.items() if p.trainable]
-        self.rows: list[dict[str, Any]] = []  # what the optimizer keeps of each of them
-        self.arrays = [*(p.value for p in parameters.values()), *(f.buffer[n] for f, n in buffers.values())]
-        # where each array stands: a dict of the net, a name, and its number in `arrays`
-        self.cells = [
-            (layer.weight, name, i) for i, p in enumerate(parameters.values()) for layer, name in p.places
-        ]
-        self.cells += [(f.buffer, name, i) for i, (f, name) in enumerate(buffers.values(), len(parameters))]
-        self.tables = [t for f in functions(net) for t in (f.weight, f.buffer) if t]
-        self.sizes = [*map(len, self.tables)]
         self.weights = {path: i for i, path in enumerate(parameters)}
         self.parameters = list(parameters.values())
-        # the same for the optimizer's arrays: a number in `rows`, a name, a number in `arrays`
-        self.memory: list[tuple[int, str, int]] = []
-        for k, path in enumerate(self.paths):
-            memory = optimizer.memory(path, parameters[path].value)
-            self.rows.append({"step": optimizer.steps_of(path), **memory})
-            for name, x in memory.items():
-                self.memory.append((k, name, len(self.arrays)))
-                self.arrays.append(x)
+        self.arrays = [*(p.value for p in parameters.values()), *(f.buffer[n] for f, n in buffers.values())]
+        # what changes: tables[j][names[j]] is values[j]; an array of the net is arrays[places[j]]
+        self.tables: list[dict[str, Any]] = []
+        self.names: list[str] = []
+        self.places: list[int] = []
+        for i, parameter in enumerate(parameters.values()):
+            for layer, name in parameter.places:
+                self._watch(layer.weight, name, i)
+        for i, (f, name) in enumerate(buffers.values(), len(parameters)):
+            self._watch(f.buffer, name, i)
+        self.whole = [table for f in functions(net) for table in (f.weight, f.buffer) if table is not None]
+        self.sizes = [*map(len, self.whole)]
+        # what the optimizer keeps of path number k is rows[row_of[k]]; in that, memory[row_of[k]] says which
+        # name is which array
+        self.rows: list[dict[str, Any]] = []
+        self.row_of = [0] * len(self.paths)
+        self.memory: list[list[tuple[str, int]]] = []
         self.groups = self._find_groups()
+        self._add_rows()
         self.rates = self._find_rates()
+        self.constant: list[float] | None = None  # `numbers`, if they are the same at every step
+        self.state, self.progress = optimizer.state, optimizer.progress
+        self.tables += [*[self.state] * len(self.paths), self.progress]
+        self.names += [*self.paths, "steps"]
+        self.values = self._values(self.arrays, self.rows, optimizer.steps)
         # by the layouts of a batch, a program, and where its results go
         self.programs: dict[Any, tuple[_Program, Move]] = {}
         self.key = (
@@ -61,47 +68,73 @@ class Standing:
             tuple(map(layout, self.arrays)),
         )
 
+    def _watch(self, table: dict[str, Any], name: str, number: int) -> None:
+        self.tables.append(table)
+        self.names.append(name)
+        self.places.append(number)
+
+    def _values(self, arrays: list[Any], rows: list[dict[str, Any]], steps: int) -> list[Any]:
+        return [*map(arrays.__getitem__, self.places), *map(rows.__getitem__, self.row_of), steps]
+
     def _find_groups(self) -> list[list[int]]:
-        """The rows of weights for which the optimizer's numbers are the same at every step."""
+        """The numbers of paths for which the optimizer's numbers are the same at every step."""
         groups: dict[Any, list[int]] = {}
-        for k, (path, row) in enumerate(zip(self.paths, self.rows, strict=True)):
+        for k, path in enumerate(self.paths):
             matched = tuple(pattern for pattern in self.overrides if fnmatchcase(path, pattern))
-            groups.setdefault((matched, row["step"]), []).append(k)
+            groups.setdefault((matched, self.optimizer.steps_of(path)), []).append(k)
         return list(groups.values())
+
+    def _add_rows(self) -> None:
+        """What the optimizer keeps of each path; without arrays it is the same for all of a group.
+
+        In the order of paths, not of groups: a program, whose weights all stand at step 0, has other groups.
+        """
+        bare: dict[int, int] = {}  # the first path of a group -> the row that has no arrays
+        first = {k: group[0] for group in self.groups for k in group}
+        for k, path in enumerate(self.paths):
+            memory = self.optimizer.memory(path, self.parameters[self.weights[path]].value)
+            self.row_of[k] = len(self.rows) if memory else bare.setdefault(first[k], len(self.rows))
+            if self.row_of[k] == len(self.rows):
+                self.rows.append({"step": self.optimizer.steps_of(path), **memory})
+                self.memory.append([(name, i) for i, name in enumerate(memory, len(self.arrays))])
+                self.arrays += memory.values()
 
     def numbers(self) -> list[float]:
         """What the optimizer's rule needs to know for the coming step, one group after the other."""
-        rule = self.optimizer._numbers
-        return [x for s, k in self.rates for x in rule(s, self.rows[k]["step"] + 1).values()]
+        numbers = self.constant
+        if numbers is None:
+            numbers = []
+            for settings, row in self.rates:
+                numbers += self.optimizer._numbers(settings, self.rows[row]["step"] + 1).values()
+            if type(self.optimizer)._numbers is Optimizer._numbers:  # no step differs from the next
+                self.constant = numbers
+        return numbers
 
     def _find_rates(self) -> list[tuple[dict[str, Any], int]]:
         """For each group its settings, and the number in `rows` of one of its weights."""
-        return [(self.optimizer.settings_of(self.paths[k]), k) for k, *_ in self.groups]
+        return [(self.optimizer.settings_of(self.paths[k]), self.row_of[k]) for k, *_ in self.groups]
 
     def holds(self) -> bool:
         """Whether everything is where the last step of a program left it. The rate may differ."""
-        optimizer, arrays = self.optimizer, self.arrays
-        if EDITS.latest != self.edits:
+        optimizer = self.optimizer
+        if EDITS.latest != self.edits or not self.tree.tables_hold():
             return False
-        for table in self.tree.tables:
-            if not table.holds():
-                return False
         if optimizer.settings != self.settings:
             if {**optimizer.settings, "lr": None} != {**self.settings, "lr": None}:
                 return False
-            self.settings, self.rates = dict(optimizer.settings), self._find_rates()
+            self.settings, self.rates, self.constant = dict(optimizer.settings), self._find_rates(), None
         if optimizer.overrides != self.overrides:
             return False
-        for table, name, i in self.cells:
-            if table.get(name) is not arrays[i]:
-                return False
-        if [*map(len, self.tables)] != self.sizes:
+        if optimizer.state is not self.state or optimizer.progress is not self.progress:
             return False
-        if not all(map(operator.is_, map(optimizer.state.get, self.paths), self.rows)):
+        if not all(map(is_, map(dict.get, self.tables, self.names), self.values)):
             return False
-        for k, name, i in self.memory:  # noqa: SIM110 - all() of a generator takes twice as long
-            if self.rows[k].get(name) is not arrays[i]:
-                return False
+        if [*map(len, self.whole)] != self.sizes:
+            return False
+        for row, memory in zip(self.rows, self.memory, strict=True):
+            for name, i in memory:
+                if row.get(name) is not self.arrays[i]:
+                    return False
         return True
 
     def after(self, move: Move, new: list[Any]) -> Changes:
@@ -109,34 +142,26 @@ class Standing:
 
         They are taken for made: if they are not committed, `holds` is False for good.
         """
-        if [*map(type, new)] != move.kinds:
+        if not self.backend.on_host and [*map(type, new)] != move.kinds:
             for i, x in zip(move.moved, new, strict=True):
                 if i < len(self.parameters):
                     Changes().set_parameter(self.parameters[i], x)  # raises if it is a mere stand-in
-        arrays, rows = self.arrays.copy(), self.rows.copy()
-        for i, x in zip(move.moved, new):  # noqa: B905 - a length that differs has raised above
-            arrays[i] = x
-        state: dict[str, dict[str, Any]] = {}
-        for k, path, memory in move.rows:
-            row = {"step": rows[k]["step"] + 1}
+        arrays = new
+        if not move.all_arrays:
+            arrays = self.arrays.copy()
+            for i, x in zip(move.moved, new, strict=True):
+                arrays[i] = x
+        rows: list[dict[str, Any]] = []
+        for row, memory in zip(self.rows, self.memory, strict=True):
+            row = {"step": row["step"] + 1}
             for name, i in memory:
                 row[name] = arrays[i]
-            rows[k] = state[path] = row
-        for ks, paths in move.bare:
-            row = {"step": rows[ks[0]]["step"] + 1}
-            state.update(dict.fromkeys(paths, row))
-            for k in ks:
-                rows[k] = row
-        changes = Changes()
-        changes.live = [*move.tables, self.optimizer.state, self.optimizer.progress]
-        for names in move.names:
-            table = {}
-            for name, i in names:
-                table[name] = arrays[i]
-            changes.new.append(table)
-        changes.new += (state, {"steps": self.optimizer.steps + 1})
-        self.arrays, self.rows = arrays, rows
-        return changes
+            rows.append(row)
+        values = self._values(arrays, rows, self.progress["steps"] + 1)
+        self.arrays, self.rows, self.values = arrays, rows, values  # an interrupt comes before or after
+        stores = zip(self.tables, self.names, self.values)  # noqa: B905 - of one length
+        # a weight that stays gets no row: so this doesn't hold any more
+        return Changes(stores if move.all_paths else compress(stores, move.changing))
 
 
 class Move:
@@ -145,27 +170,11 @@ class Move:
     def __init__(self, standing: Standing, moved: list[int]):
         self.moved = moved
         self.kinds = [type(standing.arrays[i]) for i in moved]
-        is_new = set(moved)
-        # for each of the net's dicts what it gets: names, with numbers in `arrays`
-        tables: dict[int, tuple[dict[str, Any], list[tuple[str, int]]]] = {}
-        for table, name, i in standing.cells:
-            if i in is_new:
-                tables.setdefault(id(table), (table, []))[1].append((name, i))
-        self.tables = [table for table, _ in tables.values()]
-        self.names = [names for _, names in tables.values()]
-        memory: dict[int, list[tuple[str, int]]] = {}
-        for k, name, i in standing.memory:
-            memory.setdefault(k, []).append((name, i))
-        moves = [standing.weights[path] in is_new for path in standing.paths]
-        self.paths = [path for path, does in zip(standing.paths, moves, strict=True) if does]
-        # rows of weights that move: their numbers and paths, and the names of arrays, with their numbers
-        self.rows = [(k, standing.paths[k], names) for k, names in memory.items() if moves[k]]
-        # rows without arrays, by groups that stand at the same step: they may be one and the same
-        self.bare: list[tuple[list[int], list[str]]] = []
-        for group in standing.groups:
-            bare = [k for k in group if moves[k] and k not in memory]
-            if bare:
-                self.bare.append((bare, [standing.paths[k] for k in bare]))
+        self.all_arrays = moved == [*range(len(standing.arrays))]
+        self.paths = [path for path in standing.paths if standing.weights[path] in moved]
+        self.all_paths = self.paths == standing.paths
+        # of what a standing watches, all but the optimizer's rows of weights that stay as they are
+        self.changing = [name not in standing.weights or name in self.paths for name in standing.names]
 
 
 def layout(x: Any) -> tuple[Any, ...]:

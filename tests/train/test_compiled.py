@@ -1,6 +1,7 @@
 """Compiled steps: the same numbers as steps made call by call, on every library that compiles."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from deepcore.core.random import Generator, drawing_from
 from deepcore.optim import SGD, Adagrad, Adam, AdamW, Lion, Muon, RMSprop
 from deepcore.train.callbacks import Callback
 from deepcore.train.compiled import _Program
+from deepcore.train.standing import Standing
 from tests.backends import replay
 from tests.places import JAX
 from tests.users import Scale
@@ -151,6 +153,170 @@ def test_a_compiled_step_is_the_step(kind, optimizer, library, tolerance):
     np.testing.assert_allclose(losses, losses_c, rtol=tolerance)
     assert_same(state, state_c, tolerance)
     assert calls == calls_c and steps == steps_c == STEPS
+
+
+class HalfUsed(Scale):
+    """One of its weights never gets a gradient."""
+
+    traceable = True
+
+    def __init__(self):
+        super().__init__()
+        self.weight = {"idle": dc.asarray([[1.0]]), **self.weight}
+
+
+@pytest.mark.parametrize("library", ["replay", "numpy"])
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_a_weight_without_a_gradient_stays_as_it_is(optimizer, library):
+    results = []
+    for compiled in (False, True):
+        dc.seed(0)
+        net = Net([HalfUsed(), Linear(4, 4), Tanh(), Linear(4, 3)], CrossEntropyLoss()).to(library)
+        net.layers[1].trainable = False
+        rule = OPTIMIZERS[optimizer]()
+        step = net.compile(rule)
+        for X, y in batches((4,), library=library):
+            step(X, y) if compiled else by_hand(net, rule, X, y)
+        assert bool(step._programs) == compiled
+        results.append(everything(net, rule))
+    assert "layers.0.idle step" not in results[1]
+    assert results[1]["layers.3.W step"] == STEPS
+    assert_same(*results)
+
+
+def unfreeze(net):
+    net.layers[2].trainable = True
+
+
+def reorder(net):
+    weight = net.layers[0].weight
+    weight["W"] = weight.pop("W")
+
+
+class MatrixMomentum(SGD):
+    """SGD that gives a velocity to matrices alone."""
+
+    traceable = True
+
+    def _remembers(self, settings, W):
+        return ("V",) if W.shape[0] > 1 else ()
+
+    def _rule(self, W, dW, memory, numbers, settings):
+        return super()._rule(W, dW, memory, numbers, settings | {"momentum": 0.9 if memory else 0})
+
+
+@pytest.mark.parametrize("library", ["replay", "numpy"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "muon", MatrixMomentum])
+@pytest.mark.parametrize("change", [unfreeze, reorder])
+def test_weights_that_stand_at_different_steps_or_in_another_order(change, optimizer, library):
+    results = []
+    for compiled in (False, True):
+        dc.seed(0)
+        layers = [Linear(4, 4), Tanh(), Linear(4, 4), Tanh(), Linear(4, 4)]
+        net = Net(layers, CrossEntropyLoss()).to(library)
+        net.layers[2].trainable = False
+        rule = OPTIMIZERS.get(optimizer, optimizer)()
+        step = net.compile(rule)
+        for index, (X, y) in enumerate(batches((4,), library=library)):
+            if index == STEPS // 2:
+                change(net)
+            X, y = X[: 8 - index // 4, ...], y[: 8 - index // 4, ...]  # another program, a step later
+            step(X, y) if compiled else by_hand(net, rule, X, y)
+        assert (len(step._programs) > 1) == compiled
+        results.append(everything(net, rule))
+    assert_same(*results)
+
+
+class Optional(Scale):
+    """Y = X s c, of which both may be missing."""
+
+    traceable = True
+
+    def __init__(self):
+        super().__init__()
+        self.weight.clear()
+
+    def forward(self, X):
+        self.cache["X"] = X
+        return self._scaled(X)
+
+    def backward(self, dY):
+        if "s" in self.weight:
+            super().backward(dY)
+        return self._scaled(dY)
+
+    def _scaled(self, X):
+        X = X * self.buffer["c"] if "c" in self.buffer else X
+        return X * self.weight["s"] if "s" in self.weight else X
+
+
+@pytest.mark.parametrize("library", ["replay", "numpy"])
+@pytest.mark.parametrize(("table", "name"), [("weight", "s"), ("buffer", "c")])
+def test_the_first_array_of_a_function_is_noticed(table, name, library):
+    results = []
+    for compiled in (False, True):
+        dc.seed(0)
+        net, rule = Net([Optional(), Linear(4, 3)], CrossEntropyLoss()).to(library), Adam(0.01)
+        step = net.compile(rule)
+        for index, (X, y) in enumerate(batches((4,), library=library)):
+            if index == STEPS // 2:
+                getattr(net.layers[0], table)[name] = put(np.asarray([[0.5]], np.float32), library)
+            step(X, y) if compiled else by_hand(net, rule, X, y)
+        results.append(everything(net, rule))
+    assert_same(*results)
+
+
+class Temperature(Scale):
+    """Its weight has no axes: NumPy's arithmetic gives scalars for it, no arrays."""
+
+    traceable = True
+
+    def __init__(self):
+        super().__init__()
+        self.weight["s"] = dc.asarray(2.0)
+
+    def backward(self, dY):
+        dX = super().backward(dY)
+        self.weight_update["s"] = self.weight_update["s"][0, 0]
+        return dX
+
+
+@pytest.mark.parametrize("library", ["replay", "numpy"])
+def test_a_weight_without_axes(library):
+    results = []
+    for compiled in (False, True):
+        dc.seed(0)
+        net, rule = Net([Temperature(), Linear(4, 3)], CrossEntropyLoss()).to(library), SGD(0.1, momentum=0.9)
+        step, kind = net.compile(rule), type(net.layers[0].weight["s"])
+        for X, y in batches((4,), library=library):
+            step(X, y) if compiled else by_hand(net, rule, X, y)
+        assert bool(step._programs) == compiled
+        assert type(net.layers[0].weight["s"]) is kind
+        results.append(everything(net, rule))
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("library", ["replay", "numpy"])
+def test_a_compiled_step_interrupted_before_its_changes_are_made(library, monkeypatch):
+    """Where it stands is told all at once: what was not committed is no place to go on from."""
+    values_of = Standing._values
+    results = []
+    for compiled in (False, True):
+        net, rule = mlp(p=0).to(library), Adam(0.01)
+        step = net.compile(rule)
+        for index, (X, y) in enumerate(batches((4,), library=library)):
+            if compiled and index == STEPS // 2:
+                monkeypatch.setattr(Standing, "_values", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    step(X, y)
+                monkeypatch.setattr(Standing, "_values", values_of)
+            step(X, y) if compiled else by_hand(net, rule, X, y)
+        results.append(everything(net, rule))
+    assert_same(*results)
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("optimizer", [Adam, AdamW])
@@ -385,6 +551,14 @@ def test_all_built_in_functions_are_traceable():
     built_in = [f for f in vars(dc).values() if isinstance(f, type) and issubclass(f, Function)]
     abstract = {dc.Function, dc.Layer, dc.Loss}
     assert [f for f in built_in if not f.traceable and f not in abstract] == []
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_compiled_step_is_not_copied(copied):
+    net = mlp()
+    step = net.compile(SGD(0.1))
+    with pytest.raises(UnsupportedError, match=r"belongs to its net .* net\.compile"):
+        copied(step)
 
 
 def test_wrong_use_of_compile():
