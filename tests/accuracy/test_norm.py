@@ -108,15 +108,18 @@ def test_group_and_instance_norm(_, place, offset):
 
 @pytest.mark.parametrize("shape", [(64, 768), (8, 5000), (8, 4, 32, 32)], ids=str)
 def test_a_sample_whose_first_numbers_are_far_from_the_others(shape):
-    """A mean of some numbers is what the others are measured from."""
+    """A mean of some numbers is what the others are measured from.
+
+    Were that the end of it: errors of 1e-6 to 2e-5 in Y, 3e-7 to 1e-6 in the mean.
+    """
     X = np.random.default_rng(0).standard_normal(shape, "float32").reshape(shape[0], -1)
     X[:, :64] += 1e6
     right, _, _ = standardised(X, -1)
     ones = np.ones((1, *shape[1:2], *(1 for _ in shape[2:])), "float32")
     Y, mean, _ = norm.group_norm(X.reshape(shape), ones, 0 * ones, 1, 1e-5)
-    assert np.abs(Y.reshape(X.shape) - right).max() <= 3e-7 * np.abs(right).max()
+    assert np.abs(Y.reshape(X.shape) - right).max() <= 1e-6 * np.abs(right).max()
     lost = mean.astype("float64").sum(axis=1) - X.astype("float64").mean(axis=1)
-    assert np.all(np.abs(lost) <= 3e-8 * X.std(axis=1))  # what is lost of a mean counts beside the spread
+    assert np.all(np.abs(lost) <= 1e-7 * X.std(axis=1))  # what is lost of a mean counts beside the spread
 
 
 @places
