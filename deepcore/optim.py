@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from deepcore.backends.quiet import quietly
 from deepcore.backends.registry import array_namespace, backend_of, is_array
-from deepcore.backends.select import put, quietly, to_numpy
+from deepcore.backends.select import put, to_numpy
 from deepcore.core.function import Function
 from deepcore.core.layer import check_rate
 from deepcore.core.parameters import Changes, Parameter, find_parameters, new_weights

@@ -298,11 +298,6 @@ def to_backend(x: Any, name: str, device: Any = None) -> Any:
     return put(x, _resolve(name), device=device)
 
 
-# A decorator: inside the function NumPy doesn't warn of overflow and what follows: inf and NaN say it.
-# (Half the time of `with np.errstate(...)`.)
-quietly = np.errstate(over="ignore", invalid="ignore")
-
-
 def synchronize() -> None:
     """Wait until all work that was started on the selected backend is done."""
     selected_backend().synchronize()

@@ -8,8 +8,9 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from deepcore.backends.quiet import quietly
 from deepcore.backends.registry import array_namespace, backend_of, is_array
-from deepcore.backends.select import default_dtype, dtype_name, holds_floats, is_floating, is_tracked, quietly
+from deepcore.backends.select import default_dtype, dtype_name, holds_floats, is_floating, is_tracked
 from deepcore.core.record import CURRENT, LastCall, Record, Staged
 from deepcore.core.shown import Shown
 from deepcore.core.tree import Node
@@ -126,6 +127,7 @@ class Function(Node, Shown):
         record.shape = getattr(Y, "shape", None)
         return Y
 
+    @quietly
     def _call_outermost(self, thread: Any, inputs: tuple[Any, ...]) -> Any:
         record = Record(self._admit(inputs))
         if self._has_weights or self.wants_floats:
@@ -135,7 +137,7 @@ class Function(Node, Shown):
         before = thread.who
         thread.running, thread.who = record, self
         try:
-            Y = record.output = _quietly(self.forward, *record.inputs)
+            Y = record.output = self.forward(*record.inputs)
             if is_tracked(Y):
                 raise tracked(self, "an input or a weight")
         except BaseException as error:
@@ -367,12 +369,7 @@ class Function(Node, Shown):
 
 
 _MATHEMATICS = frozenset({"forward", "backward", "local_grad", "_update_weights"})
-NEVER_COPIED = frozenset({"_last", "_structure", "_grown", "_gradients_gone"})
-
-
-@quietly
-def _quietly(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    return call(*arguments, **named)
+NEVER_COPIED = frozenset({"_last", "_structure", "_grown", "_gradients_gone", "_fitting"})
 
 
 def _with_record(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -409,6 +406,7 @@ def _with_record(backward: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+@quietly
 def _backward_outermost(
     self: Any, backward: Callable[..., Any], thread: Any, dY: Any, named: dict[str, Any], accumulate: bool
 ) -> Any:
@@ -420,10 +418,7 @@ def _backward_outermost(
         forget_gradients(self)
     thread.running, thread.who = record, self
     try:
-        if accumulate:
-            dX = _quietly(self._add, backward, dY, named)
-        else:
-            dX = _quietly(backward, self, *dY, **named)
+        dX = self._add(backward, dY, named) if accumulate else backward(self, *dY, **named)
     except BaseException:  # half of the gradients are no gradients
         forget_gradients(self)
         raise
@@ -435,6 +430,20 @@ def _backward_outermost(
     return dX
 
 
+@quietly
+def _call_unrecorded(self: Any, forward: Callable[..., Any], thread: Any, inputs: tuple[Any, ...]) -> Any:
+    if thread.running is None:
+        inputs = self._admit(inputs)
+    record = Record(inputs)
+    if self._has_weights or self.wants_floats:
+        self._check_inputs(record)
+    CURRENT.thread = thread.but(running=record, who=self, records=False, staged=Staged(), commits=False)
+    try:
+        return forward(self, *record.inputs)
+    finally:
+        CURRENT.thread = thread
+
+
 def _unrecorded_when_direct(forward: Callable[..., Any]) -> Callable[..., Any]:
     """A direct f.forward(X), not made by f(X), leaves no record and changes none."""
 
@@ -443,17 +452,7 @@ def _unrecorded_when_direct(forward: Callable[..., Any]) -> Callable[..., Any]:
         thread = CURRENT.thread
         if thread.who is self:
             return forward(self, *inputs)
-        if thread.running is None:
-            inputs = self._admit(inputs)
-        record = Record(inputs)
-        if self._has_weights or self.wants_floats:
-            self._check_inputs(record)
-        before = CURRENT.thread
-        CURRENT.thread = before.but(running=record, who=self, records=False, staged=Staged(), commits=False)
-        try:
-            return _quietly(forward, self, *record.inputs)
-        finally:
-            CURRENT.thread = before
+        return _call_unrecorded(self, forward, thread, inputs)
 
     wrapped._finds_record = True  # type: ignore[attr-defined]
     return wrapped

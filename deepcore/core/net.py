@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from deepcore.backends.select import is_tracked, quietly
+from deepcore.backends.quiet import quietly
+from deepcore.backends.select import is_tracked
 from deepcore.core.containers import chain_backward, chain_forward, check_functions
 from deepcore.core.function import Function, tracked
 from deepcore.core.layer import check_rate

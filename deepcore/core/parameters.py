@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import chain, combinations
+from itertools import chain, combinations, repeat
+from operator import is_
 from typing import Any
 
 from deepcore.backends.registry import array_namespace, backend_of, is_array
@@ -17,12 +18,13 @@ from deepcore.errors import ShapeError, StateError
 class Parameter:
     """One weight array, with every place where it stands: several, if layers share it."""
 
-    __slots__ = ("path", "places", "trainable")
+    __slots__ = ("own_rule", "path", "places", "trainable")
 
-    def __init__(self, path: str, trainable: bool = True):
+    def __init__(self, path: str, trainable: bool = True, own_rule: bool = False):
         self.path = path  # of its first place, such as "layers.0.W"
         self.places: list[tuple[Layer, str]] = []
         self.trainable = trainable  # whether none of its places is frozen
+        self.own_rule = own_rule  # whether the layer there has an _update_weights of its own
 
     @property
     def value(self) -> Any:
@@ -40,8 +42,11 @@ class Parameter:
 
     def gradient(self) -> Any:
         """The sum of the gradients that its places got in the last pass, or None."""
-        total = None
-        for layer, name in self.places:  # nearly always one
+        layer, name = self.places[0]
+        total = layer.weight_update.get(name)
+        if len(self.places) == 1:  # nearly always
+            return total
+        for layer, name in self.places[1:]:
             dW = layer.weight_update.get(name)
             total = dW if total is None else total if dW is None else total + dW
         return total
@@ -80,11 +85,9 @@ def _parameters_of(tree: Tree) -> dict[str, Parameter]:
         tree.parameters = pattern, _find_parameters(tree.places)
     found = tree.parameters[1]
     if weights:
-        view_of = backend_of(weights[0]).view_of
-        for W in weights:
-            if getattr(W, view_of, None) is not None:
-                _refuse_views(found)
-                break
+        shown = map(getattr, weights, repeat(backend_of(weights[0]).view_of), repeat(None))
+        if not all(map(is_, shown, repeat(None))):  # some are views
+            _refuse_views(found)
     return found
 
 
@@ -99,13 +102,17 @@ def _find_parameters(places: list[tuple[str, Any, bool]]) -> dict[str, Parameter
                 full = f"{path}.{name}" if path else name
                 if full in found:
                     raise StateError(f"two weights have the path {full}; give one of them another name")
-                found[full] = of_array[id(W)] = parameter = Parameter(full, trainable)
+                found[full] = of_array[id(W)] = parameter = Parameter(full, trainable, _has_own_rule(f))
             elif not trainable:
                 parameter.trainable = False
             if f not in visited:
                 parameter.places.append((f, name))
         visited.add(f)
     return found
+
+
+def _has_own_rule(layer: Any) -> bool:
+    return type(layer)._update_weights is not Layer._update_weights
 
 
 def _refuse_views(parameters: dict[str, Parameter]) -> None:
@@ -194,7 +201,7 @@ def new_weights(
             dW = _fit(parameter, dW)
         if scale is not None:
             dW = dW * scale
-        if type(layer)._update_weights is not Layer._update_weights:
+        if parameter.own_rule:
             own.setdefault(layer, {})[name] = parameter, dW
         elif unheld:
             changes.set_parameter(parameter, rule(parameter, W, dW, later=changes.later))

@@ -24,6 +24,7 @@ class Labelled(Reduced):
     traceable = True
     ignore_index: int | None = None
     _mean_is_weighted = True  # whether the mean leaves ignored labels out, and counts the others by weight
+    _fitting: Any = None  # what X and y were like when they last fitted: such need no second look
 
     def __init__(self, weight: Any, reduction: str):
         super().__init__(reduction)
@@ -34,7 +35,6 @@ class Labelled(Reduced):
 
     def forward(self, X: Any, y: Any) -> Any:
         gradient = self._recording
-        self._check_output(X)
         y, ignored = self._targets(X, y)
         L, dX = self._loss_of_rows(_rows(X), y, ignored, gradient)
         if gradient:
@@ -42,7 +42,6 @@ class Labelled(Reduced):
         return array_namespace(X).reshape(L, (X.shape[0], *X.shape[2:])) if self.reduction == "none" else L
 
     def local_grad(self, X: Any, Y: Any) -> dict[str, Any]:
-        self._check_output(X)
         _, dX = self._loss_of_rows(_rows(X), *self._targets(X, Y), gradient=True)
         return {"X": _unrows(dX, X.shape)}
 
@@ -70,11 +69,17 @@ class Labelled(Reduced):
 
         And the label to ignore, or None if it is known that there is none.
         """
-        y, ignored = self._checked(y, X.shape)
-        if y.shape[0] != X.shape[0]:
-            raise ShapeError(
-                f"{type(self).__name__}: X has {X.shape[0]} rows, but there are {y.shape[0]} targets"
-            )
+        likeness = type(X), X.dtype, X.shape, type(y), y.dtype, y.shape
+        if likeness != self._fitting:
+            self._check_output(X)
+            self._check_kind(y, X.shape)
+            if y.shape[0] != X.shape[0]:
+                raise ShapeError(
+                    f"{type(self).__name__}: X has {X.shape[0]} rows, but there are {y.shape[0]} targets"
+                )
+            if 0 not in X.shape:  # whether a mean may be of nothing is for `reduction` to say
+                self.__dict__["_fitting"] = likeness
+        y, ignored = self._checked(y, X.shape[1])
         if y.ndim > 1:
             y = _rows(y) if is_floating(y) else array_namespace(y).reshape(y, (-1,))
         return y, ignored
@@ -84,7 +89,8 @@ class Labelled(Reduced):
 
         Raises LabelError naming the first bad row and its value, ShapeError for a shape that doesn't fit.
         """
-        return self._checked(y, shape)[0]
+        self._check_kind(y, shape)
+        return self._checked(y, shape[1])[0]
 
     def targets_fit(self, y: Any, shape: tuple[int, ...]) -> Any:
         """Whether each label is 0 to c - 1 or ignore_index: a 0-d bool array; None for probabilities."""
@@ -102,8 +108,8 @@ class Labelled(Reduced):
         w = xp.take(weight, labels_kept, axis=0)
         return xp.sum(xp.where(xp.reshape(kept, (-1,)), w, 0))
 
-    def _checked(self, y: Any, shape: tuple[int, ...]) -> tuple[Any, int | None]:
-        """The labels in an index type; and the label to ignore, None if it is known that there is none."""
+    def _check_kind(self, y: Any, shape: tuple[int, ...]) -> None:
+        """Raise unless y holds labels, or whatever else the loss takes, for an X of this shape."""
         if not is_integer(y):
             raise LabelError(
                 f"{type(self).__name__}: labels must be integers, got {dtype_name(y)} numbers"
@@ -118,11 +124,14 @@ class Labelled(Reduced):
                 f"{type(self).__name__}: for X of shape {tuple(shape)} the labels must have shape "
                 f"{(shape[0], *shape[2:])}, got {tuple(y.shape)}{self._of_one_hot(y, shape)}"
             )
+
+    def _checked(self, y: Any, c: int) -> tuple[Any, int | None]:
+        """The labels in an index type; and the label to ignore, None if it is known that there is none."""
         ignored = self.ignore_index
         if not CURRENT.thread.labels_checked:
-            if not labels.all_within(y, shape[1]):
-                self._refuse_bad_label(y, shape[1])
-            elif ignored is None or not 0 <= ignored < shape[1]:
+            if not labels.all_within(y, c):
+                self._refuse_bad_label(y, c)
+            elif ignored is None or not 0 <= ignored < c:
                 ignored = None
         return labels.as_index(y), ignored
 
@@ -194,10 +203,14 @@ class CrossEntropyLoss(Labelled):
         nothing = self.divisor(y, y.shape[0]) == 0
         return xp.where(nothing, 0, L), xp.where(nothing, 0, dX) if gradient else None
 
-    def _checked(self, y: Any, shape: tuple[int, ...]) -> tuple[Any, int | None]:
-        if y.ndim == len(shape) and is_floating(y) and y.shape[1:] == shape[1:]:
-            return y, None  # probabilities
-        return super()._checked(y, shape)
+    def _check_kind(self, y: Any, shape: tuple[int, ...]) -> None:
+        if not (y.ndim == len(shape) and is_floating(y) and y.shape[1:] == shape[1:]):  # probabilities
+            super()._check_kind(y, shape)
+
+    def _checked(self, y: Any, c: int) -> tuple[Any, int | None]:
+        if y.ndim > 1 and is_floating(y):  # probabilities
+            return y, None
+        return super()._checked(y, c)
 
     def _or_probabilities(self, shape: tuple[int, ...]) -> str:
         return f", or give probabilities of X's shape {tuple(shape)}"

@@ -35,9 +35,9 @@ def op(reference: Callable[..., Any]) -> Any:
     kernels_of_type = _KernelsOfType(reference, family)
 
     @functools.wraps(reference)
-    def dispatch(X: Any, *rest: Any, **options: Any) -> Any:
-        for kernel in kernels_of_type[type(X)]:
-            Y = kernel(X, *rest, **options)
+    def dispatch(*arguments: Any, **options: Any) -> Any:
+        for kernel in kernels_of_type[type(arguments[0])]:
+            Y = kernel(*arguments, **options)
             if Y is not NotImplemented:
                 return Y
         return NotImplemented  # by a reference, for kernels to build on

@@ -15,8 +15,9 @@ import copy
 import warnings
 from typing import Any
 
+from deepcore.backends.quiet import quietly
 from deepcore.backends.registry import array_namespace, backend_of
-from deepcore.backends.select import dtype_name, is_floating, is_narrow, quietly
+from deepcore.backends.select import dtype_name, is_floating, is_narrow
 from deepcore.core.function import first_weight
 from deepcore.core.layer import Layer
 from deepcore.core.net import Composition

@@ -9,6 +9,7 @@ import numpy as np
 
 from deepcore.backends.numpy.gelu import gelu, gelu_and_slope, gelu_grad  # noqa: F401 - of this family
 from deepcore.backends.numpy.memory import empty_like
+from deepcore.backends.quiet import ignoring
 
 _BITS = {np.dtype("f2"): np.int16, np.dtype("f4"): np.int32, np.dtype("f8"): np.int64}
 _ZERO = {dtype: np.zeros((), dtype) for dtype in _BITS}  # a Python number costs 0.3 us to convert
@@ -44,7 +45,7 @@ def relu_backward(dY: np.ndarray, X: np.ndarray, out: np.ndarray | None = None) 
     return np.bitwise_and(dY.view(bits), mask, None if out is None else out.view(bits)).view(dY.dtype)
 
 
-@np.errstate(over="ignore")
+@ignoring("over")
 def leaky_relu(X: np.ndarray, alpha: float) -> np.ndarray:
     """The lines X and alpha X cross at 0: up to alpha = 1 the upper one counts, beyond it the lower."""
     if alpha == 0:  # 0 times an infinite X is NaN
@@ -61,7 +62,7 @@ def leaky_relu_grad(X: np.ndarray, alpha: float) -> np.ndarray:
     return np.maximum(G, alpha, out=G)
 
 
-@np.errstate(over="ignore")
+@ignoring("over")
 def sigmoid(X: np.ndarray) -> np.ndarray:
     """Y = 1 / (1 + e^-X): where e^-X overflows, Y is 0."""
     Y = np.negative(X, out=np.empty_like(X))

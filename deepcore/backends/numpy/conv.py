@@ -16,17 +16,13 @@ import numpy as np
 from deepcore.backends.numpy import threads, winograd
 from deepcore.backends.numpy.memory import empty, empty_like
 from deepcore.backends.numpy.reduce import last_sum
+from deepcore.backends.quiet import quietly
 from deepcore.shapes import Padding, conv_output_shape, window_span
 
 _BLOCK = 1 << 19  # bytes of columns at a time: well inside a core's second-level cache
 _ADDED = 1 << 22  # where they are added: more at a time, in fewer calls
 _SHARE = 1 << 21  # bytes of columns that are worth a thread
 _MANY_CHANNELS, _LARGEST_IMAGE = 16, 1 << 21  # channels, and bytes of an image's columns
-
-
-def quiet(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """An overflow shows in the result, as inf, and needs no warning."""
-    return np.errstate(over="ignore", invalid="ignore")(kernel)
 
 
 def float16_in_float32(kernel: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
@@ -42,7 +38,7 @@ def float16_in_float32(kernel: Callable[..., np.ndarray]) -> Callable[..., np.nd
     return widened
 
 
-@quiet
+@quietly
 @float16_in_float32
 def conv(
     X: np.ndarray,
@@ -75,7 +71,7 @@ def conv(
     return Y
 
 
-@quiet
+@quietly
 @float16_in_float32
 def conv_dW(
     dY: np.ndarray,
@@ -150,7 +146,7 @@ def _dW_of_channels_last(
     return np.moveaxis(dW.astype(X.dtype).reshape(f, *kernel, c), -1, 1)
 
 
-@quiet
+@quietly
 @float16_in_float32
 def channel_sum(dY: np.ndarray) -> np.ndarray:
     """Each channel of an image in float32, then in float64."""
@@ -161,7 +157,7 @@ def channel_sum(dY: np.ndarray) -> np.ndarray:
     return sums.astype(dY.dtype).reshape(1, f, *(1 for _ in out))
 
 
-@quiet
+@quietly
 @float16_in_float32
 def conv_dX(
     dY: np.ndarray,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from deepcore.backends.numpy import threads
-from deepcore.backends.numpy.conv import quiet
 from deepcore.backends.numpy.memory import empty
+from deepcore.backends.quiet import quietly
 
 _SHARE = 1 << 17  # numbers that are worth a thread
 _FEW = 8  # so few rows are added in float32; of more, each step would lose a digit
@@ -26,7 +26,7 @@ def embedding(W: np.ndarray, index: np.ndarray, in_doubt: bool = False) -> np.nd
     return Y.reshape(*index.shape, d)
 
 
-@quiet
+@quietly
 def scatter_add(index: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
     """Sorted by index, equal indices are a run. Of each the first row is stored; of short ones others added.
 

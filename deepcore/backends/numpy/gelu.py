@@ -20,6 +20,7 @@ import numpy as np
 
 from deepcore.backends.numpy import threads
 from deepcore.backends.numpy.memory import empty, empty_like
+from deepcore.backends.quiet import ignoring
 
 _BLOCK = 131072  # elements: of fewer, threads would wait for each other's Python between the steps
 _SHARE = 65536  # elements that are worth a thread
@@ -32,7 +33,7 @@ _HALF = np.float32(0.5)
 _TWELVE_BITS = np.int32(-1 << 12)
 _SIGN, _ONE = np.int32(-(1 << 31)), np.float32(1).view(np.int32)  # as bits
 _DENSITY = np.float32(2 / math.sqrt(2 * math.pi))
-_quiet = np.errstate(over="ignore", invalid="ignore", under="ignore")
+_quiet = ignoring("over", "invalid", "under")
 
 
 @_quiet

@@ -11,6 +11,7 @@ from deepcore.backends.numpy import threads
 from deepcore.backends.numpy.memory import empty_like
 from deepcore.backends.numpy.reduce import row_sum
 from deepcore.backends.numpy.softmax import row_blocks, row_starts, row_tops
+from deepcore.backends.quiet import ignoring
 
 _ONE_BLOCK = 65536  # elements
 _FEW = 64  # numbers that Python has added up before NumPy starts
@@ -19,7 +20,7 @@ _ONE = {
 }  # sooner than a Python number
 
 
-@np.errstate(over="ignore")
+@ignoring("over")
 def cross_entropy(
     X: np.ndarray,
     y: np.ndarray,
@@ -150,7 +151,7 @@ def _smooth_losses(
     return L
 
 
-@np.errstate(over="ignore")
+@ignoring("over")
 def mean_square(
     X: np.ndarray, Y: np.ndarray, per: str = "element", reduction: str = "mean", gradient: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None]:

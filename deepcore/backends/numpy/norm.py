@@ -14,6 +14,7 @@ import numpy as np
 from deepcore.backends.numpy import threads
 from deepcore.backends.numpy.memory import empty, empty_like
 from deepcore.backends.numpy.reduce import last_sum
+from deepcore.backends.quiet import quietly
 
 _BLOCK = 131072  # elements
 _SHARED_BLOCK = 393216  # where threads work side by side: only one at a time runs the Python between blocks
@@ -22,10 +23,9 @@ _SOME = 16384  # elements whose mean is near that of all
 _FEW_PLACES = 256
 _NEGLIGIBLE = 3e-7  # of 1, the size of H
 _ROWS = 16  # so few are added one after the other in float32
-_quiet = np.errstate(over="ignore", invalid="ignore")  # an overflow shows in the result
 
 
-@_quiet
+@quietly
 def batch_norm(
     X: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -83,7 +83,7 @@ def _moments(x: np.ndarray, m: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarr
     return mean_D, mean_square
 
 
-@_quiet
+@quietly
 def batch_norm_backward(
     dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -107,7 +107,7 @@ def batch_norm_backward(
     return dX.reshape(dY.shape), _like(gamma, dgamma), _like(gamma, dbeta)
 
 
-@_quiet
+@quietly
 def batch_norm_inference(
     X: np.ndarray, mean: np.ndarray, var: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float
 ) -> np.ndarray:
@@ -120,7 +120,7 @@ def batch_norm_inference(
     return Y
 
 
-@_quiet
+@quietly
 def batch_norm_inference_backward(
     dY: np.ndarray, X: np.ndarray, mean: np.ndarray, var: np.ndarray, gamma: np.ndarray, epsilon: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -134,7 +134,7 @@ def batch_norm_inference_backward(
     return gamma * r * dY, _like(gamma, dgamma), _like(gamma, dbeta)
 
 
-@_quiet
+@quietly
 def group_norm(
     X: np.ndarray, gamma: np.ndarray, beta: np.ndarray, groups: int, epsilon: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -165,7 +165,7 @@ def group_norm(
     return Y.reshape(X.shape), mean, r
 
 
-@_quiet
+@quietly
 def group_norm_backward(
     dY: np.ndarray, X: np.ndarray, mean: np.ndarray, r: np.ndarray, gamma: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -203,7 +203,7 @@ def group_norm_backward(
     return dX.reshape(dY.shape), _like(gamma, dgamma), _like(gamma, dbeta)
 
 
-@_quiet
+@quietly
 def rms_norm(X: np.ndarray, gamma: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
     """Y = gamma H, H = X r, r = (mean X^2 + epsilon)^-1/2"""
     if X.dtype.itemsize < 4:
@@ -221,7 +221,7 @@ def rms_norm(X: np.ndarray, gamma: np.ndarray, epsilon: float) -> tuple[np.ndarr
     return Y, r
 
 
-@_quiet
+@quietly
 def rms_norm_backward(
     dY: np.ndarray, X: np.ndarray, r: np.ndarray, gamma: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from deepcore.backends.numpy import threads
-from deepcore.backends.numpy.conv import place_inside, quiet
+from deepcore.backends.numpy.conv import place_inside
 from deepcore.backends.numpy.memory import empty
+from deepcore.backends.quiet import quietly
 from deepcore.shapes import Padding, Windows, pool_output_shape, window_slices
 
 _BLOCK = 1 << 20  # bytes of images at a time, so that they stay in the cache while all positions pass
@@ -79,7 +80,7 @@ def first_inside(
     return np.ravel_multi_index(np.ix_(*starts), tuple(kernel))
 
 
-@quiet
+@quietly
 def max_pool_backward(
     dY: np.ndarray,
     index: np.ndarray,
@@ -112,7 +113,7 @@ def max_pool_backward(
     return np.ascontiguousarray(dX[inside], dY.dtype)
 
 
-@quiet
+@quietly
 def window_sum(X: np.ndarray, windows: Sequence[Windows]) -> np.ndarray:
     """Slices instead of the reference's takes; and a whole image at once, which NumPy adds pairwise."""
     Y = np.ascontiguousarray(X, np.promote_types(X.dtype, np.float32))

@@ -34,7 +34,6 @@ Whether its results share memory with its arguments may depend on shapes, dtypes
 from __future__ import annotations
 
 import collections
-import contextvars
 import functools
 import inspect
 import itertools
@@ -48,6 +47,7 @@ import numpy as np
 
 from deepcore.backends.base import Diverged
 from deepcore.backends.numpy.tracing import Call, Tape, Traced, leaves, varies
+from deepcore.backends.quiet import quietly
 
 _WITH_OUT = frozenset(
     {np.sum, np.max, np.min, np.clip, np.concat}
@@ -55,16 +55,6 @@ _WITH_OUT = frozenset(
 _ALIGNED = 64  # bytes: a line of the cache
 _SMALL = 4096  # bytes up to which a kernel gets new memory sooner than it looks at what it is offered
 _LARGE = 65536  # bytes from which on it pays to give memory back before the program ends
-
-
-def _errors() -> Any:
-    """The variable in which NumPy keeps what np.errstate says: all that np.seterr sets where nothing is."""
-    context = contextvars.Context()
-    context.run(np.seterr, over="ignore")
-    return next(iter(context), contextvars.ContextVar("nothing"))
-
-
-_ERRORS = _errors()
 
 
 class Compiled:
@@ -76,34 +66,19 @@ class Compiled:
     def __init__(self, function: Callable[..., tuple[Any, ...]]):
         self.function = function
         self.program: Callable[..., tuple[Any, ...]] | None = None
-        self.text: Any = None  # the program itself
-        self.errors: Any = None  # what NumPy does about errors where it is called
         self.source = ""
 
     def __call__(self, *arrays: Any) -> tuple[Any, ...]:
         """The function's results. Raises Diverged if a number that it read has changed."""
         if self.program is not None:
-            if _ERRORS.get(None) is not self.errors:
-                self._quieten()
             return self.program(*arrays)
         tape = Tape()
         inputs = [tape.input(x) for x in arrays]
         outputs = self.function(*inputs)
         self.source, names = _Plan(tape, inputs, outputs).written()
         exec(compile(self.source, "<compiled step>", "exec"), names)
-        self.text = names["program"]
-        self._quieten()
+        self.program = quietly(names["program"])
         return tuple(x.value for x in outputs)
-
-    def _quieten(self) -> None:
-        """As net(X) and net.loss the program is quiet, in a context of its own, in which NumPy is told so.
-
-        Not at every call, but when the caller's np.errstate has changed: of other errors it is obeyed.
-        """
-        self.errors = _ERRORS.get(None)
-        context = contextvars.copy_context()
-        context.run(np.seterr, over="ignore", invalid="ignore")
-        self.program = functools.partial(context.run, self.text)
 
 
 class _Root:

@@ -11,15 +11,15 @@ from collections.abc import Callable
 import numpy as np
 
 from deepcore.backends.numpy import threads
-from deepcore.backends.numpy.conv import quiet
 from deepcore.backends.numpy.memory import empty
 from deepcore.backends.numpy.reduce import column_sum
+from deepcore.backends.quiet import quietly
 
 _SHARE = 1 << 18  # numbers of gates that are worth a thread
 _SAMPLES = 64  # that are worth one, step by step
 
 
-@quiet
+@quietly
 def lstm_run(
     X: np.ndarray,
     W_ih: np.ndarray,
@@ -61,7 +61,7 @@ def lstm_run(
     return samples_first(Hs[1:], reverse), Hs[t].copy(), Cs[t].copy(), gates, T, Hs[:t], Cs[:t]
 
 
-@quiet
+@quietly
 def lstm_run_backward(
     dY: np.ndarray,
     dH: np.ndarray,

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from deepcore.backends.numpy.reduce import row_sum
+from deepcore.backends.quiet import ignoring
 
 _BLOCK = 131072  # elements: 512 KiB in float32, so that an array and its result fit the level-2 cache
 
 
-@np.errstate(over="ignore")
+@ignoring("over")
 def softmax(X: np.ndarray, axis: int = -1) -> np.ndarray:
     """Y = E / sum E, E = e^(X - max X)"""
     if not _native(X):
@@ -41,7 +42,7 @@ def softmax_backward(dY: np.ndarray, Y: np.ndarray, axis: int = -1) -> np.ndarra
     return _unrows(dX, Y, axis)
 
 
-@np.errstate(over="ignore")
+@ignoring("over")
 def log_softmax(X: np.ndarray, axis: int = -1) -> np.ndarray:
     """Y = D - log(1 + s), D = X - max X, s = sum e^D over all but one largest entry"""
     if not _native(X):

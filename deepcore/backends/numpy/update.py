@@ -9,15 +9,15 @@ import numpy as np
 
 from deepcore.backends.numpy import threads
 from deepcore.backends.numpy.memory import empty, empty_like
+from deepcore.backends.quiet import quietly
 
 _WORTH_IT = 32768  # elements from which on blocks are faster
 _BLOCK = 131072  # elements; of smaller ones, threads would wait for each other's Python between them
 _SHARE = 131072  # elements that are worth a thread
 _WORTH_ONE_PASS = 1 << 20  # elements from which on blocks pay where a call multiplies and another subtracts
-_quiet = np.errstate(over="ignore", invalid="ignore")  # an overflow shows in the result
 
 
-@_quiet
+@quietly
 def sgd(
     W: np.ndarray,
     dW: np.ndarray,
@@ -51,7 +51,7 @@ def sgd(
     return W_new, V_new
 
 
-@_quiet
+@quietly
 def adam(
     W: np.ndarray,
     dW: np.ndarray,

@@ -49,10 +49,12 @@ _column_sums = on_stack(types.float64, _GROUP * PANEL)
 
 def linear(X: np.ndarray, W: np.ndarray, b: np.ndarray | None = None, out: np.ndarray | None = None) -> Any:
     """Y = X W + b"""
+    if X.size * W.shape[1] < _WORTH_IT:
+        return NotImplemented
     i, o = W.shape
     n = X.size // i if i else 0
     fit = X.shape[-1] == i and (b is None or b.size == o)
-    if not (fit and _suits(n, i, o, X, W, b)):
+    if not (fit and _suits(n, X, W, b)):
         return NotImplemented
     Y = empty((*X.shape[:-1], o), np.float32) if out is None else out
     start = _ZEROS if b is None else flat(b)
@@ -71,10 +73,12 @@ def linear_backward(
     out: tuple[Any, Any, Any] = (None, None, None),
 ) -> Any:
     """dX = dY W^T, dW = X^T dY, db = sum dY"""
+    if X.size * W.shape[1] < _WORTH_IT:
+        return NotImplemented
     i, o = W.shape
     n = X.size // i if i else 0
     fit = X.shape[-1] == i and dY.shape == (*X.shape[:-1], o)
-    if not (fit and _suits(n, i, o, dY, X, W)):
+    if not (fit and _suits(n, dY, X, W)):
         return NotImplemented
     shapes = X.shape if needed[0] else (0,), W.shape, (1, o)
     dX, dW, db = (
@@ -90,9 +94,9 @@ def linear_backward(
     return dX if needed[0] else None, dW, db if bias else None
 
 
-def _suits(n: int, i: int, o: int, *arrays: np.ndarray | None) -> bool:
-    """Large matrices of float32. A few rows are better left to BLAS: packing W takes as long as using it."""
-    return USABLE and n >= 2 * ROWS and n * i * o >= _WORTH_IT and is_float32(*arrays)
+def _suits(n: int, *arrays: np.ndarray | None) -> bool:
+    """Matrices of float32. A few rows are better left to BLAS: packing W takes as long as using it."""
+    return USABLE and n >= 2 * ROWS and is_float32(*arrays)
 
 
 def _rooms() -> tuple[np.ndarray, ...]:
