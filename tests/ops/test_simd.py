@@ -158,6 +158,7 @@ CONV = {  # X, filters and kernel, stride, padding, dilation
     "3 x 3, large": ((3, 64, 30, 33), (70, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
     "3 x 3, several at once": ((9, 33, 13, 14), (40, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
     "3 x 3, more channels than places": ((3, 67, 7, 9), (40, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    "3 x 3, more of them, in blocks": ((2, 200, 20, 18), (20, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
     "3 x 3, uneven": ((2, 40, 16, 14), (64, 3, 3), (1, 1), ((0, 2), (3, 1)), (1, 1)),
 }
 conv, channel_sum = fast.kernel("conv", "conv"), fast.kernel("conv", "channel_sum")

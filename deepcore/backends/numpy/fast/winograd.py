@@ -154,9 +154,10 @@ class Plan(NamedTuple):
 def _plan(
     m: int, shape: tuple[int, ...], padding: Padding, out: tuple[int, ...], images: int, most: int = PANEL
 ) -> Plan:
-    run = min(math.prod(-(-size // m) for size in out), PANEL)
+    count = math.prod(-(-size // m) for size in out)
+    run = min(count, PANEL)
     tiles = Tiles.of(m, shape[1:], padding, out, run)
-    group = min(images, -(-most // run))
+    group = min(images, -(-most // run)) if run == count else 1
     return Plan(tiles, tiles.numbers(), tiles.places(), run, group, apart(group * run + LANES))
 
 
