@@ -63,6 +63,14 @@ def tests_backends(session: nox.Session) -> None:
 
 
 @nox.session
+def avx2(session: nox.Session) -> None:
+    """The tests of the compiled kernels, with these as for a processor that has AVX2 but not AVX-512."""
+    session.install("-e", ".[test,fast]")
+    narrow = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"}
+    session.run("pytest", "tests/ops", "tests/accuracy", "tests/layers", *session.posargs, env=narrow)
+
+
+@nox.session
 def conformance(session: nox.Session) -> None:
     """The suites of torch and ONNX, run against deepcore; the counts are written to docs/conformance.md."""
     session.install("-e", ".[test,conformance]", "torch==2.13.0")  # the tables in tests/conformance are of it

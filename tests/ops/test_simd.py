@@ -408,7 +408,7 @@ AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"}
 
 @pytest.mark.slow
 def test_kernels_for_processors_without_avx_512(tmp_path):
-    """A new cache: that they are compiled is said once, on stderr."""
+    """Some of them; `nox -s avx2` tests all. In a new cache: that they are compiled is said once, on stderr."""
     script = """
 import numpy as np
 from deepcore.backends.numpy.fast import conv, linear, writer
@@ -420,6 +420,9 @@ images, filters = np.ones((2, 33, 9, 17), "float32"), np.ones((35, 33, 3, 3), "f
 geometry = (1, 1), ((1, 1), (1, 1)), (1, 1), 1
 Y = conv.conv(images, filters, None, *geometry)
 assert np.allclose(Y[..., 1:-1, 1:-1], 9 * 33, 1e-5) and np.allclose(Y[..., 0, 0], 4 * 33, 1e-5)
+one_empty, dY = np.ones((2, 200, 20, 18), "float32"), np.ones((2, 20, 20, 18), "float32")
+one_empty[1] = 0
+assert np.allclose(conv.conv_dW(dY, one_empty, (3, 3), *geometry)[:, :, 1, 1], 20 * 18, 1e-5)
 """
     env = os.environ | AVX2 | {"NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
