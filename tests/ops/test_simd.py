@@ -408,7 +408,7 @@ AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"}
 
 @pytest.mark.slow
 def test_kernels_for_processors_without_avx_512(tmp_path):
-    """Some of them; `nox -s avx2` tests all. In a new cache: that they are compiled is said once, on stderr."""
+    """Some; `nox -s avx2` tests all. In a new cache: that they are compiled is said once, on stderr."""
     script = """
 import numpy as np
 from deepcore.backends.numpy.fast import conv, linear, writer
