@@ -22,6 +22,7 @@ _SOME = 16384  # elements whose mean is near that of all
 _FEW_PLACES = 256
 _NEGLIGIBLE = 3e-7  # of 1, the size of H
 _ROWS = 16  # so few are added one after the other in float32
+_LONG_RUN = 512  # elements; shorter ones cost more to go through one by one than to copy what is broadcast
 _quiet = np.errstate(over="ignore", invalid="ignore")  # an overflow shows in the result
 
 
@@ -38,6 +39,7 @@ def batch_norm(
     if X.dtype.itemsize < 4:
         return NotImplemented
     x, n = _flat(X), _count(X)
+    _row_by_row(_run(x))
     some = x[: max(1, _SOME // max(1, X[:1].size))]
     m = (_sums(some) / _count(some)).astype(x.dtype)
     mean_D, mean_square = _moments(x, m, n)
@@ -91,6 +93,7 @@ def batch_norm_backward(
     if dY.dtype.itemsize < 4:
         return NotImplemented
     dy, h, n = _flat(dY), _flat(H), _count(dY)
+    _row_by_row(_run(dy))
     dgamma, dbeta = _sums_of(dy, h)
     mean_hdy, mean_dy = (_column((total / n).astype(dy.dtype), dy) for total in (dgamma, dbeta))
     scale = _column(gamma * r, dy)
@@ -142,6 +145,7 @@ def group_norm(
     if X.dtype.itemsize < 4:
         return NotImplemented
     x, m = _flat(X), max(1, math.prod(X.shape[1:]) // groups)
+    _row_by_row(m)
     gamma, beta = _column(gamma, x), _column(beta, x)
     rows = len(x) * groups
     Y, mean, r = empty_like(x), np.empty((rows, 2), x.dtype), np.empty((rows, 1), x.dtype)
@@ -178,6 +182,7 @@ def group_norm_backward(
     dy, x = _flat(dY), _flat(X)
     groups = len(r) // len(dy) if len(dy) else 1
     m = max(1, math.prod(dY.shape[1:]) // groups)
+    _row_by_row(m)
     gamma_column = _column(gamma, dy)
     dX = empty_like(dy)
 
@@ -209,6 +214,7 @@ def rms_norm(X: np.ndarray, gamma: np.ndarray, epsilon: float) -> tuple[np.ndarr
     if X.dtype.itemsize < 4:
         return NotImplemented
     X = np.ascontiguousarray(X)
+    _row_by_row(X.shape[1])
     Y, r = empty_like(X), np.empty((len(X), 1), X.dtype)
 
     def part(blocks: list[tuple[slice, slice]]) -> None:
@@ -232,6 +238,7 @@ def rms_norm_backward(
     if dY.dtype.itemsize < 4:
         return NotImplemented
     dY, X = np.ascontiguousarray(dY), np.ascontiguousarray(X)
+    _row_by_row(dY.shape[1])
     dX = empty_like(dY)
 
     def part(blocks: list[tuple[slice, slice]]) -> np.ndarray:
@@ -276,6 +283,21 @@ def _column(statistic: np.ndarray, x: np.ndarray) -> np.ndarray:
         return statistic.reshape(-1)
     C, S = x.shape[1:]
     return statistic.reshape(C, 1) if S > _FEW_PLACES else np.repeat(statistic, S).reshape(C, S)
+
+
+def _run(x: np.ndarray) -> int:
+    """How many numbers stand one after the other that a statistic is broadcast to by `_column`."""
+    return math.prod(x.shape[1:] if x.ndim == 2 or x.shape[2] <= _FEW_PLACES else x.shape[2:])
+
+
+def _row_by_row(run: int) -> None:
+    """Let NumPy go through long runs one by one, until the kernel's np.errstate ends.
+
+    Else it copies what is broadcast to them into a buffer of 8192 numbers, again and again: 0.3 ns a number
+    for an operation that takes 0.1.
+    """
+    if run >= _LONG_RUN:
+        np.setbufsize(_LONG_RUN)
 
 
 def _like(gamma: np.ndarray, total: np.ndarray) -> np.ndarray:
