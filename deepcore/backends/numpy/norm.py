@@ -18,7 +18,6 @@ from deepcore.backends.numpy.reduce import last_sum
 _BLOCK = 131072  # elements
 _SHARED_BLOCK = 393216  # where threads work side by side: only one at a time runs the Python between blocks
 Block = tuple[slice, ...]  # what indexes it
-_SOME = 16384  # elements whose mean is near that of all
 _FEW_PLACES = 256
 _NEGLIGIBLE = 3e-7  # of 1, the size of H
 _ROWS = 16  # so few are added one after the other in float32
@@ -29,55 +28,52 @@ _quiet = np.errstate(over="ignore", invalid="ignore")  # an overflow shows in th
 @_quiet
 def batch_norm(
     X: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2
 
     With D = X - m for a number m near the mean, mean X = m + mean D and var X = mean D^2 - (mean D)^2: D is
-    as small as X varies, so that sums in float32 will do where a channel is far from 0. The mean of the first
-    samples is near enough, as a rule.
+    no larger than a few times what X varies by, so that sums in float32 will do. As a rule the mean is near
+    0 beside that: then m = 0, and D is X. At last Y = scale D + shift.
     """
     if X.dtype.itemsize < 4:
         return NotImplemented
     x, n = _flat(X), _count(X)
     _row_by_row(_run(x))
-    some = x[: max(1, _SOME // max(1, X[:1].size))]
-    m = (_sums(some) / _count(some)).astype(x.dtype)
-    mean_D, mean_square = _moments(x, m, n)
-    if np.any(5 * mean_D * mean_D > 4 * mean_square):  # far from the others: var would lose digits
-        m = (m + mean_D).astype(x.dtype)
-        mean_D, mean_square = _moments(x, m, n)
+    m, column = 0, None
+    mean_D, mean_square = _means(x, column, n)
+    far = np.isinf(mean_square) | (5 * mean_D * mean_D > 4 * mean_square)  # (mean D)^2 > 4 var loses digits
+    if far.any():
+        m = np.where(far, mean_D, 0).astype(x.dtype)
+        column = _column(m, x)
+        mean_D, mean_square = _means(x, column, n)
 
-    mean, var = m + mean_D, mean_square - mean_D * mean_D
-    m, r = mean.astype(x.dtype), 1 / np.sqrt(var + epsilon)
-    lost = np.where(np.abs((mean - m) * r) < _NEGLIGIBLE, 0, mean - m).astype(x.dtype)  # by rounding the mean
-    r, exact = r.astype(x.dtype), not lost.any()
-    m_column, lost, r_column = (_column(statistic, x) for statistic in (m, lost, r))
-    gamma_column, beta_column = _column(gamma, x), _column(beta, x)
-    H, Y = empty_like(x), empty_like(x)
+    exact, var = m + mean_D, mean_square - mean_D * mean_D
+    r = 1 / np.sqrt(var + epsilon)
+    scale = gamma.reshape(-1) * r
+    shift = beta.reshape(-1) - mean_D * scale
+    scale, shift = (_column(statistic.astype(x.dtype), x) for statistic in (scale, shift))
+    Y = empty_like(x)
 
     def part(blocks: list[Block]) -> None:
         for block in blocks:
-            h = np.subtract(x[block], m_column, out=H[block])
-            if not exact:
-                h -= lost
-            h *= r_column
-            y = np.multiply(h, gamma_column, out=Y[block])
-            y += beta_column
+            D = _deviations(x[block], column, out=Y[block])
+            y = np.multiply(D, scale, out=Y[block])
+            y += shift
 
     _share(part, _blocks(x))
-    mean, var = mean.astype(x.dtype), var.astype(x.dtype)
-    r, mean, var = (statistic.reshape(gamma.shape) for statistic in (r, mean, var))
-    return Y.reshape(X.shape), H.reshape(X.shape), r, mean, var
+    mean = np.empty((2, *gamma.shape[1:]), x.dtype)
+    mean[0] = exact.reshape(gamma.shape)
+    mean[1] = exact.reshape(gamma.shape) - mean[0]
+    return Y.reshape(X.shape), mean, _like(gamma, r), _like(gamma, var)
 
 
-def _moments(x: np.ndarray, m: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _means(x: np.ndarray, m: np.ndarray | None, n: int) -> tuple[np.ndarray, np.ndarray]:
     """The means of D = x - m and of D^2 over each channel, (C,), in float64."""
-    column = _column(m, x)
 
     def part(blocks: list[Block]) -> np.ndarray:
         total = np.zeros((2, x.shape[1]))
         for block in blocks:
-            D = x[block] - column
+            D = _deviations(x[block], m)
             total += _sums(D), _sums(D, D)
         return total
 
@@ -85,25 +81,39 @@ def _moments(x: np.ndarray, m: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarr
     return mean_D, mean_square
 
 
+def _deviations(x: np.ndarray, m: np.ndarray | None, out: np.ndarray | None = None) -> np.ndarray:
+    """D = x - m; x itself where m is None."""
+    return x if m is None else np.subtract(x, m, out=out)
+
+
 @_quiet
 def batch_norm_backward(
-    dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray
+    dY: np.ndarray, X: np.ndarray, mean: np.ndarray, r: np.ndarray, gamma: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """dX = gamma r (dY - mean dY - H mean(H dY)), dgamma = sum(H dY), dbeta = sum dY"""
+    """dX = gamma r (dY - mean dY - H mean(H dY)), dgamma = sum(H dY), dbeta = sum dY
+
+    With D as in `batch_norm`, H = r (D - mean D): dX = scale (slope D + dY + shift).
+    """
     if dY.dtype.itemsize < 4:
         return NotImplemented
-    dy, h, n = _flat(dY), _flat(H), _count(dY)
+    dy, x, n = _flat(dY), _flat(X), _count(dY)
     _row_by_row(_run(dy))
-    dgamma, dbeta = _sums_of(dy, h)
-    mean_hdy, mean_dy = (_column((total / n).astype(dy.dtype), dy) for total in (dgamma, dbeta))
-    scale = _column(gamma * r, dy)
+    mean, rest, r, scale = (statistic.reshape(-1) for statistic in (*mean, r, gamma * r))
+    far = np.any(np.abs(mean) * r > 2)
+    m, mean_D = (_column(mean, x), rest) if far else (None, np.add(mean, rest, dtype=np.float64))
+    sum_ddy, dbeta = _sums_of(dy, x, m)
+    dgamma = r * (sum_ddy - mean_D * dbeta)
+    slope = -r * dgamma / n
+    shift = -dbeta / n - slope * mean_D
+    slope, shift, scale = (_column(statistic.astype(x.dtype), x) for statistic in (slope, shift, scale))
     dX = empty_like(dy)
 
     def part(blocks: list[Block]) -> None:
         for block in blocks:
-            dx = np.multiply(h[block], mean_hdy, out=dX[block])
-            np.subtract(dy[block], dx, out=dx)
-            dx -= mean_dy
+            D = _deviations(x[block], m, out=dX[block])
+            dx = np.multiply(D, slope, out=dX[block])
+            dx += dy[block]
+            dx += shift
             dx *= scale
 
     _share(part, _blocks(dy))
@@ -328,13 +338,13 @@ def _blocks(x: np.ndarray) -> Iterator[Block]:
             yield (slice(i, i + samples), slice(None), slice(j, j + places))[: x.ndim]
 
 
-def _sums_of(dy: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """sum(h dy) and sum dy, (C,), in float64."""
+def _sums_of(dy: np.ndarray, x: np.ndarray, m: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """sum(D dy) of D = x - m and sum dy, (C,), in float64."""
 
     def part(blocks: list[Block]) -> np.ndarray:
         total = np.zeros((2, dy.shape[1]))
         for block in blocks:
-            total += _sums(h[block], dy[block]), _sums(dy[block])
+            total += _sums(_deviations(x[block], m), dy[block]), _sums(dy[block])
         return total
 
     dgamma, dbeta = _share(part, _blocks(dy), threads.total)
