@@ -255,6 +255,21 @@ def test_torch_agrees(shape):
             np.testing.assert_allclose(A.ravel(), a.grad.numpy().ravel(), rtol=0, atol=1e-11)
 
 
+def test_numpys_buffers_are_as_before():
+    """Long rows want smaller ones, but only as long as a kernel runs."""
+    from deepcore.backends.numpy import norm as native
+
+    X, gamma, beta = numbers((4, 3, 1000), "float32"), *per_channel((4, 3, 1000), "float32")
+    before = np.getbufsize()
+    _, mean, r, _ = native.batch_norm(X, gamma, beta, EPSILON)
+    native.batch_norm_backward(X, X, mean, r, gamma)
+    _, mean, r = native.group_norm(X, gamma, beta, 3, EPSILON)
+    native.group_norm_backward(X, X, mean, r, gamma)
+    _, r = native.rms_norm(X[:, 0], X[:1, 0], EPSILON)
+    native.rms_norm_backward(X[:, 0], X[:, 0], r, X[:1, 0])
+    assert np.getbufsize() == before
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_blocks_and_threads_of_numpys_own_kernels(threads, monkeypatch):
     """Many blocks, the last one smaller, give what one would."""

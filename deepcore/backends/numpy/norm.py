@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepcore.backends.numpy import threads
+from deepcore.backends.numpy.broadcast import row_by_row
 from deepcore.backends.numpy.memory import empty, empty_like
 from deepcore.backends.numpy.reduce import last_sum
 
@@ -21,7 +22,6 @@ Block = tuple[slice, ...]  # what indexes it
 _FEW_PLACES = 256
 _NEGLIGIBLE = 3e-7  # of 1, the size of H
 _ROWS = 16  # so few are added one after the other in float32
-_LONG_RUN = 512  # elements; shorter ones cost more to go through one by one than to copy what is broadcast
 _quiet = np.errstate(over="ignore", invalid="ignore")  # an overflow shows in the result
 
 
@@ -38,7 +38,7 @@ def batch_norm(
     if X.dtype.itemsize < 4:
         return NotImplemented
     x, n = _flat(X), _count(X)
-    _row_by_row(_run(x))
+    row_by_row(_run(x))
     m, column = 0, None
     mean_D, mean_square = _means(x, column, n)
     far = np.isinf(mean_square) | (5 * mean_D * mean_D > 4 * mean_square)  # (mean D)^2 > 4 var loses digits
@@ -97,7 +97,7 @@ def batch_norm_backward(
     if dY.dtype.itemsize < 4:
         return NotImplemented
     dy, x, n = _flat(dY), _flat(X), _count(dY)
-    _row_by_row(_run(dy))
+    row_by_row(_run(dy))
     mean, rest, r, scale = (statistic.reshape(-1) for statistic in (*mean, r, gamma * r))
     far = np.any(np.abs(mean) * r > 2)
     m, mean_D = (_column(mean, x), rest) if far else (None, np.add(mean, rest, dtype=np.float64))
@@ -155,7 +155,7 @@ def group_norm(
     if X.dtype.itemsize < 4:
         return NotImplemented
     x, m = _flat(X), max(1, math.prod(X.shape[1:]) // groups)
-    _row_by_row(m)
+    row_by_row(m)
     gamma, beta = _column(gamma, x), _column(beta, x)
     rows = len(x) * groups
     Y, mean, r = empty_like(x), np.empty((rows, 2), x.dtype), np.empty((rows, 1), x.dtype)
@@ -192,7 +192,7 @@ def group_norm_backward(
     dy, x = _flat(dY), _flat(X)
     groups = len(r) // len(dy) if len(dy) else 1
     m = max(1, math.prod(dY.shape[1:]) // groups)
-    _row_by_row(m)
+    row_by_row(m)
     gamma_column = _column(gamma, dy)
     dX = empty_like(dy)
 
@@ -224,7 +224,7 @@ def rms_norm(X: np.ndarray, gamma: np.ndarray, epsilon: float) -> tuple[np.ndarr
     if X.dtype.itemsize < 4:
         return NotImplemented
     X = np.ascontiguousarray(X)
-    _row_by_row(X.shape[1])
+    row_by_row(X.shape[1])
     Y, r = empty_like(X), np.empty((len(X), 1), X.dtype)
 
     def part(blocks: list[tuple[slice, slice]]) -> None:
@@ -248,7 +248,7 @@ def rms_norm_backward(
     if dY.dtype.itemsize < 4:
         return NotImplemented
     dY, X = np.ascontiguousarray(dY), np.ascontiguousarray(X)
-    _row_by_row(dY.shape[1])
+    row_by_row(dY.shape[1])
     dX = empty_like(dY)
 
     def part(blocks: list[tuple[slice, slice]]) -> np.ndarray:
@@ -298,16 +298,6 @@ def _column(statistic: np.ndarray, x: np.ndarray) -> np.ndarray:
 def _run(x: np.ndarray) -> int:
     """How many numbers stand one after the other that a statistic is broadcast to by `_column`."""
     return math.prod(x.shape[1:] if x.ndim == 2 or x.shape[2] <= _FEW_PLACES else x.shape[2:])
-
-
-def _row_by_row(run: int) -> None:
-    """Let NumPy go through long runs one by one, until the kernel's np.errstate ends.
-
-    Else it copies what is broadcast to them into a buffer of 8192 numbers, again and again: 0.3 ns a number
-    for an operation that takes 0.1.
-    """
-    if run >= _LONG_RUN:
-        np.setbufsize(_LONG_RUN)
 
 
 def _like(gamma: np.ndarray, total: np.ndarray) -> np.ndarray:
