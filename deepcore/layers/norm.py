@@ -87,7 +87,7 @@ class BatchNorm(Layer):
         self.cache.update(X=X, mean=mean, r=r)
         if m > 0:
             self._stage(
-                running_mean=self._average("running_mean", mean[:1, ...]),
+                running_mean=self._average("running_mean", mean[:1, ...] + mean[1:, ...]),
                 running_var=self._average("running_var", var * (m / (m - 1))),
             )
         return Y

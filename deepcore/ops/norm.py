@@ -54,13 +54,13 @@ def batch_norm(X: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any,
     var: the mean of (X - mean X)^2, which is not the unbiased one
     """
     rough = _channel_mean(X)
-    more = _channel_mean(X - rough)
-    mean = rough + more
-    rest = more - (mean - rough)
-    D = X - mean - rest
+    D = X - rough
+    rest = _channel_mean(D)
+    D = D - rest
     var = _channel_mean(D * D)
     r = _inverse_root(var + epsilon)
-    return gamma * (D * r) + beta, array_namespace(X).concat((mean, rest), axis=0), r, var
+    H = D * r
+    return gamma * H + beta, array_namespace(X).concat((rough, rest), axis=0), r, var
 
 
 @op
