@@ -692,9 +692,9 @@ def batch_norms(shape: tuple[int, ...], dtype: str) -> Iterator[Work]:
 
         return lambda: batch_norm(X, None, None, gamma.flatten(), beta.flatten(), True, 0.1, 1e-5)
 
-    arrays = [shape, channel, channel]
-    yield of_op("norm.batch_norm", shape, dtype, arrays, 4 * size, forward, (1e-5,))
-    yield of_op("norm.batch_norm_backward", shape, dtype, [shape, shape, channel, channel], 5 * size)
+    yield of_op("norm.batch_norm", shape, dtype, [shape, channel, channel], 3 * size, forward, (1e-5,))
+    arrays = [shape, shape, (2, *channel[1:]), channel, channel]
+    yield of_op("norm.batch_norm_backward", shape, dtype, arrays, 5 * size)
 
 
 def adamw(n: int) -> Work:

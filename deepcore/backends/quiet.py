@@ -21,6 +21,7 @@ def _errors() -> contextvars.ContextVar[Any] | None:
 
 
 _ERRORS = _errors()
+_MOST = 8  # settings that are kept: each `with np.errstate` makes one of its own
 
 
 @functools.cache
@@ -39,21 +40,21 @@ def ignoring(*kinds: str) -> Callable[[Callable[..., Any]], Any]:
     ignored: dict[str, Any] = dict.fromkeys(kinds, "ignore")
     if _ERRORS is None:  # a NumPy that keeps it elsewhere
         return np.errstate(**ignored)
-    variable, known = _ERRORS, (object(), object())  # what the last caller has said; the same but for these
+    variable = _ERRORS
+    known: dict[Any, Any] = {}  # what callers have said -> the same but for these
 
     def decorate(function: Callable[..., Any]) -> Any:
         @functools.wraps(function)
         def quiet(*arguments: Any, **named: Any) -> Any:
-            nonlocal known
-            said, inside = known
-            now = variable.get(None)
-            if now is inside:  # in another such call
-                return function(*arguments, **named)
-            if now is not said:
+            said = variable.get(None)
+            inside = known.get(said)
+            if inside is None:
                 context = contextvars.copy_context()
                 context.run(np.seterr, **ignored)
                 inside = context[variable]
-                known = now, inside
+                if len(known) >= _MOST:
+                    known.clear()
+                known[said] = inside
             token = variable.set(inside)
             try:
                 return function(*arguments, **named)

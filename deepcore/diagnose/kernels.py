@@ -212,7 +212,10 @@ CASES = [
     _native(
         "norm.batch_norm_backward",
         "32x64x32x32",
-        lambda: (_normal(*_IMAGES), _normal(*_IMAGES, seed=1), *_channels(1, 2)),
+        lambda: (
+            *(_normal(*_IMAGES), _normal(*_IMAGES, seed=1)),
+            *(_normal(2, _IMAGES[1], 1, 1, seed=2), *_channels(3, 4)),
+        ),
     ),
     _native(
         "norm.batch_norm_inference", "32x64x32x32", lambda: (_normal(*_IMAGES), *_channels(1, 2, 3, 4), 1e-5)

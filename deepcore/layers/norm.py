@@ -83,11 +83,11 @@ class BatchNorm(Layer):
             self.cache.update(X=X, mean=mean, var=var)
             return norm.batch_norm_inference(X, mean, var, gamma, beta, self.epsilon)
         m = self._count(X.shape)
-        Y, H, r, mean, var = norm.batch_norm(X, gamma, beta, self.epsilon)
-        self.cache.update(H=H, r=r)
+        Y, mean, r, var = norm.batch_norm(X, gamma, beta, self.epsilon)
+        self.cache.update(X=X, mean=mean, r=r)
         if m > 0:
             self._stage(
-                running_mean=self._average("running_mean", mean),
+                running_mean=self._average("running_mean", mean[:1, ...] + mean[1:, ...]),
                 running_var=self._average("running_var", var * (m / (m - 1))),
             )
         return Y
@@ -110,12 +110,12 @@ class BatchNorm(Layer):
 
     def backward(self, dY: Any) -> Any:
         cache, gamma = self.cache, self.weight["gamma"]
-        if "H" in cache:
-            dX, dgamma, dbeta = norm.batch_norm_backward(dY, cache["H"], cache["r"], gamma)
+        X, mean = cache["X"], cache["mean"]
+        if "var" in cache:
+            gradients = norm.batch_norm_inference_backward(dY, X, mean, cache["var"], gamma, self.epsilon)
         else:
-            dX, dgamma, dbeta = norm.batch_norm_inference_backward(
-                dY, cache["X"], cache["mean"], cache["var"], gamma, self.epsilon
-            )
+            gradients = norm.batch_norm_backward(dY, X, mean, cache["r"], gamma)
+        dX, dgamma, dbeta = gradients
         self.weight_update["gamma"], self.weight_update["beta"] = dgamma, dbeta
         return dX
 

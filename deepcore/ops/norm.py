@@ -6,8 +6,8 @@ Groups: means run over the C/g channels of a group and their places, sample by s
 Layer normalisation is that with 1 group, instance normalisation with C.
 
 A mean of numbers around 1e6 is rounded by as much as 0.03. But X - mean is exact there, so that its own
-mean gives the rest. Groups keep both, mean: (N g, 2), and backward makes H of them and of X: to write H, to
-keep it and to read it would take longer. The statistics of float16 stay in float32.
+mean gives the rest. Both are kept, mean: (2, C, 1, ...), of groups (N g, 2), and backward makes H of them and
+of X: to write H, to keep it and to read it would take longer. The statistics of float16 stay in float32.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ all_but_statistics = functools.partial(in_float32, results=1)
 
 
 @op
-@in_float32
-def batch_norm(X: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any, Any, Any]:
-    """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2. Returns Y, H, r, mean, var.
+@all_but_statistics
+def batch_norm(X: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any, Any]:
+    """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2. Returns Y, mean, r, var.
 
-    var is the mean of (X - mean X)^2, which is not the unbiased one.
+    mean: (2, C, 1, ...), the mean as rounded, and what rounding lost
+    var: the mean of (X - mean X)^2, which is not the unbiased one
     """
     rough = _channel_mean(X)
     D = X - rough
@@ -59,14 +60,14 @@ def batch_norm(X: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any,
     var = _channel_mean(D * D)
     r = _inverse_root(var + epsilon)
     H = D * r
-    return gamma * H + beta, H, r, rough + rest, var
+    return gamma * H + beta, array_namespace(X).concat((rough, rest), axis=0), r, var
 
 
 @op
 @in_float32
-def batch_norm_backward(dY: Any, H: Any, r: Any, gamma: Any) -> tuple[Any, Any, Any]:
+def batch_norm_backward(dY: Any, X: Any, mean: Any, r: Any, gamma: Any) -> tuple[Any, Any, Any]:
     """dX = gamma r (dY - mean dY - H mean(H dY)), dgamma = sum(H dY), dbeta = sum dY. Returns the three."""
-    n = _count(dY)
+    n, H = _count(dY), (X - mean[:1, ...] - mean[1:, ...]) * r
     dgamma, dbeta = _channel_sum(H * dY), _channel_sum(dY)
     dX = gamma * r * (dY - dbeta / n - H * (dgamma / n))
     return dX, dgamma, dbeta

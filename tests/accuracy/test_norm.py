@@ -169,5 +169,5 @@ def test_means_over_more_than_a_million_rows(_, place):
     show("mean over axis 0 of (1.25e6, 8)", place, error, **peers)
     assert error <= 2e-7
     ones = place.array(np.ones((1, 8)))
-    *_, mean, _ = norm.batch_norm(x, ones, ones, 1e-5)
+    _, mean, *_ = norm.batch_norm(x, ones, ones, 1e-5)
     assert np.abs(place.back(mean)[0] / right - 1).max() <= 2e-7

@@ -20,6 +20,7 @@ TOLERANCE = {"float64": 1e-13, "float32": 5e-6, "float16": 4e-3, "bfloat16": 3e-
 
 IN_FLOAT32 = {  # ops whose results of 16 bits are not of 16 bits, from which result on
     "pool.window_sum": 0,
+    "norm.batch_norm": 1,
     "norm.group_norm": 1,
     "norm.rms_norm": 1,
 }
@@ -106,8 +107,9 @@ def cases(large: bool) -> list[tuple]:
         *[("reduce.column_sum", normal(*shape)) for shape in columns],
         *[("norm.batch_norm", 3 + normal(*shape), *per_channel(shape, 2), 1e-5) for shape in images],
         *[
-            ("norm.batch_norm_backward", normal(*shape), normal(*shape, seed=1), *per_channel(shape, 2))
+            ("norm.batch_norm_backward", normal(*shape), normal(*shape, seed=1), mean, *per_channel(shape, 2))
             for shape in images
+            for mean in [normal(2, *shape[1:2], *(1 for _ in shape[2:]), seed=2)]
         ],
         *[("norm.batch_norm_inference", normal(*shape), *per_channel(shape, 4), 1e-5) for shape in images],
         *[

@@ -37,13 +37,14 @@ y = np.array([3, 0, -100, 1, 2, 2, 0])
 W_HUGE, G_HUGE = normal(1100, 1000), normal(1100, 1000, seed=1)  # worth all threads
 W_LARGE, G_LARGE = normal(600, 601), normal(600, 601, seed=1)  # several blocks, in two threads
 GAMMA, BETA = normal(1, 4, 1, 1, seed=5), normal(1, 4, 1, 1, seed=6)
-_, H, R, MEAN, VAR = OPS["norm.batch_norm"].reference(IMAGES, GAMMA, BETA, 1e-5)
+_, MEANS, R, VAR = OPS["norm.batch_norm"].reference(IMAGES, GAMMA, BETA, 1e-5)
+MEAN = MEANS[:1]
 
 RUN = normal(5, 3, 4), normal(4, 8), normal(2, 8), normal(1, 8), normal(1, 8, seed=1), *normal(2, 5, 2)
 TAPE = OPS["recurrent.lstm_run"].reference(*RUN)[3:]
 RUN_BACKWARD = normal(5, 3, 2), *normal(2, 5, 2, seed=1), *RUN[:3], *TAPE
 
-_, H_ROWS, R_ROWS, _, _ = OPS["norm.batch_norm"].reference(normal(70, 5), X[:1], X[1:2], 1e-5)
+_, *OF_ROWS, _ = OPS["norm.batch_norm"].reference(normal(70, 5), X[:1], X[1:2], 1e-5)
 
 CASES = [  # op, arguments
     *[("activation.relu", x) for x in (X, np.array([[np.nan, np.inf]], "float32"))],
@@ -80,8 +81,8 @@ CASES = [  # op, arguments
     *[("loss.mean_square", X, G, per, r) for per in ("row", "element") for r in ("mean", "sum", "none")],
     ("norm.batch_norm", IMAGES, GAMMA, BETA, 1e-5),
     ("norm.batch_norm", normal(70, 5), X[:1], X[1:2], 1e-5),
-    ("norm.batch_norm_backward", normal(70, 5, seed=1), H_ROWS, R_ROWS, X[:1]),
-    ("norm.batch_norm_backward", normal(3, 4, 7, 6, seed=7), H, R, GAMMA),
+    ("norm.batch_norm_backward", normal(70, 5, seed=1), normal(70, 5), *OF_ROWS, X[:1]),
+    ("norm.batch_norm_backward", normal(3, 4, 7, 6, seed=7), IMAGES, MEANS, R, GAMMA),
     ("norm.batch_norm_inference", IMAGES, MEAN, VAR, GAMMA, BETA, 1e-5),
     ("norm.batch_norm_inference_backward", normal(3, 4, 7, 6, seed=7), IMAGES, MEAN, VAR, GAMMA, 1e-5),
     *[("norm.group_norm", IMAGES, GAMMA, BETA, groups, 1e-5) for groups in (1, 2, 4)],

@@ -11,7 +11,8 @@
 // 16-byte boundaries, with one place a channel. Else group_moments sums them in a pass of its own.
 //
 // Channels. X is (N, C, S); a thread has the same columns in every sample, as columns.cuh says.
-// Bytes: training reads X twice and writes Y and H; backward reads dY and H twice and writes dX.
+// Mean, in two parts as of rows, and r are kept, as Wide<T>, and backward makes H of them and X; mean is (2, C).
+// Bytes: training reads X twice and writes Y; backward reads dY and X twice and writes dX.
 
 // ---- rows
 
@@ -175,19 +176,21 @@ __device__ void group_moments(const T* dY, const T* X, const typename Wide<T>::t
 
 // ---- channels
 
-// partial (2, slices, W): the sums of A B and A
+// partial (2, slices, W): the sums of H dY and dY
 template <class T>
-__device__ void channel_moments(const T* A, const T* B, double* partial, long long n, long long W, long long tiles,
-                                long long slices)
+__device__ void channel_moments(const T* dY, const T* X, const typename Wide<T>::type* means,
+                                const typename Wide<T>::type* r, double* partial, long long n, long long W, long long S, long long tiles, long long slices)
 {
     constexpr int V = Columns<T>::V;
     const Columns<T> columns(n, W, tiles, slices);
     column_sums<2>(columns, partial, [&](long long row, double (&sums)[2][V]) {
-        const Vector<T> a = columns.load(A, row), b = columns.load(B, row);
+        const Vector<T> dy = columns.load(dY, row), x = columns.load(X, row);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
-            const double value = (double)widen(a.each[j]);
-            sums[0][j] += value * (double)widen(b.each[j]);
+            const long long c = min(columns.column + j, W - 1) / S;
+            const Standard<T, true> H(means[c], means[W / S + c], r[c]);
+            const double value = (double)widen(dy.each[j]);
+            sums[0][j] += value * (double)H(x.each[j]);
             sums[1][j] += value;
         }
     });
@@ -220,21 +223,22 @@ __device__ void channel_deviations(const T* X, double* partial, long long n, lon
     });
 }
 
-// statistics (2, C): mean and r, in double; and mean, var, r as T. One block for each channel.
+// means (2, C): the mean as rounded, and what rounding lost; r and var (C). One block for each channel.
 template <class T>
-__device__ void channel_statistics(const T* X, const double* partial, double* statistics, T* mean, T* var, T* r,
-                                   long long n, long long count, long long C, long long S, double epsilon)
+__device__ void channel_statistics(const T* X, const double* partial, typename Wide<T>::type* means,
+                                   typename Wide<T>::type* r, typename Wide<T>::type* var, long long n,
+                                   long long count, long long C, long long S, double epsilon)
 {
+    using A = typename Wide<T>::type;
     const long long c = blockIdx.x, N = n * S;
     const double d = channel_sum(partial, count, c, C, S) / N;
     const double dd = channel_sum(partial + count * C * S, count, c, C, S) / N;
     if (threadIdx.x != 0) return;
     const double center = (double)widen(X[c * S]) + d, v = dd - d * d, variance = v < 0 ? 0 : v;
-    statistics[c] = center;
-    statistics[C + c] = 1 / sqrt(variance + epsilon);
-    mean[c] = narrow<T>(center);
-    var[c] = narrow<T>(variance);
-    r[c] = narrow<T>(statistics[C + c]);
+    means[c] = (A)center;
+    means[C + c] = (A)(center - (double)means[c]);
+    r[c] = (A)(1 / sqrt(variance + epsilon));
+    var[c] = (A)variance;
 }
 
 // totals (2, C) in double, and as T: the sums of partial (2, count, C, S). One block for each channel.
@@ -254,61 +258,60 @@ __device__ void channel_gradients(const P* partial, double* totals, T* dgamma, T
     if (dbeta) dbeta[c] = narrow<T>(second);
 }
 
-// H = (X - mean) r, Y = gamma H + beta; the mean in two parts, as numbers may be large beside their differences
+// Y = gamma H + beta, H = (X - mean) r; the mean in two parts, as numbers may be large beside their differences
 template <class T>
-__device__ void channel_normalise(const T* X, const double* statistics, const T* gamma, const T* beta, T* Y, T* H,
-                                  long long n, long long C, long long S, long long tiles, long long slices)
+__device__ void channel_normalise(const T* X, const typename Wide<T>::type* means, const typename Wide<T>::type* r,
+                                  const T* gamma, const T* beta, T* Y, long long n, long long C, long long S, long long tiles, long long slices)
 {
     using A = typename Wide<T>::type;
     constexpr int V = Columns<T>::V;
     const Columns<T> columns(n, C * S, tiles, slices);
-    A mean[V], rest[V], r[V], scale[V], shift[V];
+    A mean[V], rest[V], scale[V], shift[V];
 #pragma unroll
     for (int j = 0; j < V; ++j) {
         const long long c = min((columns.column + j) / S, C - 1);
-        mean[j] = (A)statistics[c];
-        rest[j] = (A)(statistics[c] - (double)mean[j]);
-        r[j] = (A)statistics[C + c];
-        scale[j] = widen(gamma[c]);
+        mean[j] = means[c];
+        rest[j] = means[C + c];
+        scale[j] = widen(gamma[c]) * r[c];
         shift[j] = widen(beta[c]);
     }
     columns.each_row([&](long long row) {
-        Vector<T> h = columns.load(X, row), y;
+        Vector<T> x = columns.load(X, row);
 #pragma unroll
-        for (int j = 0; j < V; ++j) {
-            const A value = (widen(h.each[j]) - mean[j] - rest[j]) * r[j];
-            y.each[j] = narrow<T>(scale[j] * value + shift[j]);
-            h.each[j] = narrow<T>(value);
-        }
-        columns.store(H, row, h);
-        columns.store(Y, row, y);
+        for (int j = 0; j < V; ++j)
+            x.each[j] = narrow<T>((widen(x.each[j]) - mean[j] - rest[j]) * scale[j] + shift[j]);
+        columns.store(Y, row, x);
     });
 }
 
 // dX = gamma r (dY - mean dY - H mean(H dY))
 template <class T>
-__device__ void channel_normalise_backward(const T* dY, const T* H, const T* r, const T* gamma, const double* totals,
-                                           T* dX, long long n, long long C, long long S, long long tiles,
-                                           long long slices)
+__device__ void channel_normalise_backward(const T* dY, const T* X, const typename Wide<T>::type* means,
+                                           const typename Wide<T>::type* r, const T* gamma, const double* totals, T* dX, long long n, long long C,
+                                           long long S, long long tiles, long long slices)
 {
     using A = typename Wide<T>::type;
     constexpr int V = Columns<T>::V;
     const Columns<T> columns(n, C * S, tiles, slices);
-    A scale[V], mean[V], mean_of_product[V];
+    A scale[V], mean[V], rest[V], mean_of_dy[V], slope[V];
 #pragma unroll
     for (int j = 0; j < V; ++j) {
         const long long c = min((columns.column + j) / S, C - 1);
-        scale[j] = widen(gamma[c]) * widen(r[c]);
-        mean_of_product[j] = (A)(totals[c] / (double)(n * S));
-        mean[j] = (A)(totals[C + c] / (double)(n * S));
+        scale[j] = widen(gamma[c]) * r[c];
+        mean[j] = means[c];
+        rest[j] = means[C + c];
+        mean_of_dy[j] = (A)(totals[C + c] / (double)(n * S));
+        slope[j] = (A)(totals[c] / (double)(n * S)) * r[c];
     }
     columns.each_row([&](long long row) {
-        Vector<T> x = columns.load(dY, row);
-        const Vector<T> h = columns.load(H, row);
+        Vector<T> dy = columns.load(dY, row);
+        const Vector<T> x = columns.load(X, row);
 #pragma unroll
-        for (int j = 0; j < V; ++j)
-            x.each[j] = narrow<T>(scale[j] * (widen(x.each[j]) - mean[j] - widen(h.each[j]) * mean_of_product[j]));
-        columns.store(dX, row, x);
+        for (int j = 0; j < V; ++j) {
+            const A h = (widen(x.each[j]) - mean[j] - rest[j]) * slope[j];  // H mean(H dY)
+            dy.each[j] = narrow<T>(scale[j] * (widen(dy.each[j]) - mean_of_dy[j] - h));
+        }
+        columns.store(dX, row, dy);
     });
 }
 
@@ -418,38 +421,40 @@ __device__ void channel_inference_backward(const T* dY, const T* X, const T* mea
     {                                                                                                            \
         channel_gradients<T>(partial, (double*)0, dgamma, dbeta, count, C, 1);                                   \
     }                                                                                                            \
-    KERNEL channel_moments_##NAME(const T* A, const T* B, double* partial, long long n, long long W,             \
-                                  long long tiles, long long slices)                                             \
+    KERNEL channel_moments_##NAME(const T* dY, const T* X, const Wide<T>::type* means, const Wide<T>::type* r,   \
+                                  double* partial, long long n, long long W, long long S, long long tiles,       \
+                                  long long slices)                                                              \
     {                                                                                                            \
-        channel_moments(A, B, partial, n, W, tiles, slices);                                                     \
+        channel_moments(dY, X, means, r, partial, n, W, S, tiles, slices);                                       \
     }                                                                                                            \
     KERNEL channel_deviations_##NAME(const T* X, double* partial, long long n, long long W, long long S,         \
                                      long long tiles, long long slices)                                          \
     {                                                                                                            \
         channel_deviations(X, partial, n, W, S, tiles, slices);                                                  \
     }                                                                                                            \
-    KERNEL channel_statistics_##NAME(const T* X, const double* partial, double* statistics, T* mean, T* var,     \
-                                     T* r, long long n, long long count, long long C, long long S,               \
-                                     double epsilon)                                                             \
+    KERNEL channel_statistics_##NAME(const T* X, const double* partial, Wide<T>::type* means, Wide<T>::type* r,  \
+                                     Wide<T>::type* var, long long n, long long count, long long C,              \
+                                     long long S, double epsilon)                                                \
     {                                                                                                            \
-        channel_statistics(X, partial, statistics, mean, var, r, n, count, C, S, epsilon);                       \
+        channel_statistics(X, partial, means, r, var, n, count, C, S, epsilon);                                  \
     }                                                                                                            \
     KERNEL channel_gradients_##NAME(const double* partial, double* totals, T* dgamma, T* dbeta, long long count, \
                                     long long C, long long S)                                                    \
     {                                                                                                            \
         channel_gradients<T>(partial, totals, dgamma, dbeta, count, C, S);                                       \
     }                                                                                                            \
-    KERNEL channel_normalise_##NAME(const T* X, const double* statistics, const T* gamma, const T* beta, T* Y,   \
-                                    T* H, long long n, long long C, long long S, long long tiles,                \
-                                    long long slices)                                                            \
+    KERNEL channel_normalise_##NAME(const T* X, const Wide<T>::type* means, const Wide<T>::type* r,              \
+                                    const T* gamma, const T* beta, T* Y, long long n, long long C,               \
+                                    long long S, long long tiles, long long slices)                              \
     {                                                                                                            \
-        channel_normalise(X, statistics, gamma, beta, Y, H, n, C, S, tiles, slices);                             \
+        channel_normalise(X, means, r, gamma, beta, Y, n, C, S, tiles, slices);                                  \
     }                                                                                                            \
-    KERNEL channel_normalise_backward_##NAME(const T* dY, const T* H, const T* r, const T* gamma,                \
-                                             const double* totals, T* dX, long long n, long long C, long long S, \
-                                             long long tiles, long long slices)                                  \
+    KERNEL channel_normalise_backward_##NAME(const T* dY, const T* X, const Wide<T>::type* means,                \
+                                             const Wide<T>::type* r, const T* gamma, const double* totals, T* dX,\
+                                             long long n, long long C, long long S, long long tiles,             \
+                                             long long slices)                                                   \
     {                                                                                                            \
-        channel_normalise_backward(dY, H, r, gamma, totals, dX, n, C, S, tiles, slices);                         \
+        channel_normalise_backward(dY, X, means, r, gamma, totals, dX, n, C, S, tiles, slices);                  \
     }                                                                                                            \
     KERNEL channel_inference_##NAME(const T* X, const T* mean, const T* var, const T* gamma, const T* beta,      \
                                     T* Y, long long n, long long C, long long S, double epsilon,                 \

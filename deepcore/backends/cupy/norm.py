@@ -113,7 +113,7 @@ def _statistics(x: Any, X: Any) -> Any:
 # ---- statistics of each channel over the batch
 
 
-def batch_norm(X: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any, Any, Any]:
+def batch_norm(X: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any, Any]:
     """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2; the statistics in float64"""
     if not _serve(1, X, gamma, beta):
         return NotImplemented
@@ -122,29 +122,29 @@ def batch_norm(X: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any,
     grid, block, tiles, slices = column_launch(N, C * S, X.itemsize)
     partial = cupy.empty((2, slices, C * S), cupy.float64)
     kernel("norm", "channel_deviations", X.dtype)(grid, block, (X, partial, N, C * S, S, tiles, slices))
-    statistics = cupy.empty((2, C), cupy.float64)
-    mean, var, r = (cupy.empty(gamma.shape, X.dtype) for _ in range(3))
+    mean = cupy.empty((2, *gamma.shape[1:]), _wide(X))
+    r, var = cupy.empty(gamma.shape, _wide(X)), cupy.empty(gamma.shape, _wide(X))
     kernel("norm", "channel_statistics", X.dtype)(
-        *channel_launch(C, slices * S),
-        (X, partial, statistics, mean, var, r, N, slices, C, S, float(epsilon)),
+        *channel_launch(C, slices * S), (X, partial, mean, r, var, N, slices, C, S, float(epsilon))
     )
-    Y, H = cupy.empty(X.shape, X.dtype), cupy.empty(X.shape, X.dtype)
+    Y = cupy.empty(X.shape, X.dtype)
     kernel("norm", "channel_normalise", X.dtype)(
-        grid, block, (X, statistics, _packed(gamma), _packed(beta), Y, H, N, C, S, tiles, slices)
+        grid, block, (X, mean, r, _packed(gamma), _packed(beta), Y, N, C, S, tiles, slices)
     )
-    return Y, H, r, mean, var
+    return Y, mean, r, var
 
 
-def batch_norm_backward(dY: Any, H: Any, r: Any, gamma: Any) -> tuple[Any, Any, Any]:
+def batch_norm_backward(dY: Any, X: Any, mean: Any, r: Any, gamma: Any) -> tuple[Any, Any, Any]:
     """dX = gamma r (dY - mean dY - H mean(H dY)), dgamma = sum(H dY), dbeta = sum dY"""
-    if not _serve(1, dY, H, r, gamma):
+    if not _serve(1, dY, X, gamma):
         return NotImplemented
     N, C, S = _sizes(dY)
-    dY, H, dX = aligned(dY), aligned(H), cupy.empty(dY.shape, dY.dtype)
-    dgamma, dbeta, totals = _moments("channel_moments", dY, (H,))
+    dY, X, dX = aligned(dY), aligned(X), cupy.empty(dY.shape, dY.dtype)
+    of_H = X, _statistics(mean, dY), _statistics(r, dY)
+    dgamma, dbeta, totals = _moments("channel_moments", dY, of_H, S)
     grid, block, tiles, slices = column_launch(N, C * S, dY.itemsize)
     kernel("norm", "channel_normalise_backward", dY.dtype)(
-        grid, block, (dY, H, _packed(r), _packed(gamma), totals, dX, N, C, S, tiles, slices)
+        grid, block, (dY, *of_H, _packed(gamma), totals, dX, N, C, S, tiles, slices)
     )
     return dX, dgamma.reshape(gamma.shape), dbeta.reshape(gamma.shape)
 

@@ -23,6 +23,7 @@ _BLOCK = 1 << 19  # bytes of columns at a time: well inside a core's second-leve
 _ADDED = 1 << 22  # where they are added: more at a time, in fewer calls
 _SHARE = 1 << 21  # bytes of columns that are worth a thread
 _MANY_CHANNELS, _LARGEST_IMAGE = 16, 1 << 21  # channels, and bytes of an image's columns
+_APART = 16  # numbers between planes, so that those of 4096 bytes don't all want the same lines of the cache
 
 
 def float16_in_float32(kernel: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
@@ -122,7 +123,9 @@ def _dW_of_channels_last(
 ) -> np.ndarray:
     """dW = dY columns(X)^T. The transpose is what is copied: BLAS takes a fifth longer if it must transpose.
 
-    It has a row for each place, with the channels side by side at each position within the window.
+    It has a row for each place, with the channels side by side at each position within the window. To come
+    there, an image is first copied to where its planes lie a little further apart: 0.8 ns a number instead of
+    3.6, where they are 32 x 32.
     """
     (n, f, *out), (c, *sizes) = dY.shape, X.shape[1:]
     inside, padded_sizes = place_inside(sizes, padding)
@@ -130,6 +133,7 @@ def _dW_of_channels_last(
     dY = np.ascontiguousarray(dY).reshape(n, f, places)
 
     def part(start: int, stop: int) -> np.ndarray:
+        planes = empty((c, math.prod(sizes) + _APART), X.dtype)[:, :-_APART].reshape(c, *sizes, copy=False)
         padded = np.zeros((*padded_sizes, c), X.dtype)
         columns_T = empty((*out, *kernel, c), X.dtype)
         *axes, channel = padded.strides
@@ -137,7 +141,8 @@ def _dW_of_channels_last(
         windows = np.ndarray(columns_T.shape, padded.dtype, padded, 0, (*along, channel))
         dW, more = np.zeros((f, height), X.dtype), empty((f, height), X.dtype)
         for k in range(start, stop):
-            padded[inside[1:]] = np.moveaxis(X[k], 0, -1)
+            planes[...] = X[k]
+            padded[inside[1:]] = np.moveaxis(planes, 0, -1)
             columns_T[...] = windows
             dW += np.matmul(dY[k], columns_T.reshape(places, height), out=more)
         return dW.astype(np.float64)

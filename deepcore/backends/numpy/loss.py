@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from deepcore.backends.numpy import threads
+from deepcore.backends.numpy.broadcast import row_by_row
 from deepcore.backends.numpy.memory import empty_like
 from deepcore.backends.numpy.reduce import row_sum
 from deepcore.backends.numpy.softmax import row_blocks, row_starts, row_tops
@@ -79,6 +80,7 @@ def _by_blocks(
     """The rows' losses, (N,). Writes their gradient divided by n into dX."""
     if X.size <= _ONE_BLOCK:
         return losses_of(X, y, n, dX, *settings)
+    row_by_row(X.shape[1])
     L = np.empty(len(y), X.dtype)
     blocks = list(row_blocks(*X.shape))
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepcore.backends.numpy import threads
+from deepcore.backends.numpy.broadcast import row_by_row
 from deepcore.backends.numpy.memory import empty, empty_like
 from deepcore.backends.numpy.reduce import last_sum
 from deepcore.backends.quiet import quietly
@@ -19,7 +20,6 @@ from deepcore.backends.quiet import quietly
 _BLOCK = 131072  # elements
 _SHARED_BLOCK = 393216  # where threads work side by side: only one at a time runs the Python between blocks
 Block = tuple[slice, ...]  # what indexes it
-_SOME = 16384  # elements whose mean is near that of all
 _FEW_PLACES = 256
 _NEGLIGIBLE = 3e-7  # of 1, the size of H
 _ROWS = 16  # so few are added one after the other in float32
@@ -28,54 +28,52 @@ _ROWS = 16  # so few are added one after the other in float32
 @quietly
 def batch_norm(
     X: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2
 
     With D = X - m for a number m near the mean, mean X = m + mean D and var X = mean D^2 - (mean D)^2: D is
-    as small as X varies, so that sums in float32 will do where a channel is far from 0. The mean of the first
-    samples is near enough, as a rule.
+    no larger than a few times what X varies by, so that sums in float32 will do. As a rule the mean is near
+    0 beside that: then m = 0, and D is X. At last Y = scale D + shift.
     """
     if X.dtype.itemsize < 4:
         return NotImplemented
     x, n = _flat(X), _count(X)
-    some = x[: max(1, _SOME // max(1, X[:1].size))]
-    m = (_sums(some) / _count(some)).astype(x.dtype)
-    mean_D, mean_square = _moments(x, m, n)
-    if np.any(5 * mean_D * mean_D > 4 * mean_square):  # far from the others: var would lose digits
-        m = (m + mean_D).astype(x.dtype)
-        mean_D, mean_square = _moments(x, m, n)
+    row_by_row(_run(x))
+    m, column = 0, None
+    mean_D, mean_square = _means(x, column, n)
+    far = np.isinf(mean_square) | (5 * mean_D * mean_D > 4 * mean_square)  # (mean D)^2 > 4 var loses digits
+    if far.any():
+        m = np.where(far, mean_D, 0).astype(x.dtype)
+        column = _column(m, x)
+        mean_D, mean_square = _means(x, column, n)
 
-    mean, var = m + mean_D, mean_square - mean_D * mean_D
-    m, r = mean.astype(x.dtype), 1 / np.sqrt(var + epsilon)
-    lost = np.where(np.abs((mean - m) * r) < _NEGLIGIBLE, 0, mean - m).astype(x.dtype)  # by rounding the mean
-    r, exact = r.astype(x.dtype), not lost.any()
-    m_column, lost, r_column = (_column(statistic, x) for statistic in (m, lost, r))
-    gamma_column, beta_column = _column(gamma, x), _column(beta, x)
-    H, Y = empty_like(x), empty_like(x)
+    exact, var = m + mean_D, mean_square - mean_D * mean_D
+    r = 1 / np.sqrt(var + epsilon)
+    scale = gamma.reshape(-1) * r
+    shift = beta.reshape(-1) - mean_D * scale
+    scale, shift = (_column(statistic.astype(x.dtype), x) for statistic in (scale, shift))
+    Y = empty_like(x)
 
     def part(blocks: list[Block]) -> None:
         for block in blocks:
-            h = np.subtract(x[block], m_column, out=H[block])
-            if not exact:
-                h -= lost
-            h *= r_column
-            y = np.multiply(h, gamma_column, out=Y[block])
-            y += beta_column
+            D = _deviations(x[block], column, out=Y[block])
+            y = np.multiply(D, scale, out=Y[block])
+            y += shift
 
     _share(part, _blocks(x))
-    mean, var = mean.astype(x.dtype), var.astype(x.dtype)
-    r, mean, var = (statistic.reshape(gamma.shape) for statistic in (r, mean, var))
-    return Y.reshape(X.shape), H.reshape(X.shape), r, mean, var
+    mean = np.empty((2, *gamma.shape[1:]), x.dtype)
+    mean[0] = exact.reshape(gamma.shape)
+    mean[1] = exact.reshape(gamma.shape) - mean[0]
+    return Y.reshape(X.shape), mean, _like(gamma, r), _like(gamma, var)
 
 
-def _moments(x: np.ndarray, m: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _means(x: np.ndarray, m: np.ndarray | None, n: int) -> tuple[np.ndarray, np.ndarray]:
     """The means of D = x - m and of D^2 over each channel, (C,), in float64."""
-    column = _column(m, x)
 
     def part(blocks: list[Block]) -> np.ndarray:
         total = np.zeros((2, x.shape[1]))
         for block in blocks:
-            D = x[block] - column
+            D = _deviations(x[block], m)
             total += _sums(D), _sums(D, D)
         return total
 
@@ -83,24 +81,39 @@ def _moments(x: np.ndarray, m: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarr
     return mean_D, mean_square
 
 
+def _deviations(x: np.ndarray, m: np.ndarray | None, out: np.ndarray | None = None) -> np.ndarray:
+    """D = x - m; x itself where m is None."""
+    return x if m is None else np.subtract(x, m, out=out)
+
+
 @quietly
 def batch_norm_backward(
-    dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray
+    dY: np.ndarray, X: np.ndarray, mean: np.ndarray, r: np.ndarray, gamma: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """dX = gamma r (dY - mean dY - H mean(H dY)), dgamma = sum(H dY), dbeta = sum dY"""
+    """dX = gamma r (dY - mean dY - H mean(H dY)), dgamma = sum(H dY), dbeta = sum dY
+
+    With D as in `batch_norm`, H = r (D - mean D): dX = scale (slope D + dY + shift).
+    """
     if dY.dtype.itemsize < 4:
         return NotImplemented
-    dy, h, n = _flat(dY), _flat(H), _count(dY)
-    dgamma, dbeta = _sums_of(dy, h)
-    mean_hdy, mean_dy = (_column((total / n).astype(dy.dtype), dy) for total in (dgamma, dbeta))
-    scale = _column(gamma * r, dy)
+    dy, x, n = _flat(dY), _flat(X), _count(dY)
+    row_by_row(_run(dy))
+    mean, rest, r, scale = (statistic.reshape(-1) for statistic in (*mean, r, gamma * r))
+    far = np.any(np.abs(mean) * r > 2)
+    m, mean_D = (_column(mean, x), rest) if far else (None, np.add(mean, rest, dtype=np.float64))
+    sum_ddy, dbeta = _sums_of(dy, x, m)
+    dgamma = r * (sum_ddy - mean_D * dbeta)
+    slope = -r * dgamma / n
+    shift = -dbeta / n - slope * mean_D
+    slope, shift, scale = (_column(statistic.astype(x.dtype), x) for statistic in (slope, shift, scale))
     dX = empty_like(dy)
 
     def part(blocks: list[Block]) -> None:
         for block in blocks:
-            dx = np.multiply(h[block], mean_hdy, out=dX[block])
-            np.subtract(dy[block], dx, out=dx)
-            dx -= mean_dy
+            D = _deviations(x[block], m, out=dX[block])
+            dx = np.multiply(D, slope, out=dX[block])
+            dx += dy[block]
+            dx += shift
             dx *= scale
 
     _share(part, _blocks(dy))
@@ -142,6 +155,7 @@ def group_norm(
     if X.dtype.itemsize < 4:
         return NotImplemented
     x, m = _flat(X), max(1, math.prod(X.shape[1:]) // groups)
+    row_by_row(m)
     gamma, beta = _column(gamma, x), _column(beta, x)
     rows = len(x) * groups
     Y, mean, r = empty_like(x), np.empty((rows, 2), x.dtype), np.empty((rows, 1), x.dtype)
@@ -178,6 +192,7 @@ def group_norm_backward(
     dy, x = _flat(dY), _flat(X)
     groups = len(r) // len(dy) if len(dy) else 1
     m = max(1, math.prod(dY.shape[1:]) // groups)
+    row_by_row(m)
     gamma_column = _column(gamma, dy)
     dX = empty_like(dy)
 
@@ -209,6 +224,7 @@ def rms_norm(X: np.ndarray, gamma: np.ndarray, epsilon: float) -> tuple[np.ndarr
     if X.dtype.itemsize < 4:
         return NotImplemented
     X = np.ascontiguousarray(X)
+    row_by_row(X.shape[1])
     Y, r = empty_like(X), np.empty((len(X), 1), X.dtype)
 
     def part(blocks: list[tuple[slice, slice]]) -> None:
@@ -232,6 +248,7 @@ def rms_norm_backward(
     if dY.dtype.itemsize < 4:
         return NotImplemented
     dY, X = np.ascontiguousarray(dY), np.ascontiguousarray(X)
+    row_by_row(dY.shape[1])
     dX = empty_like(dY)
 
     def part(blocks: list[tuple[slice, slice]]) -> np.ndarray:
@@ -278,6 +295,11 @@ def _column(statistic: np.ndarray, x: np.ndarray) -> np.ndarray:
     return statistic.reshape(C, 1) if S > _FEW_PLACES else np.repeat(statistic, S).reshape(C, S)
 
 
+def _run(x: np.ndarray) -> int:
+    """How many numbers stand one after the other that a statistic is broadcast to by `_column`."""
+    return math.prod(x.shape[1:] if x.ndim == 2 or x.shape[2] <= _FEW_PLACES else x.shape[2:])
+
+
 def _like(gamma: np.ndarray, total: np.ndarray) -> np.ndarray:
     """A sum over each channel in the shape and dtype of gamma."""
     return total.astype(gamma.dtype).reshape(gamma.shape)
@@ -306,13 +328,13 @@ def _blocks(x: np.ndarray) -> Iterator[Block]:
             yield (slice(i, i + samples), slice(None), slice(j, j + places))[: x.ndim]
 
 
-def _sums_of(dy: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """sum(h dy) and sum dy, (C,), in float64."""
+def _sums_of(dy: np.ndarray, x: np.ndarray, m: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """sum(D dy) of D = x - m and sum dy, (C,), in float64."""
 
     def part(blocks: list[Block]) -> np.ndarray:
         total = np.zeros((2, dy.shape[1]))
         for block in blocks:
-            total += _sums(h[block], dy[block]), _sums(dy[block])
+            total += _sums(_deviations(x[block], m), dy[block]), _sums(dy[block])
         return total
 
     dgamma, dbeta = _share(part, _blocks(dy), threads.total)

@@ -39,24 +39,24 @@ def batch_norm(
     gamma: np.ndarray,
     beta: np.ndarray,
     epsilon: float,
-    out: tuple[Out, ...] = (None, None),
+    out: tuple[Out, ...] = (None,),
 ) -> tuple[np.ndarray, ...]:
     """Y = gamma H + beta, H = (X - mean X) r, r = (var X + epsilon)^-1/2"""
     if not _images_or_rows(X, gamma, beta) or not gamma.size == beta.size == X.shape[1]:
         return NotImplemented
     x, C = _by_channel(X), X.shape[1]
-    Y, H = (empty(X.shape, X.dtype) if there is None else there for there in out[:2])
-    r, mean, var, m, rest = np.empty((5, C), X.dtype)
-    arrays = x, flat(gamma), flat(beta), epsilon, Y.reshape(x.shape), H.reshape(x.shape), r, mean, var
+    Y = empty(X.shape, X.dtype) if out[0] is None else out[0]
+    mean, statistics = np.empty((2, C, *(1,) * (X.ndim - 2)), X.dtype), np.empty((2, C), X.dtype)
+    arrays = x, flat(gamma), flat(beta), epsilon, Y.reshape(x.shape), *mean.reshape(2, C), *statistics
     if X.ndim > 2:
-        _batch_norm(X.size, *arrays, m, rest, np.empty((_PARTS, C, 2)))
+        _batch_norm(X.size, *arrays, np.empty((_PARTS, C, 2)))
     else:
         _batch_norm_of_rows(X.size, *arrays)
-    return Y, H, *(s.reshape(1, C, *(1,) * (X.ndim - 2)) for s in (r, mean, var))
+    return Y, mean, *(s.reshape(1, *mean.shape[1:]) for s in statistics)
 
 
 @Steps
-def _batch_norm(parts, in_threads, X, gamma, beta, epsilon, Y, H, r, mean, var, m, rest, parts_sums):
+def _batch_norm(parts, in_threads, X, gamma, beta, epsilon, Y, mean, rest, r, var, parts_sums):
     """With D = X - m, var X = mean D^2 - (mean D)^2, which is good if m is nearer than a few deviations.
 
     The mean of the first sample is such an m; where it isn't, what D says of the mean is, since a sample of
@@ -66,19 +66,19 @@ def _batch_norm(parts, in_threads, X, gamma, beta, epsilon, Y, H, r, mean, var, 
     for c in range(C):
         mean[c] = sums(X[0, c], X.dtype.type(0))[0] / S
     for _ in range(2):
-        for c in range(C):
-            m[c] = mean[c]
-        _add_places(parts, in_threads, (X, m, parts_sums))
+        _add_places(parts, in_threads, (X, mean, parts_sums))
         far = False
         for c in range(C):
             s, squares = _sums_of_channel(parts_sums, c)
             s, squares = s / (N * S), squares / (N * S)
             v = max(squares - s * s, 0.0)
-            mean[c], rest[c], var[c], r[c] = m[c] + s, s, v, 1 / math.sqrt(v + epsilon)
+            exact = float(mean[c]) + s
+            mean[c], var[c], r[c] = exact, v, 1 / math.sqrt(v + epsilon)
+            rest[c] = exact - float(mean[c])
             far |= s * s > 4 * v
         if not far:
             break
-    _finish_places(parts, in_threads, (X, m, rest, r, gamma, beta, H, Y))
+    _finish_places(parts, in_threads, (X, mean, rest, r, gamma, beta, Y))
 
 
 @shared_out
@@ -105,52 +105,59 @@ def _sums_of_channel(parts_sums, c):
 
 
 @shared_out
-def _finish_places(part, parts, X, m, rest, r, gamma, beta, H, Y):
+def _finish_places(part, parts, X, mean, rest, r, gamma, beta, Y):
     N, C, _ = X.shape
     for i in share(N * C, part, parts):
         n, c = i // C, i % C
-        _standardise_places(X[n, c], m[c], rest[c], r[c], gamma[c], beta[c], H[n, c], Y[n, c])
+        _scale_and_shift_places(X[n, c], mean[c], rest[c], r[c], gamma[c], beta[c], Y[n, c])
 
 
 @row
-def _standardise_places(x, m, rest, r, gamma, beta, h, y):
-    """h = r (x - mean), the mean in two parts, y = gamma h + beta"""
+def _scale_and_shift_places(x, mean, rest, r, gamma, beta, y):
+    """y = gamma h + beta"""
     widest_vectors()
     for j in range(len(x)):
-        h[j] = _standard(x[j], m, rest, r)
-        y[j] = gamma * h[j] + beta
+        y[j] = gamma * _standard(x[j], mean, rest, r) + beta
 
 
 def batch_norm_backward(
-    dY: np.ndarray, H: np.ndarray, r: np.ndarray, gamma: np.ndarray, out: tuple[Out, ...] = (None,)
+    dY: np.ndarray,
+    X: np.ndarray,
+    mean: np.ndarray,
+    r: np.ndarray,
+    gamma: np.ndarray,
+    out: tuple[Out, ...] = (None,),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dX = gamma r (dY - mean dY - H mean(H dY)), dgamma = sum(H dY), dbeta = sum dY"""
-    fit = H.shape == dY.shape and gamma.size == r.size == dY.shape[1]
-    if not (_images_or_rows(dY, H, r, gamma) and fit):
+    fit = X.shape == dY.shape and mean.size == 2 * dY.shape[1] and r.size == gamma.size == dY.shape[1]
+    if not (_images_or_rows(dY, X, mean, r, gamma) and fit):
         return NotImplemented
     dX, C = empty(dY.shape, dY.dtype) if out[0] is None else out[0], dY.shape[1]
-    dgamma, dbeta, mean, mean_hdy = np.empty((4, C), gamma.dtype)
-    arrays = _by_channel(dY), _by_channel(H), flat(gamma * r), _by_channel(dX), dgamma, dbeta
+    dgamma, dbeta, mean_dy, mean_hdy = np.empty((4, C), gamma.dtype)
+    statistics = *plain(mean).reshape(2, C), flat(r)
+    arrays = _by_channel(dY), _by_channel(X), *statistics, flat(gamma), _by_channel(dX), dgamma, dbeta
     if dY.ndim > 2:
-        _batch_norm_backward(dY.size, *arrays, mean, mean_hdy, np.empty((_PARTS, C, 2)))
+        _batch_norm_backward(dY.size, *arrays, mean_dy, mean_hdy, np.empty((_PARTS, C, 2)))
     else:
         _batch_norm_of_rows_backward(dY.size, *arrays)
     return dX, dgamma.reshape(gamma.shape), dbeta.reshape(gamma.shape)
 
 
 @Steps
-def _batch_norm_backward(parts, in_threads, dY, H, factor, dX, dgamma, dbeta, mean, mean_hdy, parts_sums):
+def _batch_norm_backward(
+    parts, in_threads, dY, X, mean, rest, r, gamma, dX, dgamma, dbeta, mean_dy, mean_hdy, parts_sums
+):
     N, C, S = dY.shape
-    _add_channel_products(parts, in_threads, (H, dY, parts_sums))
+    _add_channel_products(parts, in_threads, (X, mean, rest, r, dY, parts_sums))
     for c in range(C):
         hdy, dy = _sums_of_channel(parts_sums, c)
         dgamma[c], dbeta[c] = hdy, dy
-        mean[c], mean_hdy[c] = dy / (N * S), hdy / (N * S)
-    _centre_places(parts, in_threads, (dY, mean, H, mean_hdy, factor, dX))
+        mean_dy[c], mean_hdy[c] = dy / (N * S), hdy / (N * S)
+    _centre_places(parts, in_threads, (dY, mean_dy, X, mean, rest, r, mean_hdy, gamma, dX))
 
 
 @shared_out
-def _add_channel_products(thread, threads, H, dY, parts_sums):
+def _add_channel_products(thread, threads, X, mean, rest, r, dY, parts_sums):
     """sum H dY and sum dY, for each part and channel."""
     N, C, _ = dY.shape
     for part in share(_PARTS, thread, threads):
@@ -158,21 +165,21 @@ def _add_channel_products(thread, threads, H, dY, parts_sums):
             parts_sums[part, c, 0] = parts_sums[part, c, 1] = 0
         for i in share(N * C, part, _PARTS):
             n, c = i // C, i % C
-            hdy, dy = _product_sums(H[n, c], dY[n, c])
+            hdy, dy = _product_sums(X[n, c], mean[c], rest[c], r[c], dY[n, c])
             parts_sums[part, c, 0] += hdy
             parts_sums[part, c, 1] += dy
 
 
 @row_sum
-def _product_sums(h, dy):
+def _product_sums(x, mean, rest, r, dy):
     """sum h dy and sum dy, as `rows.sums`"""
     s, t = 0.0, 0.0
-    for start in range(0, len(h), FEW):
-        few, others = h[start : start + FEW], dy[start : start + FEW]
-        products, total = h.dtype.type(0), h.dtype.type(0)
+    for start in range(0, len(x), FEW):
+        few, others = x[start : start + FEW], dy[start : start + FEW]
+        products, total = x.dtype.type(0), x.dtype.type(0)
         widest_vectors()
         for j in range(len(few)):
-            products += few[j] * others[j]
+            products += _standard(few[j], mean, rest, r) * others[j]
             total += others[j]
         s += products
         t += total
@@ -180,19 +187,27 @@ def _product_sums(h, dy):
 
 
 @shared_out
-def _centre_places(part, parts, dY, mean, H, mean_hdy, factor, dX):
+def _centre_places(part, parts, dY, mean_dy, X, mean, rest, r, mean_hdy, gamma, dX):
     N, C, _ = dY.shape
     for i in share(N * C, part, parts):
         n, c = i // C, i % C
-        _centre_row_of_places(dY[n, c], mean[c], H[n, c], mean_hdy[c], factor[c], dX[n, c])
+        statistics = mean[c], rest[c], r[c]
+        _centre_row_of_places(dY[n, c], mean_dy[c], X[n, c], *statistics, mean_hdy[c], gamma[c], dX[n, c])
 
 
 @row
-def _centre_row_of_places(dy, mean, h, mean_hdy, factor, dx):
-    """dx = factor (dy - mean - h mean_hdy)"""
+def _centre_row_of_places(dy, mean_dy, x, mean, rest, r, mean_hdy, gamma, dx):
+    """dx = gamma r (dy - mean_dy - h mean_hdy)"""
     widest_vectors()
+    factor = gamma * r
     for j in range(len(dy)):
-        dx[j] = factor * (dy[j] - mean - h[j] * mean_hdy)
+        dx[j] = factor * (dy[j] - mean_dy - _standard(x[j], mean, rest, r) * mean_hdy)
+
+
+@inline  # exact, also in a sum whose terms may be reordered: else the rest would be lost
+def _standard(x, mean, rest, r):
+    """h = r (x - mean), the mean in two parts"""
+    return r * ((x - mean) - rest)
 
 
 def _images_or_rows(X: np.ndarray, *others: np.ndarray) -> bool:
@@ -209,42 +224,35 @@ def _by_channel(X: np.ndarray) -> np.ndarray:
 
 
 @Steps
-def _batch_norm_of_rows(parts, in_threads, X, gamma, beta, epsilon, Y, H, r, mean, var):
+def _batch_norm_of_rows(parts, in_threads, X, gamma, beta, epsilon, Y, mean, rest, r, var):
     N, C = X.shape
     sums, squares = np.zeros((_PARTS, C)), np.zeros((_PARTS, C))
     _add_rows(parts, in_threads, (X, sums))
-    rest = _mean_and_rest(sums, N, mean)
-    _centre_rows(parts, in_threads, (X, mean, rest, H, squares))
+    s = _sum_of_parts(sums)
+    for c in range(C):
+        mean[c] = s[c] / N
+        rest[c] = s[c] / N - float(mean[c])
+    _add_squares(parts, in_threads, (X, mean, rest, squares))
     v = _sum_of_parts(squares)
     for c in range(C):
         var[c], r[c] = v[c] / N, 1 / math.sqrt(v[c] / N + epsilon)
-    _scale_and_shift_rows(parts, in_threads, (H, r, gamma, beta, Y))
+    _scale_and_shift_rows(parts, in_threads, (X, mean, rest, r, gamma, beta, Y))
 
 
 _add_rows = shared_out(add_rows)
 
 
 @shared_out
-def _centre_rows(thread, threads, X, mean, rest, H, squares):
+def _add_squares(thread, threads, X, mean, rest, squares):
     for part in share(_PARTS, thread, threads):
         for n in share(len(X), part, _PARTS):
-            _centre_row(X[n], mean, rest, H[n], squares[part])
+            _add_squares_of_row(X[n], mean, rest, squares[part])
 
 
 @shared_out
-def _scale_and_shift_rows(part, parts, H, r, gamma, beta, Y):
-    for n in share(len(H), part, parts):
-        _multiply(H[n], r, H[n])
-        _multiply_and_add(H[n], gamma, beta, Y[n])
-
-
-@row
-def _mean_and_rest(sums, N, mean):
-    """Write the mean; return what its type doesn't hold of it."""
-    exact = _sum_of_parts(sums) / N
-    for c in range(len(mean)):
-        mean[c] = exact[c]
-    return (exact - mean).astype(mean.dtype)
+def _scale_and_shift_rows(part, parts, X, mean, rest, r, gamma, beta, Y):
+    for n in share(len(X), part, parts):
+        _scale_and_shift_row(X[n], mean, rest, r, gamma, beta, Y[n])
 
 
 @row
@@ -258,61 +266,58 @@ def _sum_of_parts(parts):
 
 
 @row
-def _centre_row(x, mean, rest, d, squares):
-    """d = x - mean - rest, the mean in two parts. Adds d^2 to the squares."""
+def _add_squares_of_row(x, mean, rest, squares):
+    """Add d^2, d = x - mean, the mean in two parts."""
     for j in range(len(x)):
-        d[j] = (x[j] - mean[j]) - rest[j]
-        squares[j] += float(d[j]) * float(d[j])
+        d = float((x[j] - mean[j]) - rest[j])
+        squares[j] += d * d
 
 
 @row
-def _multiply(x, y, product):
+def _scale_and_shift_row(x, mean, rest, r, gamma, beta, y):
+    """y = gamma h + beta"""
     for j in range(len(x)):
-        product[j] = x[j] * y[j]
-
-
-@row
-def _multiply_and_add(x, factors, shifts, y):
-    for j in range(len(x)):
-        y[j] = factors[j] * x[j] + shifts[j]
+        y[j] = gamma[j] * _standard(x[j], mean[j], rest[j], r[j]) + beta[j]
 
 
 @Steps
-def _batch_norm_of_rows_backward(parts, in_threads, dY, H, factor, dX, dgamma, dbeta):
+def _batch_norm_of_rows_backward(parts, in_threads, dY, X, mean, rest, r, gamma, dX, dgamma, dbeta):
     N, C = dY.shape
     hdys, dys = np.zeros((_PARTS, C)), np.zeros((_PARTS, C))
-    _add_rows_to_sums(parts, in_threads, (H, dY, hdys, dys))
+    _add_rows_to_sums(parts, in_threads, (X, mean, rest, r, dY, hdys, dys))
     hdy, dy = _sum_of_parts(hdys), _sum_of_parts(dys)
     for c in range(C):
         dgamma[c], dbeta[c] = hdy[c], dy[c]
-    mean, mean_hdy = (dy / N).astype(factor.dtype), (hdy / N).astype(factor.dtype)
-    _centre_by_columns(parts, in_threads, (dY, mean, H, mean_hdy, factor, dX))
+    mean_dy, mean_hdy = (dy / N).astype(gamma.dtype), (hdy / N).astype(gamma.dtype)
+    _centre_by_columns(parts, in_threads, (dY, mean_dy, X, mean, rest, r, mean_hdy, gamma, dX))
 
 
 @shared_out
-def _add_rows_to_sums(thread, threads, H, dY, hdys, dys):
+def _add_rows_to_sums(thread, threads, X, mean, rest, r, dY, hdys, dys):
     for part in share(_PARTS, thread, threads):
         for n in share(len(dY), part, _PARTS):
-            _add_to_sums(H[n], dY[n], hdys[part], dys[part])
+            _add_to_sums(X[n], mean, rest, r, dY[n], hdys[part], dys[part])
 
 
 @shared_out
-def _centre_by_columns(part, parts, dY, mean, H, mean_hdy, factor, dX):
+def _centre_by_columns(part, parts, dY, mean_dy, X, mean, rest, r, mean_hdy, gamma, dX):
     for n in share(len(dY), part, parts):
-        _centre_by_column(dY[n], mean, H[n], mean_hdy, factor, dX[n])
+        _centre_by_column(dY[n], mean_dy, X[n], mean, rest, r, mean_hdy, gamma, dX[n])
 
 
 @row
-def _add_to_sums(h, dy, dgamma, dbeta):
-    for j in range(len(h)):
-        dgamma[j] += float(h[j]) * float(dy[j])
+def _add_to_sums(x, mean, rest, r, dy, dgamma, dbeta):
+    for j in range(len(x)):
+        dgamma[j] += float(_standard(x[j], mean[j], rest[j], r[j])) * float(dy[j])
         dbeta[j] += dy[j]
 
 
 @row
-def _centre_by_column(dy, mean, h, mean_hdy, factor, dx):
+def _centre_by_column(dy, mean_dy, x, mean, rest, r, mean_hdy, gamma, dx):
+    """dx = gamma r (dy - mean_dy - h mean_hdy)"""
     for j in range(len(dy)):
-        dx[j] = factor[j] * (dy[j] - mean[j] - h[j] * mean_hdy[j])
+        h = _standard(x[j], mean[j], rest[j], r[j])
+        dx[j] = gamma[j] * r[j] * (dy[j] - mean_dy[j] - h * mean_hdy[j])
 
 
 # ---- groups of channels of one sample
@@ -432,12 +437,6 @@ def _guess(x, centred):
     """The mean of some numbers, which is near that of all of them where they are alike."""
     some = x[:_SOME]
     return x.dtype.type(sums(some, x.dtype.type(0))[0] / len(some) if centred else 0.0)
-
-
-@inline  # exact, also in a sum whose terms may be reordered: else the rest would be lost
-def _standard(x, mean, rest, r):
-    """h = r (x - mean), the mean in two parts"""
-    return r * ((x - mean) - rest)
 
 
 @row
