@@ -1,8 +1,10 @@
 """Runs over time: each thread takes some of the samples through all of the steps, and waits for no other.
 
-W_hh is packed once, and then stays in the cache. A step is a product of few rows, added to what came from
-the input, and the arithmetic of the gates, sample by sample, while these are in the cache too. The arrays of
-a run have the steps first, in the order that they are made: a step reads and writes what lies together.
+The weights are packed once, and then stay in the cache. A step is a product of few rows, [X H] with W_ih and
+W_hh in one, and the arithmetic of the gates, while these rows are in the cache too; going back it is two, of
+dA. The gradients of the weights follow for all steps at once; and so do X W_ih and dX where a thread has few
+samples, and tiles would be filled up with repeated rows. The arrays of a run have the steps first, in the
+order that they are made: a step reads and writes what lies together.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from deepcore.backends.numpy.memory import empty
 from deepcore.backends.numpy.recurrent import samples_first, steps_first
 
 _FLOAT32 = np.dtype(np.float32)
-_ZEROS = np.zeros(PANEL, np.float32)
+_FEW = 4  # samples of a thread, below which X W_ih is made for all steps at once
 
 
 def lstm_run(
@@ -40,21 +42,26 @@ def lstm_run(
     C: np.ndarray,
     reverse: bool = False,
 ) -> Any:
-    """C' = F C + I G, T = tanh C', H' = O T, all steps' X W_ih + b at once."""
-    (n, t, _), h = X.shape, len(W_hh)
-    fit = W_ih.shape[1] == W_hh.shape[1] == 4 * h and H.shape == C.shape == (n, h)
+    """C' = F C + I G, T = tanh C', H' = O T; gates: sigmoid(A) (of G: tanh A), A = [X H] [W_ih; W_hh] + b"""
+    (n, t, i), h = X.shape, len(W_hh)
+    fit = W_ih.shape == (i, 4 * h) and W_hh.shape == (h, 4 * h) and H.shape == C.shape == (n, h)
     if not (fit and _suits(X, W_ih, W_hh, b_ih, b_hh, H, C)):
         return NotImplemented
-    A = _either(linear, numpy_linear.linear, steps_first(X, reverse), plain(W_ih), b_ih + b_hh)
-    Y, gates, T = (empty(shape, _FLOAT32) for shape in ((n, t, h), (4, t, n, h), (t, n, h)))
+    samples, b = _shared_out(n, min(pool.parts(), n)), b_ih + b_hh
+    if n < _FEW * len(samples):
+        gates = _either(linear, numpy_linear.linear, steps_first(X, reverse), plain(W_ih), b)
+        i, weights = 0, [(W_hh, 0)]
+    else:
+        gates, weights = empty((t, n, 4 * h), _FLOAT32), [(W_ih, 0), (W_hh, i)]
+    Y, T = empty((n, t, h), _FLOAT32), empty((t, n, h), _FLOAT32)
     Hs, Cs = empty((t + 1, n, h), _FLOAT32), empty((t + 1, n, h), _FLOAT32)
     Hs[0], Cs[0] = H, C
-    samples = _shared_out(n, min(pool.parts(), n))
-    (panels,) = room(1, _packed_size(h, 4 * h))
-    _pack.run(len(samples), flat(W_hh), False, h, 4 * h, 4 * h, panels[0])
-    arrays = A, reverse, Hs, Cs, gates, T, Y
-    _lstm.run(len(samples), *arrays, samples, samples * h, samples * (4 * h), panels[0])
-    return Y, Hs[t].copy(), Cs[t].copy(), gates, T, Hs[:t], Cs[:t]
+    panels, XH = room(1, _packed_size(i + h, 4 * h), n * (i + h))
+    for W, first in weights:
+        _pack.run(len(samples), flat(W), False, len(W), 4 * h, first, i + h, panels[0])
+    arrays = plain(X), i, reverse, flat(b), Hs, Cs, gates, T, Y
+    _lstm.run(len(samples), *arrays, samples, samples * (i + h), samples * (4 * h), XH[0], panels[0])
+    return Y, Hs[t].copy(), Cs[t].copy(), _by_gate(gates), T, Hs[:t], Cs[:t]
 
 
 def lstm_run_backward(
@@ -70,23 +77,43 @@ def lstm_run_backward(
     C: np.ndarray,
     reverse: bool = False,
 ) -> Any:
-    """The gradient goes back step by step; those of X and of the weights follow for all steps at once."""
-    t, n, h = T.shape
-    fit = dY.shape == (n, t, h) and dH.shape == dC.shape == (n, h) and H.shape == C.shape == T.shape
-    fit = fit and W_ih.shape[1] == W_hh.shape[1] == 4 * len(W_hh) == 4 * h and gates.shape == (4, t, n, h)
-    if not (fit and _suits(dY, dH, dC, X, W_ih, W_hh, gates, T, H, C)):
+    """The gradient goes back step by step, to H and to X; dW = [X H]^T dA follows for all steps at once."""
+    (n, t, i), h = X.shape, len(W_hh)
+    fit = (
+        dY.shape == (n, t, h)
+        and dH.shape == dC.shape == (n, h)
+        and H.shape == C.shape == T.shape == (t, n, h)
+    )
+    fit = fit and W_ih.shape == (i, 4 * h) and W_hh.shape == (h, 4 * h) and gates.shape == (4, t, n, h)
+    if not (fit and _suits(X, dY, dH, dC, W_ih, W_hh, gates, T, H, C)):
         return NotImplemented
     dH, dC = (np.array(x, order="C", subok=False) for x in (dH, dC))
-    dA = empty((t, n, 4 * h), _FLOAT32)
+    gates = plain(gates.transpose(1, 2, 0, 3)).reshape(t, n, 4 * h)  # as lstm_run has left them: no copy
     samples = _shared_out(n, min(pool.parts(), n))
-    (panels,) = room(1, _packed_size(4 * h, h))
-    _pack.run(len(samples), flat(W_hh), True, 4 * h, h, 4 * h, panels[0])
-    arrays = plain(dY), reverse, plain(gates), plain(T), plain(C), dA, dH, dC, _ZEROS
-    _lstm_backward.run(len(samples), *arrays, samples, samples * (4 * h), samples * h, panels[0])
+    few = n < _FEW * len(samples)
+    dX, XH = (empty((0,) * 3 if few else shape, _FLOAT32) for shape in (X.shape, (t, n, i + h)))
+    dA = empty((t, n, 4 * h), _FLOAT32)
+    to_X, to_H = room(1, _packed_size(4 * h, i), _packed_size(4 * h, h))
+    for W, panels in ((W_hh, to_H),) if few else ((W_hh, to_H), (W_ih, to_X)):
+        _pack.run(len(samples), flat(W), True, 4 * h, len(W), 0, 4 * h, panels[0])
+    arrays = plain(dY), plain(X), reverse, gates, plain(T), plain(H), plain(C)
+    rows = samples * (4 * h), samples * (t * i), samples * h
+    zeros = np.zeros(max(i, h), _FLOAT32)
+    _lstm_backward.run(len(samples), *arrays, dA, XH, dH, dC, dX, zeros, samples, *rows, to_X[0], to_H[0])
     backward = linear_backward, numpy_linear.linear_backward
-    dX, dW_ih, db = _either(*backward, dA, steps_first(X, reverse), plain(W_ih))
-    _, dW_hh, _ = _either(*backward, dA, plain(H), W_hh, False, (False, True, False))
-    return samples_first(dX, reverse), dH, dC, dW_ih, dW_hh, db
+    if few:
+        dX, dW_ih, db = _either(*backward, dA, steps_first(X, reverse), plain(W_ih))
+        _, dW_hh, _ = _either(*backward, dA, plain(H), W_hh, False, (False, True, False))
+        return samples_first(dX, reverse), dH, dC, dW_ih, dW_hh, db
+    dW = empty((i + h, 4 * h), _FLOAT32)  # in the place of W as well, of which only the shape counts
+    _, _, db = _either(*backward, dA, XH, dW, True, (False, True, True), (None, dW, None))
+    return dX, dH, dC, dW[:i], dW[i:], db
+
+
+def _by_gate(gates: np.ndarray) -> np.ndarray:
+    """(t, n, 4 h) -> (4, t, n, h), a view"""
+    t, n, width = gates.shape
+    return gates.reshape(t, n, 4, width // 4).transpose(2, 0, 1, 3)
 
 
 def _suits(X: np.ndarray, *others: np.ndarray) -> bool:
@@ -113,52 +140,66 @@ def _shared_out(n: int, threads: int) -> np.ndarray:
 
 
 @InParts
-def _pack(part, parts, B, turned, rows, columns, length, panels):
-    """Some panels of a matrix of so many rows and columns."""
+def _pack(part, parts, B, turned, rows, columns, first, depth, panels):
+    """Some panels of a matrix of so many rows and columns, as rows `first` and following of panels so deep.
+
+    B: the matrix, or, turned, its transpose
+    """
+    length = rows if turned else columns
     for panel in share(-(-columns // PANEL), part, parts):
         n = panel * PANEL
-        pack(B, length, turned, 0, rows, n, min(PANEL, columns - n), panels, n * rows)
+        some = min(PANEL, columns - n)
+        vectors, _ = vectors_of(some)
+        pack(B, length, turned, 0, rows, n, some, panels, n * depth + first * vectors * LANES)
 
 
 @InParts
-def _lstm(thread, threads, A, reverse, H, C, gates, T, Y, samples, H_rows, A_rows, panels):
-    t, n, width = A.shape
+def _lstm(thread, threads, X, i, reverse, b, H, C, gates, T, Y, samples, XH_rows, A_rows, XH, panels):
+    """i: how many numbers of X stand beside H in a row of XH: all, or 0 if gates hold X W_ih + b already"""
+    t, n, width = gates.shape
     h = width // 4
-    sums, states = A.reshape(-1), H.reshape(-1)
+    sums, xh = gates.reshape(-1), XH[: C.shape[1] * (i + h)].reshape(-1, i + h)
     first, last = samples[thread, 0], samples[thread, -1] + 1
+    for s in range(first, last):
+        _copy(H[0, s], xh[s, i:])
     for k in range(t):
         step = t - 1 - k if reverse else k
+        for s in range(first, last):
+            _copy(X[s, step, :i], xh[s, :i])
+        start = (b, 0, 0) if i else (sums, k * n * width, 1)
         multiply(
-            (states, k * n * h, H_rows[thread]),
-            *(h, panels, width),
+            (XH, 0, XH_rows[thread]),
+            *(i + h, panels, width),
             *(sums, k * n * width, A_rows[thread], last - first),
-            *(sums, k * n * width, 1),
+            *start,
         )
         for s in range(first, last):
-            I, F, G, O = gates[0, k, s], gates[1, k, s], gates[2, k, s], gates[3, k, s]
-            _apply_gates(A[k, s], I, F, G, O)
-            _update(I, F, G, O, C[k, s], C[k + 1, s], T[k, s], H[k + 1, s], Y[s, step])
+            _apply_gates(gates[k, s])
+            _update(gates[k, s], C[k, s], C[k + 1, s], T[k, s], Y[s, step])
+            _copy(Y[s, step], H[k + 1, s])
+            _copy(Y[s, step], xh[s, i:])
 
 
 @InParts
 def _lstm_backward(
-    thread, threads, dY, reverse, gates, T, C, dA, dH, dC, zeros, samples, A_rows, H_rows, panels
+    thread, threads, dY, X, reverse, gates, T, H, C, dA, XH, dH, dC, dX, zeros,
+    samples, A_rows, X_rows, H_rows, to_X, to_H
 ):  # fmt: skip
     t, n, h = T.shape
-    width = 4 * h
-    gradients, states = dA.reshape(-1), dH.reshape(-1)
+    width, i = 4 * h, X.shape[2]
+    gradients, of_X, of_H = dA.reshape(-1), dX.reshape(-1), dH.reshape(-1)
     first, last = samples[thread, 0], samples[thread, -1] + 1
     for k in range(t - 1, -1, -1):
         step = t - 1 - k if reverse else k
         for s in range(first, last):
-            I, F, G, O = gates[0, k, s], gates[1, k, s], gates[2, k, s], gates[3, k, s]
-            _update_backward(dY[s, step], I, F, G, O, T[k, s], C[k, s], dH[s], dC[s], dA[k, s])
-        multiply(
-            (gradients, k * n * width, A_rows[thread]),
-            *(width, panels, h),
-            *(states, 0, H_rows[thread], last - first),
-            *(zeros, 0, 0),
-        )
+            _update_backward(dY[s, step], gates[k, s], T[k, s], C[k, s], dH[s], dC[s], dA[k, s])
+        A = gradients, k * n * width, A_rows[thread]
+        multiply(A, width, to_H, h, of_H, 0, H_rows[thread], last - first, zeros, 0, 0)
+        if XH.size:
+            for s in range(first, last):
+                _copy(X[s, step], XH[k, s, :i])
+                _copy(H[k, s], XH[k, s, i:])
+            multiply(A, width, to_X, i, of_X, step * i, X_rows[thread], last - first, zeros, 0, 0)
 
 
 @step
@@ -171,51 +212,55 @@ def multiply(A, K, panels, columns, C, c, C_rows, count, start, s, follow):
     places = side_by_side()
     for n in range(0, columns, PANEL):
         vectors, lanes = vectors_of(min(PANEL, columns - n))
-        shift = n if follow else 0
         for i in range(0, count, ROWS):
             rows = 4 if count - i <= 4 and vectors == VECTORS else ROWS
             any_tile(
                 *(rows, vectors),
                 *(numbers, a, A_rows, places, 1, panels, n * K, places, places, vectors * LANES),
-                *(i, 1, K, C, c + n, C_rows, start, s + shift, follow, lanes),
+                *(i, 1, K, C, c + n, C_rows, start, s + n, follow, lanes),
             )
 
 
 @row
-def _apply_gates(a, I, F, G, O):
-    """Sigmoids, and of g a tanh, of the four parts of a."""
-    widest_vectors()
-    h = len(I)
-    i, f, g, o = a[:h], a[h : 2 * h], a[2 * h : 3 * h], a[3 * h :]
-    for j in range(len(I)):
-        I[j] = sigmoid_of(i[j])
-    for j in range(len(F)):
-        F[j] = sigmoid_of(f[j])
-    for j in range(len(G)):
-        G[j] = tanh(g[j])
-    for j in range(len(O)):
-        O[j] = sigmoid_of(o[j])
+def _copy(source, target):
+    for j in range(len(target)):
+        target[j] = source[j]
 
 
 @row
-def _update(I, F, G, O, c, new_c, T, new_h, y):
+def _apply_gates(a):
+    """The four parts of a become their sigmoids, the third one its tanh."""
+    widest_vectors()
+    h = len(a) // 4
+    i_f, g, o = a[: 2 * h], a[2 * h : 3 * h], a[3 * h :]
+    for j in range(len(i_f)):
+        i_f[j] = sigmoid_of(i_f[j])
+    for j in range(len(g)):
+        g[j] = tanh(g[j])
+    for j in range(len(o)):
+        o[j] = sigmoid_of(o[j])
+
+
+@row
+def _update(gates, c, new_c, T, y):
     """c' = F c + I G   T = tanh c'   h' = y = O T"""
     widest_vectors()
+    h = len(c)
+    I, F, G, O = gates[:h], gates[h : 2 * h], gates[2 * h : 3 * h], gates[3 * h :]
     for j in range(len(c)):
         new_c[j] = F[j] * c[j] + I[j] * G[j]
     for j in range(len(T)):
         T[j] = tanh(new_c[j])
     for j in range(len(y)):
         y[j] = O[j] * T[j]
-    for j in range(len(new_h)):
-        new_h[j] = y[j]
 
 
 @row
-def _update_backward(dy, I, F, G, O, T, c, dh, dc, da):
+def _update_backward(dy, gates, T, c, dh, dc, da):
     """The formulas of ops.recurrent.lstm_backward, in loops that write to one array each, for vectors."""
     widest_vectors()
     h = len(dh)
+    I, F, G, O = gates[:h], gates[h : 2 * h], gates[2 * h : 3 * h], gates[3 * h :]
     dI, dF, dG, dO = da[:h], da[h : 2 * h], da[2 * h : 3 * h], da[3 * h :]
     one = dh.dtype.type(1)
     for j in range(len(dh)):
