@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import chain, combinations, repeat
-from operator import is_
+from itertools import chain, combinations
 from typing import Any
 
 from deepcore.backends.registry import array_namespace, backend_of, is_array
@@ -85,9 +84,11 @@ def _parameters_of(tree: Tree) -> dict[str, Parameter]:
         tree.parameters = pattern, _find_parameters(tree.places)
     found = tree.parameters[1]
     if weights:
-        shown = map(getattr, weights, repeat(backend_of(weights[0]).view_of), repeat(None))
-        if not all(map(is_, shown, repeat(None))):  # some are views
-            _refuse_views(found)
+        view_of = backend_of(weights[0]).view_of
+        for W in weights:
+            if getattr(W, view_of, None) is not None:
+                _refuse_views(found)
+                break
     return found
 
 
