@@ -84,8 +84,9 @@ def test_a_pass_is_in_16_bits_and_leaves_gradients_in_32(library, precision):
     assert got.keys() == wanted.keys()
     for path in got:
         assert got[path].dtype == np.float32
-        # of the shift before a normalisation the gradient is 0 but for rounding
-        off = np.abs(got[path] - wanted[path]).max() / max(np.abs(wanted[path]).max(), 1e-2)
+        # of the shift before a normalisation the gradient is 0, but for what rounding leaves of 64 terms
+        size = np.abs(wanted[path]).max() if path != "layers.0.b" else 0.05
+        off = np.abs(got[path] - wanted[path]).max() / size
         assert 0 < off < 16 * UNIT[precision], path
 
 
