@@ -17,13 +17,12 @@ from deepcore.errors import ShapeError, StateError
 class Parameter:
     """One weight array, with every place where it stands: several, if layers share it."""
 
-    __slots__ = ("own_rule", "path", "places", "trainable")
+    __slots__ = ("path", "places", "trainable")
 
-    def __init__(self, path: str, trainable: bool = True, own_rule: bool = False):
+    def __init__(self, path: str, trainable: bool = True):
         self.path = path  # of its first place, such as "layers.0.W"
         self.places: list[tuple[Layer, str]] = []
         self.trainable = trainable  # whether none of its places is frozen
-        self.own_rule = own_rule  # whether the layer there has an _update_weights of its own
 
     @property
     def value(self) -> Any:
@@ -103,17 +102,13 @@ def _find_parameters(places: list[tuple[str, Any, bool]]) -> dict[str, Parameter
                 full = f"{path}.{name}" if path else name
                 if full in found:
                     raise StateError(f"two weights have the path {full}; give one of them another name")
-                found[full] = of_array[id(W)] = parameter = Parameter(full, trainable, _has_own_rule(f))
+                found[full] = of_array[id(W)] = parameter = Parameter(full, trainable)
             elif not trainable:
                 parameter.trainable = False
             if f not in visited:
                 parameter.places.append((f, name))
         visited.add(f)
     return found
-
-
-def _has_own_rule(layer: Any) -> bool:
-    return type(layer)._update_weights is not Layer._update_weights
 
 
 def _refuse_views(parameters: dict[str, Parameter]) -> None:
@@ -202,7 +197,7 @@ def new_weights(
             dW = _fit(parameter, dW)
         if scale is not None:
             dW = dW * scale
-        if parameter.own_rule:
+        if type(layer)._update_weights is not Layer._update_weights:
             own.setdefault(layer, {})[name] = parameter, dW
         elif unheld:
             changes.set_parameter(parameter, rule(parameter, W, dW, later=changes.later))
