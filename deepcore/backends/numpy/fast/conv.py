@@ -39,11 +39,9 @@ from deepcore.backends.numpy.fast.simd import (
     ROWS,
     VECTORS,
     add_dot_products,
-    any_tile,
-    first_row,
     keep_apart,
+    panel_product,
     side_by_side,
-    tile,
     turn,
     vectors_of,
 )
@@ -390,13 +388,11 @@ def _convolve_image(
         vectors, at = min(VECTORS, count - p), r + p * LANES
         for k in range(0, channels, depth):
             start, s, follow = (result, at, 1) if k else (zeros, 0, 0)
-            for t in range(-(-f // ROWS)):
-                g, end = first_row(t, f, vectors), first_row(t + 1, f, vectors)
-                any_tile(
-                    *(end - g, vectors, W, k * W_step, W_rows, W_taps, W_step),
-                    *(image, k * plane + places[p], places, taps, plane, g, len(taps)),
-                    *(min(depth, channels - k), result, at, Y_rows, start, s, follow, LANES),
-                )
+            panel_product(
+                *(f, vectors, W, k * W_step, W_rows, W_taps, W_step),
+                *(image, k * plane + places[p], places, taps, plane, 0, len(taps)),
+                *(min(depth, channels - k), result, at, Y_rows, start, s, follow, LANES),
+            )
 
 
 @InParts
@@ -427,16 +423,11 @@ def _add_image(image, taps, rows, turned, turned_rows, f, columns, step, sums, s
     width, places = -(-f // LANES) * LANES, side_by_side()
     for g in range(0, f, PANEL):
         vectors, _ = vectors_of(min(PANEL, f - g))
-        for t in range(0, len(taps), ROWS):
-            tile(
-                vectors,
-                (image, 0, taps, rows, step),
-                (turned, g, places, turned_rows, width),
-                (t, len(rows), columns),
-                (sums, g, sums_rows),
-                (sums, g, 1),
-                LANES,
-            )
+        panel_product(
+            *(len(taps), vectors, image, 0, taps, rows, step),
+            *(turned, g, places, turned_rows, width),
+            *(0, len(rows), columns, sums, g, sums_rows, sums, g, 1, LANES),
+        )
 
 
 @InParts

@@ -17,9 +17,8 @@ from deepcore.backends.numpy.fast.simd import (
     ROWS,
     VECTORS,
     add_rows,
-    any_tile,
     copy_rows,
-    first_row,
+    panel_product,
     side_by_side,
     turn,
     vectors_of,
@@ -41,6 +40,7 @@ _WORTH_IT = 1 << 20  # multiply-adds from which this beats BLAS, which starts fa
 _DEPTH = 512  # rows of B in a panel at most: a panel, and the rows of A that meet it, stay in the caches
 _GROUP = 8  # panels packed at a time, so that rows of A in the cache serve them all: a megabyte at most
 _STRIP = 8 * ROWS  # columns of a transposed A copied at a time
+_TOGETHER = ROWS  # rows of A that meet all panels, one after the other, before the next ones do
 
 _copy_panel, _copy_whole_strip, _copy_columns = map(copy_rows, (VECTORS, _STRIP // LANES, 1))
 _ZEROS = np.zeros(PANEL, np.float32)
@@ -214,16 +214,15 @@ def product(
                 else:
                     source, place, step = A, k0, 1
                 count = strip_end - strip_start
-                for t in range(-(-count // ROWS)):
+                for m in range(0, count, _TOGETHER):
                     for n in range(group, group_end, PANEL):
                         vectors, lanes = vectors_of(min(PANEL, group_end - n))
-                        m, end = first_row(t, count, vectors), first_row(t + 1, count, vectors)
                         if k0:  # add to what is there
                             first, s, follow = C, n, 1
                         else:
                             first, s, follow = start, n * has_start, 0
-                        any_tile(
-                            *(end - m, vectors, source, place, A_rows, places, step),
+                        panel_product(
+                            *(min(_TOGETHER, count - m), vectors, source, place, A_rows, places, step),
                             *(panels, (n - group) * depth, places, places, vectors * LANES),
                             *(strip_start + m, 1, rows, C, n, C_rows, first, s, follow, lanes),
                         )

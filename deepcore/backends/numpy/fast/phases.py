@@ -22,6 +22,7 @@ from deepcore.backends.numpy.fast.simd import (
     interleave_4,
     turn,
 )
+from deepcore.backends.numpy.fast.workspace import LINE
 from deepcore.backends.numpy.fast.writer import FLOATS, INT, LANES, OFFSETS, standing_alone
 
 
@@ -31,7 +32,7 @@ def apart(numbers):
 
     Things a multiple of 4096 bytes apart compete for the same few places of the cache; these don't.
     """
-    return LANES * (-(-numbers // LANES) | 1)
+    return LINE * (-(-numbers // LINE) | 1)
 
 
 class Split(NamedTuple):

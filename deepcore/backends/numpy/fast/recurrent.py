@@ -21,7 +21,7 @@ from deepcore.backends.numpy.fast.activation import sigmoid_of
 from deepcore.backends.numpy.fast.compiled import InParts, flat, plain, row, share, step
 from deepcore.backends.numpy.fast.elementary import tanh, widest_vectors
 from deepcore.backends.numpy.fast.linear import linear, linear_backward, pack
-from deepcore.backends.numpy.fast.simd import PANEL, ROWS, VECTORS, any_tile, side_by_side, vectors_of
+from deepcore.backends.numpy.fast.simd import PANEL, ROWS, panel_product, side_by_side, vectors_of
 from deepcore.backends.numpy.fast.threads import pool
 from deepcore.backends.numpy.fast.workspace import is_float32, room
 from deepcore.backends.numpy.fast.writer import LANES, USABLE
@@ -212,13 +212,11 @@ def multiply(A, K, panels, columns, C, c, C_rows, count, start, s, follow):
     places = side_by_side()
     for n in range(0, columns, PANEL):
         vectors, lanes = vectors_of(min(PANEL, columns - n))
-        for i in range(0, count, ROWS):
-            rows = 4 if count - i <= 4 and vectors == VECTORS else ROWS
-            any_tile(
-                *(rows, vectors),
-                *(numbers, a, A_rows, places, 1, panels, n * K, places, places, vectors * LANES),
-                *(i, 1, K, C, c + n, C_rows, start, s + n, follow, lanes),
-            )
+        panel_product(
+            *(count, vectors, numbers, a, A_rows, places, 1),
+            *(panels, n * K, places, places, vectors * LANES),
+            *(0, 1, K, C, c + n, C_rows, start, s + n, follow, lanes),
+        )
 
 
 @row

@@ -4,13 +4,16 @@ Why by hand. A core of today multiplies and adds 16 float32 at once (8 without A
 only if the loop around it asks for nothing else: 24 running sums that never leave the registers, no index
 arithmetic, no test. Compilers find such code for a textbook loop by luck; here it is written (see `writer`).
 
-One kernel. `tile_product` computes a tile of C, rows x (vectors LANES) numbers, all kept in registers:
+One kernel. `tile_product` computes tiles of C, rows x (vectors LANES) numbers, each kept in registers:
 
     C[r, :] = start[r, :] + sum over t < taps, k < K of  A[A_rows[r] + A_taps[t] + k A_step]
                                                        * B[B_places[v] + B_taps[t] + k B_step : + LANES]
 
 for each vector v of the tile. Each step loads `vectors` vectors of B and one number for each row of A, and
 does rows x vectors multiply-adds: with 6 x 4 that is 10 loads to 24, so that they hide behind the arithmetic.
+Whatever else a step does counts too, above all where two threads share a core: UNROLLED steps are therefore
+written out in a row, and tiles that stand one below the other computed in one call.
+
 Rows, vectors and taps are found through *tables of offsets*, made in plain NumPy. One kernel serves for all:
 
     product of matrices     one tap; A_rows are the starts of A's rows
@@ -40,7 +43,7 @@ Goto and van de Geijn 2008, doi:10.1145/1356052.1356053: packing, and tiles in r
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +67,8 @@ ROWS = 6  # of a tile
 VECTORS = 4 if LANES == 16 else 2  # of a tile at most: 24 or 12 registers hold its sums
 PANEL = VECTORS * LANES  # columns of a whole panel
 
+UNROLLED = 4  # steps of a sum between two looks at its end
+
 OF_TILE = (
     *(FLOATS, INT, OFFSETS, OFFSETS, INT),  # A
     *(FLOATS, INT, OFFSETS, OFFSETS, INT),  # B
@@ -77,6 +82,7 @@ OF_TILE = (
 def tile_product(rows: int, vectors: int, fetches: bool = False) -> Any:
     """The kernel of the page above for tiles of one size, to be called in compiled code.
 
+    tiles: how many are computed, one below the other
     A, a, A_rows, A_taps, A_step: its numbers stand at A[a + A_rows[i + r] + A_taps[t] + k A_step]
     B, b, B_places, B_taps, B_step: vector v starts at B[b + B_places[v] + B_taps[t] + k B_step]
     i, taps, K: the first row in the tables, and the lengths of the two sums
@@ -89,50 +95,73 @@ def tile_product(rows: int, vectors: int, fetches: bool = False) -> Any:
     lanes: columns in the last vector, 1 .. LANES; of C, and of start, nothing beyond is read or written
     """
 
-    @written(*OF_TILE)
+    @written(INT, *OF_TILE)
     def product(
-        w, A, a, A_rows, A_taps, A_step, B, b, B_places, B_taps, B_step,
+        w, tiles, A, a, A_rows, A_taps, A_step, B, b, B_places, B_taps, B_step,
         i, taps, K, C, c, C_rows, start, s, follow, lanes
     ):  # fmt: skip
-        row_numbers = [w.add(i, r) for r in range(rows)]
-        A_offsets = [w.add(a, w.number(w.at(A_rows, r))) for r in row_numbers]
-        A_pointers = [w.at(A, offset) for offset in A_offsets]
-        C_offsets = [w.number(w.at(C_rows, r)) for r in row_numbers]
-        last = [w.at(C, w.add(c, offset)) for offset in C_offsets]
         B_pointers = [w.at(B, w.add(b, w.number(w.at(B_places, v)))) for v in range(vectors)]
-        for pointer in last:
-            for v in range(vectors):
-                w.prefetch(w.at(pointer, v * LANES), to_write=True)
 
         def each_vector(pointer: Any) -> list[tuple[Any, Any]]:
             """Where each vector of a row stands, and how many of its lanes count: None for all."""
             return [(w.at(pointer, v * LANES), lanes if v == vectors - 1 else None) for v in range(vectors)]
 
-        length = w.add(A_offsets[1], w.times(A_offsets[0], -1))
-        lengths = w.times(length, rows)
+        def compute_tile(_: Any, i: Any) -> list[Any]:
+            row_numbers = [w.add(i, r) for r in range(rows)]
+            A_offsets = [w.add(a, w.number(w.at(A_rows, r))) for r in row_numbers]
+            A_pointers = [w.at(A, offset) for offset in A_offsets]
+            C_offsets = [w.number(w.at(C_rows, r)) for r in row_numbers]
+            results = [w.at(C, w.add(c, offset)) for offset in C_offsets]
+            for pointer in results:
+                for v in range(vectors):
+                    w.prefetch(w.at(pointer, v * LANES), to_write=True)
 
-        def add_products(k: Any, at_A: Any, at_B: Any, row: Any, *sums: Any) -> list[Any]:
-            if fetches:  # a number of one row at each step: by and by every line of each
-                w.prefetch(w.at(A_pointers[0], w.add(lengths, w.add(row, at_A))))
-                row = w.unless_equal(w.add(row, length), lengths)
-            B_vectors = [w.load(w.at(pointer, at_B)) for pointer in B_pointers]
-            new = []
-            for r in range(rows):
-                x = w.everywhere(w.number(w.at(A_pointers[r], at_A)))
-                new += [w.multiply_add(x, y, sums[r * vectors + v]) for v, y in enumerate(B_vectors)]
-            return [_opaque(w, w.add(at_A, A_step)), _opaque(w, w.add(at_B, B_step)), row, *new]
+            length = w.add(A_offsets[1], w.times(A_offsets[0], -1))
+            lengths, two = w.times(length, rows), w.times(length, 2)
 
-        def add_tap(t: Any, *sums: Any) -> list[Any]:
-            at_A, at_B = w.number(w.at(A_taps, t)), w.number(w.at(B_taps, t))
-            return w.loop(K, [at_A, at_B, w.int(0), *sums], add_products)[3:]
+            def fetch_two_rows(at_A: Any, row: Any) -> Any:
+                """Of the next tile: by and by every line of each of its rows."""
+                for beyond in (lengths, w.add(lengths, length)):
+                    w.prefetch(w.at(A_pointers[0], w.add(beyond, w.add(row, at_A))))
+                return w.unless_equal(w.add(row, two), lengths)
 
-        sums = w.loop(taps, [ZERO] * (rows * vectors), add_tap)
-        first = [w.at(start, w.add(s, w.times(follow, offset))) for offset in C_offsets]
-        # all is loaded before anything is stored: a repeated row must not find its own result
-        starts = [w.load(*vector) for pointer in first for vector in each_vector(pointer)]
-        totals = [w.plus(x, y) for x, y in zip(sums, starts, strict=True)]
-        for total, vector in zip(totals, (v for pointer in last for v in each_vector(pointer)), strict=True):
-            w.store(total, *vector)
+            def add_product(at_A: Any, at_B: Any, sums: Sequence[Any]) -> Sequence[Any]:
+                B_vectors = [w.load(w.at(pointer, at_B)) for pointer in B_pointers]
+                new = []
+                for r in range(rows):
+                    x = w.everywhere(w.number(w.at(A_pointers[r], at_A)))
+                    new += [w.multiply_add(x, y, sums[r * vectors + v]) for v, y in enumerate(B_vectors)]
+                return new
+
+            def add_products(count: int) -> Callable[..., list[Any]]:
+                def add(_: Any, at_A: Any, at_B: Any, row: Any, *given: Any) -> list[Any]:
+                    sums: Sequence[Any] = given
+                    if fetches and count > 1:
+                        row = fetch_two_rows(at_A, row)
+                    for _ in range(count):
+                        sums = add_product(at_A, at_B, sums)
+                        at_A, at_B = _opaque(w, w.add(at_A, A_step)), _opaque(w, w.add(at_B, B_step))
+                    return [at_A, at_B, row, *sums]
+
+                return add
+
+            def add_tap(t: Any, *sums: Any) -> list[Any]:
+                carried = [w.number(w.at(A_taps, t)), w.number(w.at(B_taps, t)), w.int(0), *sums]
+                many, few = w.divided(K, UNROLLED)
+                carried = w.loop(many, carried, add_products(UNROLLED))
+                return w.loop(few, carried, add_products(1))[3:]
+
+            sums = w.loop(taps, [ZERO] * (rows * vectors), add_tap)
+            first = [w.at(start, w.add(s, w.times(follow, offset))) for offset in C_offsets]
+            # all is loaded before anything is stored: a repeated row must not find its own result
+            starts = [w.load(*vector) for pointer in first for vector in each_vector(pointer)]
+            totals = [w.plus(x, y) for x, y in zip(sums, starts, strict=True)]
+            places = (place for pointer in results for place in each_vector(pointer))
+            for total, place in zip(totals, places, strict=True):
+                w.store(total, *place)
+            return [w.add(i, rows)]
+
+        w.loop(tiles, [i], compute_tile)
 
     return product
 
@@ -146,28 +175,35 @@ def _opaque(w: Writer, x: Any) -> Any:
     return w.builder.asm(ir.FunctionType(kind, [kind]), "", "=r,0", [x], side_effect=False)
 
 
-_tile_of_4 = tile_product(4, VECTORS)
-_tile_1, _tile_2, _tile_3, _tile_4 = (tile_product(ROWS, min(v, VECTORS)) for v in (1, 2, 3, 4))
+_tiles_of_4 = tile_product(4, VECTORS)
+_tiles_1, _tiles_2, _tiles_3, _tiles_4 = (tile_product(ROWS, min(v, VECTORS)) for v in (1, 2, 3, 4))
 
 
 @standing_alone(INT, INT, *OF_TILE)
-def any_tile(
+def panel_product(
     rows, vectors, A, a, A_rows, A_taps, A_step, B, b, B_places, B_taps, B_step,
     i, taps, K, C, c, C_rows, start, s, follow, lanes
 ):  # fmt: skip
-    """`tile_product` of ROWS rows and 1 .. VECTORS vectors, or of 4 rows and VECTORS vectors."""
-    of_B, of_C = (B, b, B_places, B_taps, B_step), (C, c, C_rows, start, s, follow)
-    arguments = A, a, A_rows, A_taps, A_step, *of_B, i, taps, K, *of_C
-    if rows == 4:
-        _tile_of_4(*arguments, lanes)
-    elif vectors == 4:
-        _tile_4(*arguments, lanes)
+    """`tile_product` of any number of rows and 1 .. VECTORS vectors.
+
+    Tables of rows are as long as a multiple of ROWS. As many tiles as can be have 4 rows instead of ROWS.
+    """
+    of_A, of_B = (A, a, A_rows, A_taps, A_step), (B, b, B_places, B_taps, B_step)
+    lengths, of_C = (taps, K), (C, c, C_rows, start, s, follow, lanes)
+    tiles = (rows + ROWS - 1) // ROWS
+    if vectors == VECTORS:
+        fours = min(tiles, (ROWS * tiles - rows) // (ROWS - 4))
+        _tiles_of_4(fours, *of_A, *of_B, i, *lengths, *of_C)
+        i += 4 * fours
+        tiles -= fours
+    if vectors == 4:
+        _tiles_4(tiles, *of_A, *of_B, i, *lengths, *of_C)
     elif vectors == 3:
-        _tile_3(*arguments, lanes)
+        _tiles_3(tiles, *of_A, *of_B, i, *lengths, *of_C)
     elif vectors == 2:
-        _tile_2(*arguments, lanes)
+        _tiles_2(tiles, *of_A, *of_B, i, *lengths, *of_C)
     else:
-        _tile_1(*arguments, lanes)
+        _tiles_1(tiles, *of_A, *of_B, i, *lengths, *of_C)
 
 
 def dot_products(rows: int, columns: int) -> Any:
@@ -221,18 +257,6 @@ def side_by_side():
     for v in range(VECTORS):
         places[v] = v * LANES
     return places
-
-
-@njit(forceinline=True)
-def tile(vectors, A, B, lengths, C, start, lanes):
-    """`tile_product` of ROWS rows, its arguments in tuples."""
-    any_tile(ROWS, vectors, *(A + B + lengths + C + start), lanes)
-
-
-@njit(forceinline=True)
-def first_row(t, rows, vectors):
-    """Where tile t of those that hold so many rows begins: as many as can be have 4 rows instead of ROWS."""
-    return ROWS * t - (ROWS - 4) * min(t, -rows % ROWS // (ROWS - 4) if vectors == VECTORS else 0)
 
 
 @written()

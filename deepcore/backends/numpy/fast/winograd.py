@@ -49,8 +49,8 @@ from deepcore.backends.numpy.fast.simd import (
     copy,
     deinterleave_overlapping,
     keep_apart,
+    panel_product,
     side_by_side,
-    tile,
     tile_product,
     transform,
     turn,
@@ -89,6 +89,7 @@ sums_2, sums_4 = transform(G_2.T), transform(G_4.T)
 _DEPTH = (
     128  # products summed up at once: longer sums lose digits, and what they take from V leaves the cache
 )
+_TILES = 64  # in a block: what is fetched of U serves all of them, and what they become stays in the caches
 _TAPS = steps(9, LANES)  # where the numbers of LANES filters stand, side by side
 
 
@@ -152,10 +153,10 @@ class Plan(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _plan(
-    m: int, shape: tuple[int, ...], padding: Padding, out: tuple[int, ...], images: int, most: int = PANEL
+    m: int, shape: tuple[int, ...], padding: Padding, out: tuple[int, ...], images: int, most: int = _TILES
 ) -> Plan:
     count = math.prod(-(-size // m) for size in out)
-    run = min(count, PANEL)
+    run = min(count, _TILES)
     tiles = Tiles.of(m, shape[1:], padding, out, run)
     group = min(images, -(-most // run)) if run == count else 1
     return Plan(tiles, tiles.numbers(), tiles.places(), run, group, apart(group * run + LANES))
@@ -203,7 +204,7 @@ def convolve_dW(m: int, dY: np.ndarray, X: np.ndarray, padding: Padding) -> np.n
     by_channels = n * math.prod(-(-size // m) for size in out) < c
     threads = min(threads, c if by_channels else n)
     most, part = (-(-c // threads), n) if by_channels else (c, -(-n // threads))
-    plan = _plan(m, X.shape[1:], padding, tuple(out), part, _DEPTH if by_channels else PANEL)
+    plan = _plan(m, X.shape[1:], padding, tuple(out), part, _DEPTH if by_channels else _TILES)
     row = plan.tiles.row * m  # of dY, padded to whole tiles
     dW = empty((f, c, 3, 3), np.float32)
     pixels, images, dY_turned, V, Z, dU, sums = room(
@@ -293,17 +294,17 @@ def _transform_filters(thread, threads, m, W, f, c, turned_round, filters, U):
                     filter_4(of_these, 9 * LANES * g, taps, U, at, apart(f * length))
 
 
-_fetching_tile = tile_product(ROWS, VECTORS, fetches=True)
+_fetching_tiles = tile_product(ROWS, VECTORS, fetches=True)
 
 
-@standing_alone(*OF_TILE)
-def whole_tile(
-    A, a, A_rows, A_taps, A_step, B, b, B_places, B_taps, B_step,
+@standing_alone(INT, *OF_TILE)
+def whole_tiles(
+    tiles, A, a, A_rows, A_taps, A_step, B, b, B_places, B_taps, B_step,
     i, taps, K, C, c, C_rows, start, s, follow, lanes
 ):  # fmt: skip
     """`tile_product` of ROWS rows and VECTORS vectors, which fetches the rows of the next tile."""
-    _fetching_tile(
-        *(A, a, A_rows, A_taps, A_step, B, b, B_places, B_taps, B_step, i, taps, K),
+    _fetching_tiles(
+        *(tiles, A, a, A_rows, A_taps, A_step, B, b, B_places, B_taps, B_step, i, taps, K),
         *(C, c, C_rows, start, s, follow, lanes),
     )
 
@@ -337,12 +338,11 @@ def _multiply(numbers, U, U_rows, length, V, c, columns, some, M, M_rows, f, pla
                 B = V, x * apart(c * columns) + k * columns + q, places, places, columns
                 lengths = 1, min(_DEPTH, c - k)
                 start = (M, x * apart(f * columns) + q, 1) if k else (zeros, 0, 0)
-                for g in range(0, f, ROWS):
-                    A = U, x * apart(f * length) + k, U_rows, places, 1
-                    if vectors == VECTORS:
-                        whole_tile(*A, *B, g, *lengths, *C, *start, LANES)
-                    else:
-                        tile(vectors, A, B, (g, *lengths), C, start, LANES)
+                A = U, x * apart(f * length) + k, U_rows, places, 1
+                if vectors == VECTORS:
+                    whole_tiles(len(U_rows) // ROWS, *A, *B, 0, *lengths, *C, *start, LANES)
+                else:
+                    panel_product(f, vectors, *A, *B, 0, *lengths, *C, *start, LANES)
 
 
 @step
@@ -423,18 +423,13 @@ def _multiply_dW(
     for x in range(numbers):
         for g in range(0, f, PANEL):
             vectors, _ = vectors_of(min(PANEL, f - g))
-            for k in range(0, c, ROWS):
-                at = dU_places[x] + g
-                start, s, follow = (zeros, 0, 0) if is_first else (dU, at, 1)
-                tile(
-                    vectors,
-                    (V, x * V_step, V_rows, places, 1),
-                    (Z, x * apart(Z_columns * width) + g, places, places, width),
-                    (k, 1, some),
-                    (dU, at, dU_rows),
-                    (start, s, follow),
-                    LANES,
-                )
+            at = dU_places[x] + g
+            start, s, follow = (zeros, 0, 0) if is_first else (dU, at, 1)
+            panel_product(
+                *(c, vectors, V, x * V_step, V_rows, places, 1),
+                *(Z, x * apart(Z_columns * width) + g, places, places, width),
+                *(0, 1, some, dU, at, dU_rows, start, s, follow, LANES),
+            )
 
 
 @InParts

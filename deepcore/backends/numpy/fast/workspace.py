@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 
-_LINE = 16  # float32 numbers in a cache line: a vector that straddles two takes twice as long to load
+LINE = 16  # float32 numbers in a cache line: a vector that straddles two takes twice as long to load
 _ROOMS = 64  # layouts that are remembered: to cut memory into five arrays takes 5 us
 _FLOAT32 = np.dtype(np.float32)
 
@@ -34,14 +34,14 @@ def room(threads: int, *sizes: int) -> tuple[np.ndarray, ...]:
 
 
 def _laid_out(threads: int, *sizes: int) -> tuple[np.ndarray, ...]:
-    rounded = [-(-size // _LINE) * _LINE for size in sizes]
-    wanted = threads * sum(rounded) + _LINE
+    rounded = [-(-size // LINE) * LINE for size in sizes]
+    wanted = threads * sum(rounded) + LINE
     if _memory.floats.size < wanted or len(_memory.rooms) == _ROOMS:
         _memory.rooms.clear()
     if _memory.floats.size < wanted:
         _memory.floats = np.empty(wanted, np.float32)
     floats = _memory.floats
-    start = -floats.ctypes.data // floats.itemsize % _LINE
+    start = -floats.ctypes.data // floats.itemsize % LINE
     ends = [start + threads * end for end in itertools.accumulate(rounded, initial=0)]
     arrays = tuple(floats[a:b].reshape(threads, -1) for a, b in itertools.pairwise(ends))
     _memory.rooms[threads, *sizes] = arrays

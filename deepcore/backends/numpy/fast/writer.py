@@ -68,6 +68,11 @@ class Writer:
     def times(self, x: Any, y: Any) -> Any:
         return self.builder.mul(self.int(x), self.int(y))
 
+    def divided(self, x: Any, power: int) -> tuple[Any, Any]:
+        """How often a power of two goes into x >= 0, and what is left."""
+        exponent = power.bit_length() - 1
+        return self.builder.lshr(x, self.int(exponent)), self.builder.and_(x, self.int(power - 1))
+
     def at(self, pointer: Any, offset: Any) -> Any:
         return self.builder.gep(pointer, [self.int(offset)])
 
