@@ -37,10 +37,12 @@ from deepcore.backends.numpy.fast.writer import (
 from deepcore.backends.numpy.memory import empty
 
 _WORTH_IT = 1 << 20  # multiply-adds from which this beats BLAS, which starts faster
-_DEPTH = 512  # rows of B in a panel at most: a panel, and the rows of A that meet it, stay in the caches
+_DEPTH = (
+    32 * LANES
+)  # rows of B in a panel at most: it stays in the second-level cache, or, of 8 lanes, the first
 _GROUP = 8  # panels packed at a time, so that rows of A in the cache serve them all: a megabyte at most
 _STRIP = 8 * ROWS  # columns of a transposed A copied at a time
-_TOGETHER = ROWS  # rows of A that meet all panels, one after the other, before the next ones do
+_TOGETHER = ROWS if LANES == 16 else _STRIP  # rows of A that meet a panel before the next panel does
 
 _copy_panel, _copy_whole_strip, _copy_columns = map(copy_rows, (VECTORS, _STRIP // LANES, 1))
 _ZEROS = np.zeros(PANEL, np.float32)

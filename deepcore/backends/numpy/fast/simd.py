@@ -79,7 +79,7 @@ OF_TILE = (
 )
 
 
-def tile_product(rows: int, vectors: int, fetches: bool = False) -> Any:
+def tile_product(rows: int, vectors: int, streams: bool = False) -> Any:
     """The kernel of the page above for tiles of one size, to be called in compiled code.
 
     tiles: how many are computed, one below the other
@@ -90,8 +90,8 @@ def tile_product(rows: int, vectors: int, fetches: bool = False) -> Any:
     start, s, follow: start[s + follow C_rows[i + r]] is added. With follow = 0 these are the same numbers for
         all rows (zeros, or a bias); start = C, s = c, follow = 1 adds to what C holds. They are added at the
         end: a sum of many short sums keeps more digits than one long sum.
-    fetches: whether the rows of A behind these, an equal step further on, are fetched for the next tile. That
-        pays where A comes from far away, and is used once
+    streams: whether the rows of A are read from end to end, A_step being 1, and those behind them, an equal
+        step further on, fetched for the next tile. That pays where A comes from far away, and is used once
     lanes: columns in the last vector, 1 .. LANES; of C, and of start, nothing beyond is read or written
     """
 
@@ -136,12 +136,14 @@ def tile_product(rows: int, vectors: int, fetches: bool = False) -> Any:
             def add_products(count: int) -> Callable[..., list[Any]]:
                 def add(_: Any, at_A: Any, at_B: Any, row: Any, *given: Any) -> list[Any]:
                     sums: Sequence[Any] = given
-                    if fetches and count > 1:
+                    if streams and count > 1:
                         row = fetch_two_rows(at_A, row)
-                    for _ in range(count):
-                        sums = add_product(at_A, at_B, sums)
-                        at_A, at_B = _opaque(w, w.add(at_A, A_step)), _opaque(w, w.add(at_B, B_step))
-                    return [at_A, at_B, row, *sums]
+                    for k in range(count):
+                        sums = add_product(w.add(at_A, k) if streams else at_A, at_B, sums)
+                        at_B = _opaque(w, w.add(at_B, B_step))
+                        if not streams:
+                            at_A = _opaque(w, w.add(at_A, A_step))
+                    return [_opaque(w, w.add(at_A, count)) if streams else at_A, at_B, row, *sums]
 
                 return add
 

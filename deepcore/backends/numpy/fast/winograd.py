@@ -294,7 +294,7 @@ def _transform_filters(thread, threads, m, W, f, c, turned_round, filters, U):
                     filter_4(of_these, 9 * LANES * g, taps, U, at, apart(f * length))
 
 
-_fetching_tiles = tile_product(ROWS, VECTORS, fetches=True)
+_streaming_tiles = tile_product(ROWS, VECTORS, streams=True)
 
 
 @standing_alone(INT, *OF_TILE)
@@ -302,8 +302,8 @@ def whole_tiles(
     tiles, A, a, A_rows, A_taps, A_step, B, b, B_places, B_taps, B_step,
     i, taps, K, C, c, C_rows, start, s, follow, lanes
 ):  # fmt: skip
-    """`tile_product` of ROWS rows and VECTORS vectors, which fetches the rows of the next tile."""
-    _fetching_tiles(
+    """`tile_product` of ROWS rows and VECTORS vectors that streams A: A_step is 1, the next tile is fetched."""
+    _streaming_tiles(
         *(tiles, A, a, A_rows, A_taps, A_step, B, b, B_places, B_taps, B_step, i, taps, K),
         *(C, c, C_rows, start, s, follow, lanes),
     )
@@ -425,11 +425,15 @@ def _multiply_dW(
             vectors, _ = vectors_of(min(PANEL, f - g))
             at = dU_places[x] + g
             start, s, follow = (zeros, 0, 0) if is_first else (dU, at, 1)
-            panel_product(
-                *(c, vectors, V, x * V_step, V_rows, places, 1),
-                *(Z, x * apart(Z_columns * width) + g, places, places, width),
-                *(0, 1, some, dU, at, dU_rows, start, s, follow, LANES),
+            A, B = (
+                (V, x * V_step, V_rows, places, 1),
+                (Z, x * apart(Z_columns * width) + g, places, places, width),
             )
+            C = 0, 1, some, dU, at, dU_rows, start, s, follow, LANES
+            if vectors == VECTORS:
+                whole_tiles(-(-c // ROWS), *A, *B, *C)
+            else:
+                panel_product(c, vectors, *A, *B, *C)
 
 
 @InParts
