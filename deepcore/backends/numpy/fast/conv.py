@@ -55,6 +55,7 @@ _MANY = 32  # channels and filters from which Winograd's transforms are soon mad
 _MOST = 512  # channels and filters up to which its larger tiles are known to lose no more than 3e-6
 _CACHE = 12 << 10  # float32 numbers of the image that are taken at once: about the first-level cache
 _SMALL = 1 << 12  # weights that stay in the first-level cache in any order
+_FEW = 8  # channels below which taps and channels are one sum
 _ZEROS = np.zeros(PANEL, np.float32)
 
 
@@ -171,12 +172,11 @@ class SumPlan(NamedTuple):
 def _few_filters_plan(X_shape, W_shape, stride, padding, dilation, dY_shape) -> SumPlan:
     f, c, *_ = W_shape
     weights, (_, *out) = math.prod(W_shape[1:]), dY_shape
-    plan = _forward_plan(X_shape, W_shape, stride, padding, dilation, tuple(out))
-    split = plan.split
+    split, taps = _windows(X_shape, W_shape, stride, padding, dilation)
     split_dY = Split.of(dY_shape, (0, 0), (0, split.row - out[1]), (1, 1))
     vectors = -(-((out[0] - 1) * split.row + out[1]) // LANES)
     columns = steps(weights, 1, DOT_COLUMNS)
-    taps = (np.arange(c)[:, None] * split.plane + plan.taps).reshape(-1)[columns]
+    taps = (np.arange(c)[:, None] * split.plane + taps).reshape(-1)[columns]
     rows = steps(f, split_dY.plane, DOT_ROWS), steps(f, weights * LANES, DOT_ROWS)
     tables = taps, *rows, columns * LANES
     return SumPlan((split, split_dY), (split.numbers(), split_dY.numbers()), vectors, tables)
@@ -243,8 +243,11 @@ class Plan(NamedTuple):
 
     split: Split
     numbers: np.ndarray  # of split, as compiled code takes them
-    tap_numbers: np.ndarray  # of each tap: its place in the window, row by row
-    taps: np.ndarray  # the offsets of the taps in the image, of the first channel
+    W_row: int  # numbers from a filter to the next
+    W_step: int  # and from a channel to the next
+    W_taps: np.ndarray  # the offsets of the taps in a filter, of the first channel
+    taps: np.ndarray  # and in the image
+    channels: int  # 1 if the taps of all channels stand in the tables
     depth: int  # channels that are summed up at once
     phases: np.ndarray  # of the result: first tap, last tap, rows, columns
     step: tuple[int, int]  # from a row, and a column, of a phase to the next one in the result
@@ -254,19 +257,22 @@ class Plan(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _forward_plan(X_shape, W_shape, stride, padding, dilation, out) -> Plan:
-    _, c, kh, kw = W_shape
+    split, taps = _windows(X_shape, W_shape, stride, padding, dilation)
+    return _plan(split, W_shape, False, np.arange(len(taps)), taps, [[0, len(taps), *out]], (1, 1))
+
+
+def _windows(X_shape, W_shape, stride, padding, dilation) -> tuple[Split, np.ndarray]:
+    """The phases of an image, and where the taps of its first window stand in them, of the first channel."""
     (top, bottom), (left, right) = padding
     split = Split.of(X_shape, (top, left), (bottom, right), stride)
-    t = np.arange(kh * kw)
-    i, j = np.divmod(t, kw)
-    taps = split.offset(0, i * dilation[0], j * dilation[1])
-    return Plan(*(split, split.numbers(), t, taps), *_results(c, split, taps, [[0, len(t), *out]], (1, 1)))
+    i, j = np.divmod(np.arange(math.prod(W_shape[2:])), W_shape[3])
+    return split, split.offset(0, i * dilation[0], j * dilation[1])
 
 
 @functools.lru_cache(maxsize=64)
 def _gradient_plan(dY_shape, W_shape, stride, padding, dilation, sizes) -> Plan:
     """Pixel h of X meets tap i at place p if stride p + dilation i = h + padding."""
-    f, _, kh, kw = W_shape
+    kh, kw = W_shape[2:]
     spans = [
         [(i * d, low) for i in range(k)] for k, d, (low, _) in zip((kh, kw), dilation, padding, strict=True)
     ]
@@ -300,16 +306,23 @@ def _gradient_plan(dY_shape, W_shape, stride, padding, dilation, sizes) -> Plan:
                     taps.append(split.offset(0, p + before[0], q + before[1]))
             height, width = -(-(sizes[0] - a) // stride[0]), -(-(sizes[1] - b) // stride[1])
             phases.append([first, len(taps), height, width])
-    taps = np.array(taps)
-    return Plan(
-        *(split, split.numbers(), np.array(tap_numbers), taps), *_results(f, split, taps, phases, stride)
-    )
+    return _plan(split, W_shape, True, np.array(tap_numbers), np.array(taps), phases, stride)
 
 
-def _results(
-    channels: int, split: Split, taps: np.ndarray, phases: list[list[int]], step: tuple[int, int]
-) -> tuple[int, np.ndarray, tuple[int, int], int, np.ndarray]:
-    """What a Plan says of its results. Rows end to end have fewer vectors, or rows of whole vectors have."""
+def _plan(
+    split: Split,
+    W_shape: tuple[int, ...],
+    inverse: bool,
+    tap_numbers: np.ndarray,
+    taps: np.ndarray,
+    phases: list[list[int]],
+    step: tuple[int, int],
+) -> Plan:
+    """tap_numbers: of each tap its place in the window, row by row   taps: its offset in the image
+
+    In the results rows end to end have fewer vectors, or rows of whole vectors have.
+    """
+    channels, W_row, W_tap, W_step = split.channels, *_layout(W_shape, inverse)
     longest, widest = max(rows for *_, rows, _ in phases), max(columns for *_, columns in phases)
     whole = -(-widest // LANES)  # vectors
     end_to_end = -(-((longest - 1) * split.row + widest) // LANES)
@@ -321,7 +334,27 @@ def _results(
         places, row = steps(end_to_end, LANES), split.row
     numbers = places[:VECTORS, None] + np.arange(LANES)  # of the image, for the first panel and tap
     depth = min(_depth(channels, taps[first:last, None, None] + numbers) for first, last, *_ in phases)
-    return depth, np.array(phases), step, row, places
+    W_taps, ends = tap_numbers * W_tap, np.array(phases)
+    if channels < _FEW:
+        k = np.arange(channels)
+        W_taps, taps = (
+            (t[:, None] + step * k).reshape(-1) for t, step in ((W_taps, W_step), (taps, split.plane))
+        )
+        ends[:, :2] *= channels
+        channels = depth = 1
+    return Plan(
+        *(split, split.numbers(), W_row, W_step, W_taps, taps, channels, depth, ends, step, row, places)
+    )
+
+
+def _layout(W_shape: tuple[int, ...], inverse: bool) -> tuple[int, int, int]:
+    """Numbers from a filter, a tap and a channel to the next: few weights as they are, many turned."""
+    f, c, *kernel = W_shape
+    taps = math.prod(kernel)
+    if math.prod(W_shape) <= _SMALL:
+        return (taps, 1, c * taps) if inverse else (c * taps, 1, taps)
+    channels = f if inverse else c
+    return channels * taps, channels, 1
 
 
 def _depth(channels: int, numbers: np.ndarray) -> int:
@@ -342,7 +375,6 @@ def _run(
 ) -> np.ndarray:
     """Y of a shape; `inverse` if X is dY and Y is dX, so that the channels of W change their roles."""
     n, f = shape[:2]
-    c, taps = X.shape[1], math.prod(W.shape[2:])
     Y = empty(shape, np.float32) if out is None else out
     if not Y.size:
         return Y
@@ -350,17 +382,15 @@ def _run(
     images, results, (weights, *_) = room(
         min(pool.parts(), n), split.size, len(plan.phases) * apart(f * size) + PANEL, W.size
     )
-    if W.size <= _SMALL:  # as it is: first tap, from a row, a tap and a channel to the next
-        row, step = (taps, f * taps) if inverse else (c * taps, taps)
-        weights, tap = flat(W), 1
+    if W.size <= _SMALL:
+        weights = flat(W)
     else:
-        row, tap, step = c * taps, c, 1
         weights = weights.reshape(-1)
-        _turn_filters(W.size, flat(W), f, c, taps, inverse, weights)
+        _turn_filters(W.size, flat(W), f, X.shape[1], math.prod(W.shape[2:]), inverse, weights)
     _convolve.run(
-        *(len(images), flat(X), plan.numbers, weights, steps(f, row, ROWS), plan.tap_numbers * tap, step),
-        *(plan.taps, plan.places, plan.depth, plan.phases, plan.row, steps(f, size, ROWS), _ZEROS, bias),
-        *(Y.reshape(-1), n, f, shape[2], shape[3], plan.step, size, images, results),
+        *(len(images), flat(X), plan.numbers, weights, steps(f, plan.W_row, ROWS), plan.W_taps, plan.W_step),
+        *(plan.taps, plan.places, plan.channels, plan.depth, plan.phases, plan.row, steps(f, size, ROWS)),
+        *(_ZEROS, bias, Y.reshape(-1), n, f, shape[2], shape[3], plan.step, size, images, results),
     )
     return Y
 
@@ -397,8 +427,8 @@ def _convolve_image(
 
 @InParts
 def _convolve(
-    thread, threads, X, split, W, W_rows, W_taps, W_step, taps, places, depth, phases, row, Y_rows,
-    zeros, bias, Y, n, f, height, width, step, size, images, results
+    thread, threads, X, split, W, W_rows, W_taps, W_step, taps, places, channels, depth, phases, row,
+    Y_rows, zeros, bias, Y, n, f, height, width, step, size, images, results
 ):  # fmt: skip
     """Each thread takes some of the images."""
     image, result = images[thread], results[thread]
@@ -410,7 +440,7 @@ def _convolve(
             count, r = -(-((rows - 1) * row + columns) // LANES), x * apart(f * size)
             _convolve_image(
                 *(image, W, W_rows, W_taps[first:last], W_step, taps[first:last], places),
-                *(split[0], depth, split[8], f, count, result, r, Y_rows, zeros),
+                *(channels, depth, split[8], f, count, result, r, Y_rows, zeros),
             )
         y = k * f * height * width
         join_phases(result, f, size, row, step[0], step[1], bias, Y, y, height, width)

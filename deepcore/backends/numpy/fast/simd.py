@@ -79,7 +79,7 @@ OF_TILE = (
 )
 
 
-def tile_product(rows: int, vectors: int, streams: bool = False) -> Any:
+def tile_product(rows: int, vectors: int, streams: bool = False, taps_only: bool = False) -> Any:
     """The kernel of the page above for tiles of one size, to be called in compiled code.
 
     tiles: how many are computed, one below the other
@@ -92,6 +92,7 @@ def tile_product(rows: int, vectors: int, streams: bool = False) -> Any:
         end: a sum of many short sums keeps more digits than one long sum.
     streams: whether the rows of A are read from end to end, A_step being 1, and those behind them, an equal
         step further on, fetched for the next tile. That pays where A comes from far away, and is used once
+    taps_only: whether K is 1, so that steps are written out along the taps
     lanes: columns in the last vector, 1 .. LANES; of C, and of start, nothing beyond is read or written
     """
 
@@ -153,7 +154,22 @@ def tile_product(rows: int, vectors: int, streams: bool = False) -> Any:
                 carried = w.loop(many, carried, add_products(UNROLLED))
                 return w.loop(few, carried, add_products(1))[3:]
 
-            sums = w.loop(taps, [ZERO] * (rows * vectors), add_tap)
+            def add_taps(count: int) -> Callable[..., list[Any]]:
+                def add(_: Any, t: Any, *given: Any) -> list[Any]:
+                    sums: Sequence[Any] = given
+                    for tap in (w.add(t, k) for k in range(count)):
+                        sums = add_product(w.number(w.at(A_taps, tap)), w.number(w.at(B_taps, tap)), sums)
+                    return [w.add(t, count), *sums]
+
+                return add
+
+            sums = [ZERO] * (rows * vectors)
+            if taps_only:
+                many, few = w.divided(taps, UNROLLED)
+                carried = w.loop(many, [w.int(0), *sums], add_taps(UNROLLED))
+                sums = w.loop(few, carried, add_taps(1))[1:]
+            else:
+                sums = w.loop(taps, sums, add_tap)
             first = [w.at(start, w.add(s, w.times(follow, offset))) for offset in C_offsets]
             # all is loaded before anything is stored: a repeated row must not find its own result
             starts = [w.load(*vector) for pointer in first for vector in each_vector(pointer)]
@@ -177,7 +193,8 @@ def _opaque(w: Writer, x: Any) -> Any:
     return w.builder.asm(ir.FunctionType(kind, [kind]), "", "=r,0", [x], side_effect=False)
 
 
-_tiles_of_4 = tile_product(4, VECTORS)
+_tiles_of_4, _taps_of_4 = tile_product(4, VECTORS), tile_product(4, VECTORS, taps_only=True)
+_taps_of_6 = tile_product(ROWS, VECTORS, taps_only=True)
 _tiles_1, _tiles_2, _tiles_3, _tiles_4 = (tile_product(ROWS, min(v, VECTORS)) for v in (1, 2, 3, 4))
 
 
@@ -195,6 +212,10 @@ def panel_product(
     tiles = (rows + ROWS - 1) // ROWS
     if vectors == VECTORS:
         fours = min(tiles, (ROWS * tiles - rows) // (ROWS - 4))
+        if K == 1:
+            _taps_of_4(fours, *of_A, *of_B, i, *lengths, *of_C)
+            _taps_of_6(tiles - fours, *of_A, *of_B, i + 4 * fours, *lengths, *of_C)
+            return
         _tiles_of_4(fours, *of_A, *of_B, i, *lengths, *of_C)
         i += 4 * fours
         tiles -= fours

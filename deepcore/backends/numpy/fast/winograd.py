@@ -302,7 +302,7 @@ def whole_tiles(
     tiles, A, a, A_rows, A_taps, A_step, B, b, B_places, B_taps, B_step,
     i, taps, K, C, c, C_rows, start, s, follow, lanes
 ):  # fmt: skip
-    """`tile_product` of ROWS rows and VECTORS vectors that streams A: A_step is 1, the next tile is fetched."""
+    """`tile_product` of ROWS rows and VECTORS vectors, which streams A."""
     _streaming_tiles(
         *(tiles, A, a, A_rows, A_taps, A_step, B, b, B_places, B_taps, B_step, i, taps, K),
         *(C, c, C_rows, start, s, follow, lanes),
