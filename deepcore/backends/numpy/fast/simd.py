@@ -103,7 +103,7 @@ def tile_product(rows: int, vectors: int, streams: bool = False, taps_only: bool
     ):  # fmt: skip
         B_pointers = [w.at(B, w.add(b, w.number(w.at(B_places, v)))) for v in range(vectors)]
 
-        def each_vector(pointer: Any) -> list[tuple[Any, Any]]:
+        def each_vector(pointer: Any, lanes: Any) -> list[tuple[Any, Any]]:
             """Where each vector of a row stands, and how many of its lanes count: None for all."""
             return [(w.at(pointer, v * LANES), lanes if v == vectors - 1 else None) for v in range(vectors)]
 
@@ -171,12 +171,16 @@ def tile_product(rows: int, vectors: int, streams: bool = False, taps_only: bool
             else:
                 sums = w.loop(taps, sums, add_tap)
             first = [w.at(start, w.add(s, w.times(follow, offset))) for offset in C_offsets]
-            # all is loaded before anything is stored: a repeated row must not find its own result
-            starts = [w.load(*vector) for pointer in first for vector in each_vector(pointer)]
-            totals = [w.plus(x, y) for x, y in zip(sums, starts, strict=True)]
-            places = (place for pointer in results for place in each_vector(pointer))
-            for total, place in zip(totals, places, strict=True):
-                w.store(total, *place)
+
+            def store(lanes: Any) -> None:
+                # all is loaded before anything is stored: a repeated row must not find its own result
+                starts = [w.load(*vector) for pointer in first for vector in each_vector(pointer, lanes)]
+                totals = [w.plus(x, y) for x, y in zip(sums, starts, strict=True)]
+                places = (place for pointer in results for place in each_vector(pointer, lanes))
+                for total, place in zip(totals, places, strict=True):
+                    w.store(total, *place)
+
+            w.choose(w.at_least(lanes, LANES), lambda: store(None), lambda: store(lanes))
             return [w.add(i, rows)]
 
         w.loop(tiles, [i], compute_tile)

@@ -103,13 +103,35 @@ class Writer:
 
     def store(self, vector: Any, pointer: Any, count: Any = None) -> None:
         """All of a vector, or its first `count` numbers."""
-        here = self.builder.bitcast(pointer, _VECTOR_POINTER)
+        here = self.builder.bitcast(pointer, vector.type.as_pointer())
         if count is None:
             self.builder.store(vector, here, align=4)
-            return
-        shape = ir.FunctionType(ir.VoidType(), [_VECTOR, _VECTOR_POINTER, _I32, _MASK])
-        masked = self._function(f"llvm.masked.store.v{LANES}f32.p0", shape)
-        self.builder.call(masked, [vector, here, ir.Constant(_I32, 4), self.first(count)])
+        elif LANES == 16:
+            shape = ir.FunctionType(ir.VoidType(), [_VECTOR, _VECTOR_POINTER, _I32, _MASK])
+            masked = self._function(f"llvm.masked.store.v{LANES}f32.p0", shape)
+            self.builder.call(masked, [vector, here, ir.Constant(_I32, 4), self.first(count)])
+        else:
+            whole = self.at_least(count, LANES)
+            self.choose(
+                whole, lambda: self.store(vector, pointer), lambda: self._store_pieces(vector, pointer, count)
+            )
+
+    def _store_pieces(self, vector: Any, pointer: Any, count: Any) -> None:
+        """Its first `count` < LANES numbers, by halves: some processors make 40 steps of a store with a mask."""
+        some, half = self.at_least(count, 1), LANES // 2
+        while half:
+            low, high = (self._lanes_of(vector, range(k, k + half)) for k in (0, half))
+            has_half = self.at_least(self.builder.and_(self.int(count), self.int(half)), 1)
+            wanted = self.builder.and_(some, has_half)
+            self.choose(wanted, functools.partial(self.store, low, pointer))
+            vector = self.builder.select(wanted, high, low)
+            pointer = self.builder.select(wanted, self.at(pointer, half), pointer)
+            half //= 2
+
+    def _lanes_of(self, vector: Any, lanes: Sequence[int]) -> Any:
+        """A shorter vector."""
+        kind = ir.VectorType(_I32, len(lanes))
+        return self.builder.shuffle_vector(vector, vector, ir.Constant(kind, list(lanes)))
 
     def prefetch(self, pointer: Any, to_write: bool = False) -> None:
         """Ask for a line of memory that will be read or written to, so that it is there when it is needed."""
@@ -203,7 +225,24 @@ class Writer:
         """A vector of lanes of x (0 .. LANES - 1) and of y (LANES and above)."""
         return self.builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(_I32, LANES), list(lanes)))
 
-    # loops
+    # branches and loops
+
+    def at_least(self, x: Any, least: int) -> Any:
+        return self.builder.icmp_signed(">=", self.int(x), self.int(least))
+
+    def choose(
+        self, condition: Any, this: Callable[[], None], other: Callable[[], None] | None = None
+    ) -> None:
+        """Write the instructions of `this` for where the condition holds, of `other` for elsewhere."""
+        if other is None:
+            with self.builder.if_then(condition):
+                this()
+            return
+        with self.builder.if_else(condition) as (then, otherwise):
+            with then:
+                this()
+            with otherwise:
+                other()
 
     def loop(self, count: Any, carried: Sequence[Any], body: Callable[..., Sequence[Any]]) -> list[Any]:
         """`carried = body(i, *carried)` for i < count; what is carried stays in registers."""
