@@ -115,7 +115,7 @@ def _largest_of_windows(step: int) -> Any:
         lowest = w.everywhere(ir.Constant(ir.FloatType(), -math.inf))
         _, top, place = w.loop(rows, [x, lowest, ir.Constant(_PLACES, [0] * LANES)], challenge_row)
         w.store(top, w.at(Y, y), count)
-        w.store_bytes(place, w.at(index, y), count)
+        w.store(w.in_bytes(place), w.at(index, y), count)
 
     return largest
 

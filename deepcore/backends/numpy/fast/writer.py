@@ -41,6 +41,7 @@ _FLOAT, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
 _VECTOR_POINTER = _VECTOR.as_pointer()
 _MASK = ir.VectorType(ir.IntType(1), LANES)
+_BYTES = ir.VectorType(ir.IntType(8), LANES)
 _DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
 ZERO = ir.Constant(_VECTOR, [0.0] * LANES)
 ZERO_IN_DOUBLE = ir.Constant(_DOUBLES, [0.0] * LANES)
@@ -102,22 +103,21 @@ class Writer:
         return self.builder.call(masked, [here, ir.Constant(_I32, 4), self.lanes(skip, count), ZERO])
 
     def store(self, vector: Any, pointer: Any, count: Any = None) -> None:
-        """All of a vector, or its first `count` numbers."""
-        here = self.builder.bitcast(pointer, vector.type.as_pointer())
+        """All of a vector, of float32 or of bytes, or its first `count` numbers."""
+        kind, align = vector.type, 4 if vector.type.element == _FLOAT else 1
+        here = self.builder.bitcast(pointer, kind.as_pointer())
         if count is None:
-            self.builder.store(vector, here, align=4)
+            self.builder.store(vector, here, align=align)
         elif LANES == 16:
-            shape = ir.FunctionType(ir.VoidType(), [_VECTOR, _VECTOR_POINTER, _I32, _MASK])
-            masked = self._function(f"llvm.masked.store.v{LANES}f32.p0", shape)
-            self.builder.call(masked, [vector, here, ir.Constant(_I32, 4), self.first(count)])
+            shape = ir.FunctionType(ir.VoidType(), [kind, here.type, _I32, _MASK])
+            masked = self._function(f"llvm.masked.store.v{LANES}{kind.element.intrinsic_name}.p0", shape)
+            self.builder.call(masked, [vector, here, ir.Constant(_I32, align), self.first(count)])
         else:
-            whole = self.at_least(count, LANES)
-            self.choose(
-                whole, lambda: self.store(vector, pointer), lambda: self._store_pieces(vector, pointer, count)
-            )
+            pieces = functools.partial(self._store_pieces, vector, pointer, count)
+            self.choose(self.at_least(count, LANES), lambda: self.store(vector, pointer), pieces)
 
     def _store_pieces(self, vector: Any, pointer: Any, count: Any) -> None:
-        """Its first `count` < LANES numbers, by halves: some processors make 40 steps of a store with a mask."""
+        """Its first `count` < LANES numbers, by halves: a mask may make 40 steps of a store."""
         some, half = self.at_least(count, 1), LANES // 2
         while half:
             low, high = (self._lanes_of(vector, range(k, k + half)) for k in (0, half))
@@ -154,24 +154,23 @@ class Writer:
         store = self.builder.store(vector, self.builder.bitcast(pointer, _VECTOR_POINTER), align=4 * LANES)
         store.set_metadata("nontemporal", self.module.add_metadata([ir.Constant(_I32, 1)]))
 
-    def store_bytes(self, vector: Any, pointer: Any, count: Any) -> None:
-        """The first `count` of a vector of whole numbers below 256, a byte each."""
-        kind = ir.VectorType(ir.IntType(8), LANES)
-        here = self.builder.bitcast(pointer, kind.as_pointer())
-        shape = ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), _I32, _MASK])
-        masked = self._function(f"llvm.masked.store.v{LANES}i8.p0", shape)
-        self.builder.call(
-            masked, [self.builder.trunc(vector, kind), here, ir.Constant(_I32, 1), self.first(count)]
-        )
+    def in_bytes(self, vector: Any) -> Any:
+        """Whole numbers below 256, a byte each."""
+        return self.builder.trunc(vector, _BYTES)
 
     def load_bytes(self, pointer: Any, count: Any) -> Any:
         """The first `count` of a vector of bytes, and zeros for the others."""
-        kind = ir.VectorType(ir.IntType(8), LANES)
-        here = self.builder.bitcast(pointer, kind.as_pointer())
-        shape = ir.FunctionType(kind, [kind.as_pointer(), _I32, _MASK, kind])
+        here = self.builder.bitcast(pointer, _BYTES.as_pointer())
+        shape = ir.FunctionType(_BYTES, [here.type, _I32, _MASK, _BYTES])
         masked = self._function(f"llvm.masked.load.v{LANES}i8.p0", shape)
-        nothing = ir.Constant(kind, [0] * LANES)
-        return self.builder.call(masked, [here, ir.Constant(_I32, 1), self.first(count), nothing])
+        nothing = ir.Constant(_BYTES, [0] * LANES)
+
+        def part() -> Any:
+            return self.builder.call(masked, [here, ir.Constant(_I32, 1), self.first(count), nothing])
+
+        if LANES == 16:
+            return part()
+        return self.choose(self.at_least(count, LANES), lambda: self.builder.load(here, align=1), part)
 
     def everywhere(self, number: Any) -> Any:
         """A vector of one and the same number."""
@@ -230,19 +229,23 @@ class Writer:
     def at_least(self, x: Any, least: int) -> Any:
         return self.builder.icmp_signed(">=", self.int(x), self.int(least))
 
-    def choose(
-        self, condition: Any, this: Callable[[], None], other: Callable[[], None] | None = None
-    ) -> None:
-        """Write the instructions of `this` for where the condition holds, of `other` for elsewhere."""
+    def choose(self, condition: Any, this: Callable[[], Any], other: Callable[[], Any] | None = None) -> Any:
+        """What `this` writes happens where the condition holds, what `other` writes elsewhere."""
         if other is None:
             with self.builder.if_then(condition):
                 this()
-            return
+            return None
         with self.builder.if_else(condition) as (then, otherwise):
             with then:
-                this()
+                x, after_this = this(), self.builder.block
             with otherwise:
-                other()
+                y, after_other = other(), self.builder.block
+        if x is None:
+            return None
+        value = self.builder.phi(x.type)
+        value.add_incoming(x, after_this)
+        value.add_incoming(y, after_other)
+        return value
 
     def loop(self, count: Any, carried: Sequence[Any], body: Callable[..., Sequence[Any]]) -> list[Any]:
         """`carried = body(i, *carried)` for i < count; what is carried stays in registers."""
