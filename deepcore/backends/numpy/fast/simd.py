@@ -199,7 +199,7 @@ def _opaque(w: Writer, x: Any) -> Any:
 
 _tiles_of_4, _taps_of_4 = tile_product(4, VECTORS), tile_product(4, VECTORS, taps_only=True)
 _taps_of_6 = tile_product(ROWS, VECTORS, taps_only=True)
-_tiles_1, _tiles_2, _tiles_3, _tiles_4 = (tile_product(ROWS, min(v, VECTORS)) for v in (1, 2, 3, 4))
+_tiles_1, _tiles_2, _tiles_3, _tiles_4 = (tile_product(ROWS, v) for v in (1, 2, 3, 4))
 
 
 @standing_alone(INT, INT, *OF_TILE)
@@ -223,14 +223,15 @@ def panel_product(
         _tiles_of_4(fours, *of_A, *of_B, i, *lengths, *of_C)
         i += 4 * fours
         tiles -= fours
-    if vectors == 4:
-        _tiles_4(tiles, *of_A, *of_B, i, *lengths, *of_C)
-    elif vectors == 3:
-        _tiles_3(tiles, *of_A, *of_B, i, *lengths, *of_C)
+    if vectors == 1:
+        _tiles_1(tiles, *of_A, *of_B, i, *lengths, *of_C)
     elif vectors == 2:
         _tiles_2(tiles, *of_A, *of_B, i, *lengths, *of_C)
-    else:
-        _tiles_1(tiles, *of_A, *of_B, i, *lengths, *of_C)
+    elif VECTORS == 4:
+        if vectors == 3:
+            _tiles_3(tiles, *of_A, *of_B, i, *lengths, *of_C)
+        else:
+            _tiles_4(tiles, *of_A, *of_B, i, *lengths, *of_C)
 
 
 def dot_products(rows: int, columns: int) -> Any:
