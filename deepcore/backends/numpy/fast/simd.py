@@ -389,14 +389,16 @@ def transform(matrix: np.ndarray) -> Any:
 
     @written(FLOATS, INT, OFFSETS, FLOATS, INT, INT)
     def transformed(w, S, s, S_places, D, d, D_step):
+        targets = [w.at(D, w.add(d, w.times(k, D_step))) for k in range(rows * rows)]
+        for target in targets:
+            w.prefetch(target, to_write=True)  # each in a line of its own, which may be far away
         columns = []
         for j in range(n):
             places = [w.number(w.at(S_places, i * n + j)) for i in range(n)]
             columns.append(multiplied(w, matrix, [w.load(w.at(S, w.add(s, place))) for place in places]))
-        for i in range(rows):
-            line = multiplied(w, matrix, [column[i] for column in columns])
-            for j, vector in enumerate(line):
-                w.store(vector, w.at(D, w.add(d, w.times(i * rows + j, D_step))))
+        lines = (multiplied(w, matrix, [column[i] for column in columns]) for i in range(rows))
+        for vector, target in zip(itertools.chain.from_iterable(lines), targets, strict=True):
+            w.store(vector, target)
 
     return transformed
 
