@@ -63,11 +63,11 @@ def tests_backends(session: nox.Session) -> None:
 
 
 @nox.session
-def avx2(session: nox.Session) -> None:
-    """The tests of the compiled kernels, with these as for a processor that has AVX2 but not AVX-512."""
+def widths(session: nox.Session) -> None:
+    """The tests of the compiled kernels, as for processors with AVX2 alone and with AVX-512, on any."""
     session.install("-e", ".[test,fast]")
-    narrow = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"}
-    session.run("pytest", "tests/ops", "tests/accuracy", "tests/layers", *session.posargs, env=narrow)
+    for width in "tests.narrow", "tests.wide":
+        session.run("pytest", "-p", width, "tests/ops", "tests/accuracy", "tests/layers", *session.posargs)
 
 
 @nox.session

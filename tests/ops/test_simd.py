@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -403,16 +404,14 @@ def test_fit_says_how_precise_kernels_are(wanted):
     assert seen == {wanted} and select.precision.get() == "float32"
 
 
-AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"}
-
-
 @pytest.mark.slow
-def test_kernels_for_processors_without_avx_512(tmp_path):
-    """Some; `nox -s avx2` tests all. In a new cache: that they are compiled is said once, on stderr."""
+@pytest.mark.parametrize(("width", "lanes"), [("narrow", 8), ("wide", 16)])
+def test_kernels_with_and_without_avx_512(width, lanes, tmp_path):
+    """Some; `nox -s widths` tests all. In a new cache: that they are compiled is said once, on stderr."""
     script = """
 import numpy as np
 from deepcore.backends.numpy.fast import conv, linear, writer
-assert writer.LANES == 8
+assert writer.LANES == lanes
 X, W = np.ones((70, 300), "float32"), np.full((300, 53), 2, "float32")
 X[:, 1::2] = -3
 assert np.all(linear.linear(X, W) == -600)
@@ -424,7 +423,8 @@ one_empty, dY = np.ones((2, 200, 20, 18), "float32"), np.ones((2, 20, 20, 18), "
 one_empty[1] = 0
 assert np.allclose(conv.conv_dW(dY, one_empty, (3, 3), *geometry)[:, :, 1, 1], 20 * 18, 1e-5)
 """
-    env = os.environ | AVX2 | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    command = [sys.executable, "-c", f"import tests.{width}\nlanes = {lanes}\n{script}"]
+    env, root = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}, Path(__file__).parents[2]
+    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("deepcore: compiling") == 1
