@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import deepcore as dc
+from deepcore.core.parameters import find_parameters
 from deepcore.core.record import modes
 from tests.battery import CASES
 from tests.case import buffers, differences, gradients, params, single, weights
@@ -337,6 +338,28 @@ def test_every_memory_layout_gives_the_bits_of_the_c_copy(case, layout):
     different = [name for name in results[0] if bits(results[0][name]) != bits(results[1][name])]
     assert not different
     assert [bits(x) for x in odd] == before
+
+
+@cases()
+@pytest.mark.parametrize("which", ["inputs", "weights", "both"])
+def test_the_other_byte_order_has_the_same_numbers(case, which):
+    """As files from other machines have it."""
+    f, host = case.build(), case.draw()
+    inputs = put(NUMPY, host)
+    if which != "weights":
+        inputs = [x.astype(x.dtype.newbyteorder()) for x in inputs]
+    if which != "inputs":
+        for parameter in find_parameters(f).values():
+            W = parameter.value.astype(parameter.value.dtype.newbyteorder())
+            for layer, name in parameter.places:
+                layer.weight[name] = W
+    Y = f(*inputs)
+    close(Y, case.value(*host))
+    dX, dW = case.expected_gradients
+    for got, wanted in zip(backward(case, f, NUMPY, Y), dX, strict=True):
+        close(got, wanted)
+    for path, got in gradients(f).items():
+        close(got, dW[path])
 
 
 # ---- copies

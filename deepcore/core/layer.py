@@ -83,7 +83,7 @@ class Layer(Function):
                 f"{self._who()}: its weights are {here.name!r} arrays, its input is a {there.name!r} array; "
                 f"move the whole net with net.to({here.name!r})"
             )
-        if W.dtype != X.dtype:
+        if dtype_name(W) != dtype_name(X):  # which has no byte order
             dtypes = " and ".join(sorted({dtype_name(V) for V in self.weight.values()}))
             raise DTypeError(
                 f"{self._who()}: its weights are {dtypes}, its input is {dtype_name(X)}; "

@@ -16,9 +16,7 @@ from deepcore.backends.quiet import ignoring
 
 _ONE_BLOCK = 65536  # elements
 _FEW = 64  # numbers that Python has added up before NumPy starts
-_ONE = {
-    dtype: np.ones((), dtype) for dtype in (np.dtype("f4"), np.dtype("f8"))
-}  # sooner than a Python number
+_ONE = {number: np.ones((), number) for number in (np.float32, np.float64)}  # sooner than a Python number
 
 
 @ignoring("over")
@@ -99,7 +97,7 @@ def _label_losses(X: np.ndarray, y: np.ndarray, n: float, dX: np.ndarray | None)
     L = log(s + e^d) - d = log1p(s + expm1 d) - d, exact where y is the top and d = 0
     dX = e^D / (s + e^d), at y -s / (s + e^d): no digit is lost where the probability is near 1
     """
-    starts, one = row_starts(*X.shape), _ONE[X.dtype]
+    starts, one = row_starts(*X.shape), _ONE[X.dtype.type]
     D = np.subtract(X, X.take(X.argmax(1) + starts)[:, None], out=dX)
     flat = D.ravel()
     target = starts + y

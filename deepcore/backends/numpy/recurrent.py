@@ -31,7 +31,7 @@ def lstm_run(
     reverse: bool = False,
 ) -> tuple[np.ndarray, ...]:
     """C' = F C + I G, T = tanh C', H' = O T; gates: sigmoid(A) (of G: tanh A), A = X W_ih + H W_hh + b"""
-    if X.dtype.itemsize < 4:
+    if not _served(X, W_ih, W_hh, b_ih, b_hh, H, C):
         return NotImplemented
     (n, t, _), h = X.shape, len(W_hh)
     sign = np.repeat(np.array([-1, -1, 1, -1], X.dtype), h)  # sigmoid A = 1 / (1 + e^-A)
@@ -76,7 +76,7 @@ def lstm_run_backward(
     reverse: bool = False,
 ) -> tuple[np.ndarray, ...]:
     """dA = (dC' P_i, dC' P_f, dC' P_g, dH' P_o), where the P come from the forward pass alone."""
-    if X.dtype.itemsize < 4:
+    if not _served(X, W_ih, W_hh, dY, dH, dC):
         return NotImplemented
     t, n, h = T.shape
     P, Q, dA = empty(gates.shape, X.dtype), empty(T.shape, X.dtype), empty((t, n, 4 * h), X.dtype)
@@ -105,6 +105,12 @@ def lstm_run_backward(
     dW = _rows(X, reverse, H).T.dot(dA, empty((i + h, 4 * h), X.dtype))
     dX = dA.dot(W_ih.T, empty((t * n, i), X.dtype)).reshape(t, n, i)
     return samples_first(dX, reverse), dH, dC, dW[:i], dW[i:], column_sum(dA)
+
+
+def _served(X: np.ndarray, *others: np.ndarray) -> bool:
+    """Whether products of these, of 32 bits or more, may be written into arrays of X's dtype."""
+    dtype = X.dtype
+    return dtype.itemsize >= 4 and dtype.isnative and all(A.dtype == dtype for A in others)
 
 
 def _all_samples(part: Callable[[int, int], None], n: int) -> None:
