@@ -168,9 +168,10 @@ class Conv2D(Conv):
     dW[f, c, i, j] = sum over n, p, q of dY[n, f, p, q] X[n, c, s p + i, s q + j]
     dX[n, c, s p + i, s q + j] += W[f, c, i, j] dY[n, f, p, q]     db = sum dY over n, p, q
 
-    In float32 a CPU computes 3 x 3 kernels at stride 1, where channels are many, by Winograd's tiles. They err by
-    3e-6 of the largest number among the 6 x 6 places that a tile sees: next to a number 1e6 times as large as its
-    surroundings these keep no digit, and an infinity or NaN reaches the whole tile. In float64 there are no tiles.
+    In float32 a CPU computes 3 x 3 kernels at stride 1, where channels are many, by Winograd's tiles. They
+    err by 3e-6 of the largest number among the 6 x 6 places that a tile sees: next to a number 1e6 times as
+    large as its surroundings these keep no digit, and an infinity or NaN reaches the whole tile. In float64
+    there are no tiles.
 
     Raises ShapeError if X has other channels or is smaller than the kernel. LeCun et al. 1989.
 
