@@ -10,6 +10,8 @@ import pytest
 
 from tests.table import table_of_places
 
+collect_ignore = ["narrow.py", "wide.py"]  # what these import changes for all that numba compiles later
+
 
 @pytest.fixture(autouse=True)
 def _numbers_of_64_bits(request):
