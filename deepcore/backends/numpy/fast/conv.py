@@ -6,6 +6,9 @@ fixed offset:
 
     Y[f, p] = sum over taps t = (c, i, j) of W[f, t] image[offset of t + p]      p = row * width + column
 
+The kernel's long sum runs over the channels, place by place of the window; where channels are few, over all
+taps at once, each with an offset of its own in a table.
+
 `width` is that of the padded image, so that some places lie beyond the end of a row: they are computed, and
 left out when the rows of Y are copied from the result (7 % of them for 28 columns and a 3 x 3 kernel). Where
 rows are just filled by vectors, 16 or 32 columns, each begins with a vector of its own instead.
@@ -130,14 +133,14 @@ def conv_dW(
     (top, bottom), (left, right) = padding
     split = Split.of(X.shape[1:], (top, left), (bottom, right), (1, 1))
     taps, rows = _dW_offsets(W_shape, tuple(stride), tuple(dilation), split, out[0])
-    width = -(-f // LANES) * LANES
+    width, weights = -(-f // LANES) * LANES, math.prod(W_shape[1:])
     places = math.prod(out)
     threads = min(pool.parts(), n)
     images, turned, sums = room(threads, split.size, places * width, len(taps) * width)
     dW = empty(W_shape, np.float32)
     _convolve_dW.run(
-        *(threads, flat(X), split.numbers(), flat(dY), n, f, out[0], out[1], stride[1], taps, rows),
-        *(steps(out[0], out[1] * width), steps(math.prod(W_shape[1:]), width, ROWS)),
+        *(threads, flat(X), split.numbers(), flat(dY), n, f, out[0], out[1], stride[1]),
+        *(weights, taps, rows, steps(out[0], out[1] * width), steps(weights, width, ROWS)),
         *(images, turned, sums),
     )
     add_threads.run(threads, sums, f, dW.reshape(-1))
@@ -194,7 +197,7 @@ def channel_sum(dY: np.ndarray) -> Any:
 
 @functools.lru_cache(maxsize=64)
 def _dW_offsets(W_shape, stride, dilation, split, out_rows) -> tuple[np.ndarray, np.ndarray]:
-    """Where each tap's first number stands in the image, up to a multiple of ROWS; and the rows of places."""
+    """Where each weight meets its first number of the image, up to a multiple of ROWS; and rows of places."""
     _, c, kh, kw = W_shape
     t = steps(c * kh * kw, 1, ROWS)
     channel, i, j = np.unravel_index(t, (c, kh, kw))
@@ -245,11 +248,12 @@ class Plan(NamedTuple):
     numbers: np.ndarray  # of split, as compiled code takes them
     W_row: int  # numbers from a filter to the next
     W_step: int  # and from a channel to the next
-    W_taps: np.ndarray  # the offsets of the taps in a filter, of the first channel
+    turned: bool  # whether filters are copied, with their channels side by side
+    W_taps: np.ndarray  # the offsets of the taps in a filter: of the first channel, or of all if they are few
     taps: np.ndarray  # and in the image
-    channels: int  # 1 if the taps of all channels stand in the tables
+    channels: int  # 1 if they are few
     depth: int  # channels that are summed up at once
-    phases: np.ndarray  # of the result: first tap, last tap, rows, columns
+    phases: np.ndarray  # of the result: first tap, the one after the last, rows, columns
     step: tuple[int, int]  # from a row, and a column, of a phase to the next one in the result
     row: int  # numbers from a row of a phase to the next
     places: np.ndarray  # where in the image each vector of a phase starts
@@ -322,7 +326,8 @@ def _plan(
 
     In the results rows end to end have fewer vectors, or rows of whole vectors have.
     """
-    channels, W_row, W_tap, W_step = split.channels, *_layout(W_shape, inverse)
+    channels, turned = split.channels, math.prod(W_shape) > _SMALL
+    W_row, W_tap, W_step = _layout(W_shape, inverse, turned)
     longest, widest = max(rows for *_, rows, _ in phases), max(columns for *_, columns in phases)
     whole = -(-widest // LANES)  # vectors
     end_to_end = -(-((longest - 1) * split.row + widest) // LANES)
@@ -332,29 +337,31 @@ def _plan(
         row = whole * LANES
     else:
         places, row = steps(end_to_end, LANES), split.row
-    numbers = places[:VECTORS, None] + np.arange(LANES)  # of the image, for the first panel and tap
-    depth = min(_depth(channels, taps[first:last, None, None] + numbers) for first, last, *_ in phases)
-    W_taps, ends = tap_numbers * W_tap, np.array(phases)
+    W_taps, table = tap_numbers * W_tap, np.array(phases)
     if channels < _FEW:
         k = np.arange(channels)
-        W_taps, taps = (
-            (t[:, None] + step * k).reshape(-1) for t, step in ((W_taps, W_step), (taps, split.plane))
-        )
-        ends[:, :2] *= channels
+        W_taps = (W_taps[:, None] + W_step * k).reshape(-1)
+        taps = (taps[:, None] + split.plane * k).reshape(-1)
+        table[:, :2] *= channels
         channels = depth = 1
+    else:
+        numbers = places[:VECTORS, None] + np.arange(LANES)  # of the image, for the first panel and tap
+        depth = min(_depth(channels, taps[first:last, None, None] + numbers) for first, last, *_ in phases)
+    W_taps, taps = (np.append(t, 0) for t in (W_taps, taps))  # a phase without taps looks at one too
     return Plan(
-        *(split, split.numbers(), W_row, W_step, W_taps, taps, channels, depth, ends, step, row, places)
+        *(split, split.numbers(), W_row, W_step, turned, W_taps, taps, channels, depth, table, step, row),
+        places,
     )
 
 
-def _layout(W_shape: tuple[int, ...], inverse: bool) -> tuple[int, int, int]:
-    """Numbers from a filter, a tap and a channel to the next: few weights as they are, many turned."""
+def _layout(W_shape: tuple[int, ...], inverse: bool, turned: bool) -> tuple[int, int, int]:
+    """Numbers from a filter, a tap and a channel to the next."""
     f, c, *kernel = W_shape
     taps = math.prod(kernel)
-    if math.prod(W_shape) <= _SMALL:
-        return (taps, 1, c * taps) if inverse else (c * taps, 1, taps)
-    channels = f if inverse else c
-    return channels * taps, channels, 1
+    if turned:
+        channels = f if inverse else c
+        return channels * taps, channels, 1
+    return (taps, 1, c * taps) if inverse else (c * taps, 1, taps)
 
 
 def _depth(channels: int, numbers: np.ndarray) -> int:
@@ -382,7 +389,7 @@ def _run(
     images, results, (weights, *_) = room(
         min(pool.parts(), n), split.size, len(plan.phases) * apart(f * size) + PANEL, W.size
     )
-    if W.size <= _SMALL:
+    if not plan.turned:
         weights = flat(W)
     else:
         weights = weights.reshape(-1)
@@ -447,14 +454,14 @@ def _convolve(
 
 
 @step
-def _add_image(image, taps, rows, turned, turned_rows, f, columns, step, sums, sums_rows):
-    """sums[t, f] += sum over p of image[taps[t] + step p] turned[p, f]"""
+def _add_image(image, weights, taps, rows, turned, turned_rows, f, columns, step, sums, sums_rows):
+    """sums[t, f] += sum over p of image[taps[t] + step p] turned[p, f] for t < weights"""
     keep_apart()
     width, places = -(-f // LANES) * LANES, side_by_side()
     for g in range(0, f, PANEL):
         vectors, _ = vectors_of(min(PANEL, f - g))
         panel_product(
-            *(len(taps), vectors, image, 0, taps, rows, step),
+            *(weights, vectors, image, 0, taps, rows, step),
             *(turned, g, places, turned_rows, width),
             *(0, len(rows), columns, sums, g, sums_rows, sums, g, 1, LANES),
         )
@@ -462,7 +469,7 @@ def _add_image(image, taps, rows, turned, turned_rows, f, columns, step, sums, s
 
 @InParts
 def _convolve_dW(
-    thread, threads, X, split, dY, n, f, height, width, step, taps, rows, turned_rows, sums_rows,
+    thread, threads, X, split, dY, n, f, height, width, step, weights, taps, rows, turned_rows, sums_rows,
     images, turned, sums
 ):  # fmt: skip
     """Each thread adds up some of the images."""
@@ -474,7 +481,7 @@ def _convolve_dW(
     for k in share(n, thread, threads):
         split_image(X, k * split[0] * split[1] * split[2], split, image)
         turn(dY, k * f * places, f, places, places, dY_turned, 0, lanes)
-        _add_image(image, taps, rows, dY_turned, turned_rows, f, width, step, total, sums_rows)
+        _add_image(image, weights, taps, rows, dY_turned, turned_rows, f, width, step, total, sums_rows)
 
 
 @InParts

@@ -37,11 +37,9 @@ from deepcore.backends.numpy.fast.writer import (
 from deepcore.backends.numpy.memory import empty
 
 _WORTH_IT = 1 << 20  # multiply-adds from which this beats BLAS, which starts faster
-_DEPTH = (
-    32 * LANES
-)  # rows of B in a panel at most: it stays in the second-level cache, or, of 8 lanes, the first
-_GROUP = 8  # panels packed at a time, so that rows of A in the cache serve them all: a megabyte at most
-_STRIP = 8 * ROWS  # columns of a transposed A copied at a time
+_DEPTH = 32 * LANES  # rows of B in a panel at most: the second-level cache holds it; of 8 lanes, the first
+_GROUP = 8  # panels packed at a time, so that rows of A in the cache serve them all: up to 1 MiB, or 128 KiB
+_STRIP = 8 * ROWS  # rows of A that meet all panels of a group; of a transposed A so many columns are copied
 _TOGETHER = ROWS if LANES == 16 else _STRIP  # rows of A that meet a panel before the next panel does
 
 _copy_panel, _copy_whole_strip, _copy_columns = map(copy_rows, (VECTORS, _STRIP // LANES, 1))
@@ -216,7 +214,10 @@ def product(
                 else:
                     source, place, step = A, k0, 1
                 count = strip_end - strip_start
-                for m in range(0, count, _TOGETHER):
+                m = 0
+                while m < count:
+                    # the last time all that is left: tiles of 4 rows make up for some that aren't whole
+                    together = _TOGETHER if count - m > _TOGETHER + ROWS else count - m
                     for n in range(group, group_end, PANEL):
                         vectors, lanes = vectors_of(min(PANEL, group_end - n))
                         if k0:  # add to what is there
@@ -224,10 +225,11 @@ def product(
                         else:
                             first, s, follow = start, n * has_start, 0
                         panel_product(
-                            *(min(_TOGETHER, count - m), vectors, source, place, A_rows, places, step),
+                            *(together, vectors, source, place, A_rows, places, step),
                             *(panels, (n - group) * depth, places, places, vectors * LANES),
                             *(strip_start + m, 1, rows, C, n, C_rows, first, s, follow, lanes),
                         )
+                    m += together
         if wants_sums:
             for j in range(group_end - group):
                 column_sums[group + j] = sums[j]

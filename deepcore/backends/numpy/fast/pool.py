@@ -124,7 +124,7 @@ def _every(w: Writer, step: int, pointer: Any, count: Any, left: Any) -> list[An
     """The numbers at 0, step, 2 step ..., so many; for step 2 also the next ones, if `left` is above 1."""
     if step == 1:
         return [w.load(pointer, count)]
-    length = w.add(w.add(w.times(count, 2), -1), w.only_if(1, left, w.int(1)))
+    length = w.add(w.add(w.times(count, 2), -1), w.zero_unless_below(1, 1, left))
     low, high = w.load(pointer, length), w.load(w.at(pointer, LANES), w.add(length, -LANES))
     return [w.pick(low, high, range(start, 2 * LANES, 2)) for start in (0, 1)]
 

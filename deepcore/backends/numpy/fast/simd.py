@@ -18,15 +18,15 @@ Rows, vectors and taps are found through *tables of offsets*, made in plain NumP
 
     product of matrices     one tap; A_rows are the starts of A's rows
     its transpose           A_rows are 0, 1, 2 ..., and A_step is a row's length: A is read down its columns
-    convolution             a row is a pixel, A_rows says where its window starts; a tap is a place within it
-    stride                  other tables, the same code: no column is ever copied out of the image
-    gradient of filters     a row is a channel, a tap is a row of the image, and k runs along that
+    convolution             a row is a filter, a vector pixels side by side, a tap a place in their windows;
+                            k runs over the channels, or, where these are few, each has taps of its own: K = 1
+    gradient of filters     a row is a place in a window, a vector filters; k runs along a row of the image
     Winograd                one product of matrices for each of the 16 (or 36) numbers of a transformed tile
 
 B is an image, or a matrix that is *packed*: the numbers that a tile needs, one after the other in memory (a
-panel), the last panel filled up with zeros. Rows that fill up the last tile of A repeat a row of the table:
-it is computed twice, and stored twice with the same numbers. Only a tile's last vector may stick out of C: it
-is stored in part.
+panel), the last panel filled up with zeros. Rows that fill up the last tile of A repeat a row of the table,
+which is computed twice, and stored twice with the same numbers, or are rows of C that nobody reads. Only a
+tile's last vector may stick out of C: it is stored in part.
 
 Where a convolution has few filters, `dot_products` takes their gradients: its vectors run along the sum.
 
@@ -50,6 +50,7 @@ import numpy as np
 from llvmlite import ir
 from numba import njit
 
+from deepcore.backends.numpy.fast.workspace import LINE
 from deepcore.backends.numpy.fast.writer import (
     DOUBLES,
     FLOATS,
@@ -92,7 +93,8 @@ def tile_product(rows: int, vectors: int, streams: bool = False, taps_only: bool
         end: a sum of many short sums keeps more digits than one long sum.
     streams: whether the rows of A are read from end to end, A_step being 1, and those behind them, an equal
         step further on, fetched for the next tile. That pays where A comes from far away, and is used once
-    taps_only: whether K is 1, so that steps are written out along the taps
+    taps_only: whether K is 1, so that steps are written out along the taps; K and the steps aren't looked at,
+        and the tables of taps have at least one number even if `taps` is 0
     lanes: columns in the last vector, 1 .. LANES; of C, and of start, nothing beyond is read or written
     """
 
@@ -114,8 +116,8 @@ def tile_product(rows: int, vectors: int, streams: bool = False, taps_only: bool
             C_offsets = [w.number(w.at(C_rows, r)) for r in row_numbers]
             results = [w.at(C, w.add(c, offset)) for offset in C_offsets]
             for pointer in results:
-                for v in range(vectors):
-                    w.prefetch(w.at(pointer, v * LANES), to_write=True)
+                for line in range(0, vectors * LANES, LINE):
+                    w.prefetch(w.at(pointer, line), to_write=True)
 
             length = w.add(A_offsets[1], w.times(A_offsets[0], -1))
             lengths, two = w.times(length, rows), w.times(length, 2)
@@ -124,7 +126,7 @@ def tile_product(rows: int, vectors: int, streams: bool = False, taps_only: bool
                 """Of the next tile: by and by every line of each of its rows."""
                 for beyond in (lengths, w.add(lengths, length)):
                     w.prefetch(w.at(A_pointers[0], w.add(beyond, w.add(row, at_A))))
-                return w.unless_equal(w.add(row, two), lengths)
+                return w.zero_if_equal(w.add(row, two), lengths)
 
             def add_product(at_A: Any, at_B: Any, sums: Sequence[Any]) -> Sequence[Any]:
                 B_vectors = [w.load(w.at(pointer, at_B)) for pointer in B_pointers]
@@ -154,20 +156,27 @@ def tile_product(rows: int, vectors: int, streams: bool = False, taps_only: bool
                 carried = w.loop(many, carried, add_products(UNROLLED))
                 return w.loop(few, carried, add_products(1))[3:]
 
+            def of_tap(t: Any) -> tuple[Any, Any]:
+                return _opaque(w, w.number(w.at(A_taps, t))), _opaque(w, w.number(w.at(B_taps, t)))
+
             def add_taps(count: int) -> Callable[..., list[Any]]:
-                def add(_: Any, t: Any, *given: Any) -> list[Any]:
+                # Offsets are loaded one tap ahead, and each by itself: LLVM would load those of four taps
+                # together, and keep what it then has no registers for, offsets and vectors, in memory.
+                def add(_: Any, t: Any, at_A: Any, at_B: Any, *given: Any) -> list[Any]:
                     sums: Sequence[Any] = given
-                    for tap in (w.add(t, k) for k in range(count)):
-                        sums = add_product(w.number(w.at(A_taps, tap)), w.number(w.at(B_taps, tap)), sums)
-                    return [w.add(t, count), *sums]
+                    for _k in range(count):
+                        sums = add_product(at_A, at_B, sums)
+                        t = w.zero_if_equal(_opaque(w, w.add(t, 1)), taps)
+                        at_A, at_B = of_tap(t)
+                    return [t, at_A, at_B, *sums]
 
                 return add
 
             sums = [ZERO] * (rows * vectors)
             if taps_only:
                 many, few = w.divided(taps, UNROLLED)
-                carried = w.loop(many, [w.int(0), *sums], add_taps(UNROLLED))
-                sums = w.loop(few, carried, add_taps(1))[1:]
+                carried = w.loop(many, [w.int(0), *of_tap(0), *sums], add_taps(UNROLLED))
+                sums = w.loop(few, carried, add_taps(1))[3:]
             else:
                 sums = w.loop(taps, sums, add_tap)
             first = [w.at(start, w.add(s, w.times(follow, offset))) for offset in C_offsets]
@@ -197,9 +206,9 @@ def _opaque(w: Writer, x: Any) -> Any:
     return w.builder.asm(ir.FunctionType(kind, [kind]), "", "=r,0", [x], side_effect=False)
 
 
-_tiles_of_4, _taps_of_4 = tile_product(4, VECTORS), tile_product(4, VECTORS, taps_only=True)
-_taps_of_6 = tile_product(ROWS, VECTORS, taps_only=True)
-_tiles_1, _tiles_2, _tiles_3, _tiles_4 = (tile_product(ROWS, v) for v in (1, 2, 3, 4))
+_tiles_of_4, _tiles_of_6 = (tile_product(rows, VECTORS) for rows in (4, ROWS))
+_taps_of_4, _taps_of_6 = (tile_product(rows, VECTORS, taps_only=True) for rows in (4, ROWS))
+_tiles_1, _tiles_2, _tiles_3 = (tile_product(ROWS, vectors) for vectors in (1, 2, 3))  # where a panel ends
 
 
 @standing_alone(INT, INT, *OF_TILE)
@@ -215,23 +224,21 @@ def panel_product(
     lengths, of_C = (taps, K), (C, c, C_rows, start, s, follow, lanes)
     tiles = (rows + ROWS - 1) // ROWS
     if vectors == VECTORS:
-        fours = min(tiles, (ROWS * tiles - rows) // (ROWS - 4))
+        fours = min(tiles, (ROWS * tiles - rows) // (ROWS - 4))  # at most 2
+        sixes, below = tiles - fours, i + 4 * fours
         if K == 1:
             _taps_of_4(fours, *of_A, *of_B, i, *lengths, *of_C)
-            _taps_of_6(tiles - fours, *of_A, *of_B, i + 4 * fours, *lengths, *of_C)
-            return
-        _tiles_of_4(fours, *of_A, *of_B, i, *lengths, *of_C)
-        i += 4 * fours
-        tiles -= fours
-    if vectors == 1:
-        _tiles_1(tiles, *of_A, *of_B, i, *lengths, *of_C)
-    elif vectors == 2:
-        _tiles_2(tiles, *of_A, *of_B, i, *lengths, *of_C)
-    elif VECTORS == 4:
-        if vectors == 3:
-            _tiles_3(tiles, *of_A, *of_B, i, *lengths, *of_C)
+            _taps_of_6(sixes, *of_A, *of_B, below, *lengths, *of_C)
         else:
-            _tiles_4(tiles, *of_A, *of_B, i, *lengths, *of_C)
+            _tiles_of_4(fours, *of_A, *of_B, i, *lengths, *of_C)
+            _tiles_of_6(sixes, *of_A, *of_B, below, *lengths, *of_C)
+    elif vectors == 1:
+        _tiles_1(tiles, *of_A, *of_B, i, *lengths, *of_C)
+    elif VECTORS == 4:  # a constant: what isn't needed isn't compiled
+        if vectors == 2:
+            _tiles_2(tiles, *of_A, *of_B, i, *lengths, *of_C)
+        else:
+            _tiles_3(tiles, *of_A, *of_B, i, *lengths, *of_C)
 
 
 def dot_products(rows: int, columns: int) -> Any:
@@ -347,9 +354,10 @@ def transpose(w, S, s, S_step, D, d, D_step):
 @written(FLOATS, INT, INT, FLOATS, INT, INT, INT, INT)
 def transpose_part(w, S, s, S_step, D, d, D_step, rows, columns):
     """The same for i < rows, j < columns."""
-    lines = [w.load(w.at(S, w.add(s, w.times(i, S_step))), w.only_if(i, rows, columns)) for i in range(LANES)]
+    pointers = (w.at(S, w.add(s, w.times(i, S_step))) for i in range(LANES))
+    lines = [w.load(pointer, w.zero_unless_below(columns, i, rows)) for i, pointer in enumerate(pointers)]
     for j, line in enumerate(transposed(w, lines)):
-        w.store(line, w.at(D, w.add(d, w.times(j, D_step))), w.only_if(j, columns, rows))
+        w.store(line, w.at(D, w.add(d, w.times(j, D_step))), w.zero_unless_below(rows, j, columns))
 
 
 def transposed(w: Writer, lines: list[Any]) -> list[Any]:

@@ -86,9 +86,7 @@ gradient_2, gradient_4 = transform(AT_2.T), transform(AT_4.T)
 filter_2, filter_4 = transform(G_2), transform(G_4)
 sums_2, sums_4 = transform(G_2.T), transform(G_4.T)
 
-_DEPTH = (
-    128  # products summed up at once: longer sums lose digits, and what they take from V leaves the cache
-)
+_DEPTH = 128  # products summed up at once: longer sums lose digits, and need more of V than the cache holds
 _TILES = 64  # in a block: what is fetched of U serves all of them, and what they become stays in the caches
 _TAPS = steps(9, LANES)  # where the numbers of LANES filters stand, side by side
 
@@ -297,16 +295,18 @@ def _transform_filters(thread, threads, m, W, f, c, turned_round, filters, U):
 _streaming_tiles = tile_product(ROWS, VECTORS, streams=True)
 
 
-@standing_alone(INT, *OF_TILE)
-def whole_tiles(
-    tiles, A, a, A_rows, A_taps, A_step, B, b, B_places, B_taps, B_step,
+@standing_alone(INT, INT, *OF_TILE)
+def streaming_product(
+    rows, vectors, A, a, A_rows, A_taps, A_step, B, b, B_places, B_taps, B_step,
     i, taps, K, C, c, C_rows, start, s, follow, lanes
 ):  # fmt: skip
-    """`tile_product` of ROWS rows and VECTORS vectors, which streams A."""
-    _streaming_tiles(
-        *(tiles, A, a, A_rows, A_taps, A_step, B, b, B_places, B_taps, B_step, i, taps, K),
-        *(C, c, C_rows, start, s, follow, lanes),
-    )
+    """`panel_product`, which for whole panels streams A."""
+    of_A, of_B = (A, a, A_rows, A_taps, A_step), (B, b, B_places, B_taps, B_step)
+    lengths, of_C = (taps, K), (C, c, C_rows, start, s, follow, lanes)
+    if vectors == VECTORS:
+        _streaming_tiles(-(-rows // ROWS), *of_A, *of_B, i, *lengths, *of_C)
+    else:
+        panel_product(rows, vectors, *of_A, *of_B, i, *lengths, *of_C)
 
 
 @step
@@ -333,16 +333,14 @@ def _multiply(numbers, U, U_rows, length, V, c, columns, some, M, M_rows, f, pla
     for x in range(numbers):
         for q in range(0, some, PANEL):
             vectors, _ = vectors_of(min(PANEL, some - q))
-            C = M, x * apart(f * columns) + q, M_rows
+            at = x * apart(f * columns) + q
             for k in range(0, c, _DEPTH):
-                B = V, x * apart(c * columns) + k * columns + q, places, places, columns
-                lengths = 1, min(_DEPTH, c - k)
-                start = (M, x * apart(f * columns) + q, 1) if k else (zeros, 0, 0)
-                A = U, x * apart(f * length) + k, U_rows, places, 1
-                if vectors == VECTORS:
-                    whole_tiles(len(U_rows) // ROWS, *A, *B, 0, *lengths, *C, *start, LANES)
-                else:
-                    panel_product(f, vectors, *A, *B, 0, *lengths, *C, *start, LANES)
+                start, s, follow = (M, at, 1) if k else (zeros, 0, 0)
+                streaming_product(
+                    *(f, vectors, U, x * apart(f * length) + k, U_rows, places, 1),
+                    *(V, x * apart(c * columns) + k * columns + q, places, places, columns),
+                    *(0, 1, min(_DEPTH, c - k), M, at, M_rows, start, s, follow, LANES),
+                )
 
 
 @step
@@ -425,15 +423,11 @@ def _multiply_dW(
             vectors, _ = vectors_of(min(PANEL, f - g))
             at = dU_places[x] + g
             start, s, follow = (zeros, 0, 0) if is_first else (dU, at, 1)
-            A, B = (
-                (V, x * V_step, V_rows, places, 1),
-                (Z, x * apart(Z_columns * width) + g, places, places, width),
+            streaming_product(
+                *(c, vectors, V, x * V_step, V_rows, places, 1),
+                *(Z, x * apart(Z_columns * width) + g, places, places, width),
+                *(0, 1, some, dU, at, dU_rows, start, s, follow, LANES),
             )
-            C = 0, 1, some, dU, at, dU_rows, start, s, follow, LANES
-            if vectors == VECTORS:
-                whole_tiles(-(-c // ROWS), *A, *B, *C)
-            else:
-                panel_product(c, vectors, *A, *B, *C)
 
 
 @InParts
