@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,10 @@ def main(arguments: list[str] | None = None) -> None:
         }
         _write(options.results, report)
     options.results.with_suffix(".md").write_text(table.markdown(report))
-    table.picture(report, options.results.with_suffix(".svg"))
+    if find_spec("matplotlib"):
+        table.picture(report, options.results.with_suffix(".svg"))
+    else:
+        print('no picture: matplotlib is not installed; pip install "deepcore[plot]"')
 
 
 def _earlier(path: Path) -> dict[str, Any]:
